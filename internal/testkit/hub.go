@@ -1,0 +1,137 @@
+package testkit
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+)
+
+// HubOptions describe a stock nats-server that leafd connects to. The zero value
+// is one without JetStream that lets everybody in.
+type HubOptions struct {
+	JetStream bool
+	Domain    string // of its JetStream; empty for none
+	Leafnodes string // more lines for its leafnodes block, such as an authorization block
+	Config    string // more of its configuration, at the top level: accounts, users, mqtt, limits
+}
+
+// Hub is a stock nats-server in a subprocess. Killed and restarted it has the same
+// ports and the same store.
+type Hub struct {
+	*Process
+	client, leaf, monitor int // ports
+}
+
+// StartHub starts a hub and returns once all its listeners accept.
+func StartHub(t T, o HubOptions) *Hub {
+	t.Helper()
+	h := &Hub{client: Port(t), leaf: Port(t), monitor: Port(t)}
+	dir := t.TempDir()
+	var conf strings.Builder
+	fmt.Fprintf(&conf, "server_name: hub\nlisten: %q\nhttp: %q\n", Addr(h.client), Addr(h.monitor))
+	fmt.Fprintf(&conf, "leafnodes {\n  listen: %q\n  no_advertise: true\n%s\n}\n", Addr(h.leaf), o.Leafnodes)
+	if o.JetStream {
+		fmt.Fprintf(&conf, "jetstream {\n  store_dir: %q\n", filepath.Join(dir, "store"))
+		if o.Domain != "" {
+			fmt.Fprintf(&conf, "  domain: %q\n", o.Domain)
+		}
+		conf.WriteString("}\n")
+	}
+	conf.WriteString(o.Config + "\n")
+	path := filepath.Join(dir, "hub.conf")
+	if err := os.WriteFile(path, []byte(conf.String()), 0o600); err != nil {
+		t.Fatalf("start hub: %v", err)
+	}
+	server := NATSServer(t)
+	h.Process = Start(t, "hub",
+		func() *exec.Cmd { return exec.Command(server, "-c", path) },
+		func() bool {
+			return listening(Addr(h.client)) && listening(Addr(h.leaf)) && h.get("/healthz", nil) == nil
+		})
+	return h
+}
+
+// ClientURL is for NATS clients.
+func (h *Hub) ClientURL() string { return "nats://" + Addr(h.client) }
+
+// LeafURL is for leafnodes.
+func (h *Hub) LeafURL() string { return "nats-leaf://" + Addr(h.leaf) }
+
+// LeafAddr is the host and port of LeafURL, for a [Proxy].
+func (h *Hub) LeafAddr() string { return Addr(h.leaf) }
+
+// MonitorURL is the HTTP endpoint, without a path.
+func (h *Hub) MonitorURL() string { return "http://" + Addr(h.monitor) }
+
+// Get reads the answer of a monitoring path, such as "/jsz?streams=true", into v.
+func (h *Hub) Get(path string, v any) {
+	h.t.Helper()
+	if err := h.get(path, v); err != nil {
+		h.t.Fatalf("hub: %v", err)
+	}
+}
+
+func (h *Hub) get(path string, v any) error { return getJSON(h.MonitorURL()+path, v) }
+
+// getJSON reads the answer of a URL into v, or ignores it if v is nil.
+func getJSON(url string, v any) error {
+	res, err := http.Get(url)
+	if err != nil {
+		return err
+	}
+	defer res.Body.Close()
+	if res.StatusCode != http.StatusOK {
+		return fmt.Errorf("get %s: %s", url, res.Status)
+	}
+	if v == nil {
+		return nil
+	}
+	if err := json.NewDecoder(res.Body).Decode(v); err != nil {
+		return fmt.Errorf("get %s: %w", url, err)
+	}
+	return nil
+}
+
+// Varz is the part of nats-server's /varz that tests look at.
+type Varz struct {
+	Connections   int    `json:"connections"`
+	Leafs         int    `json:"leafnodes"`
+	Subscriptions uint32 `json:"subscriptions"`
+	SlowConsumers int64  `json:"slow_consumers"`
+	InMsgs        int64  `json:"in_msgs"`
+	OutMsgs       int64  `json:"out_msgs"`
+	InBytes       int64  `json:"in_bytes"`
+	OutBytes      int64  `json:"out_bytes"`
+}
+
+// Varz asks the hub for its totals.
+func (h *Hub) Varz() (v Varz) {
+	h.t.Helper()
+	h.Get("/varz", &v)
+	return v
+}
+
+// Leaf is one leafnode connection as nats-server's /leafz tells it.
+type Leaf struct {
+	Name     string   `json:"name"`
+	Account  string   `json:"account"`
+	RTT      string   `json:"rtt"`
+	InMsgs   int64    `json:"in_msgs"`
+	OutMsgs  int64    `json:"out_msgs"`
+	NumSubs  uint32   `json:"subscriptions"`
+	Subjects []string `json:"subscriptions_list"`
+}
+
+// Leafz asks the hub for its leafnode connections and their subscriptions.
+func (h *Hub) Leafz() []Leaf {
+	h.t.Helper()
+	var v struct {
+		Leafs []Leaf `json:"leafs"`
+	}
+	h.Get("/leafz?subs=true", &v)
+	return v.Leafs
+}

@@ -1,0 +1,122 @@
+package testkit
+
+import (
+	"fmt"
+	"maps"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+)
+
+// LeafdOptions describe a leafd to start.
+type LeafdOptions struct {
+	// Config is the text of its configuration file. It refers to what testkit
+	// chooses by the variables of the configuration language, without quotes:
+	//
+	//	$NATS_PORT $MQTT_PORT $HTTP_PORT   ports of 127.0.0.1 that stay the same over a restart
+	//	$STORE_DIR                         a directory of this leafd that outlives a restart
+	//
+	// StartLeafd waits until those of the three ports that it names accept.
+	Config string
+
+	Env         map[string]string // more variables, such as the hub's URL
+	Args        []string          // after -c FILE
+	Bin         string            // default: BuildLeafd
+	Run         []string          // a command to run Bin under, such as an emulator
+	TraceWrites bool              // count what it writes, see Leafd.Writes
+}
+
+// Leafd is a leafd in a subprocess. Killed and restarted it has the same ports, the
+// same store and, if [Leafd.Configure] was not called, the same configuration.
+type Leafd struct {
+	*Process
+	NATSPort, MQTTPort, HTTPPort int
+	StoreDir                     string
+
+	conf  string // its path
+	trace string // where strace writes; empty without TraceWrites
+}
+
+// StartLeafd starts a leafd and returns once its listeners accept.
+func StartLeafd(t T, o LeafdOptions) *Leafd {
+	t.Helper()
+	dir := t.TempDir()
+	l := &Leafd{NATSPort: Port(t), MQTTPort: Port(t), HTTPPort: Port(t),
+		StoreDir: filepath.Join(dir, "store"), conf: filepath.Join(dir, "leafd.conf")}
+	if err := os.WriteFile(l.conf, []byte(o.Config), 0o600); err != nil {
+		t.Fatalf("start leafd: %v", err)
+	}
+	bin := o.Bin
+	if bin == "" {
+		bin = BuildLeafd(t)
+	}
+	line := append(o.Run, bin, "-c", l.conf)
+	line = append(line, o.Args...)
+	if o.TraceWrites {
+		l.trace = filepath.Join(dir, "trace")
+		line = append(straceLine(t, l.trace), line...)
+	}
+	env := l.environ(o.Env)
+	l.Process = Start(t, "leafd",
+		func() *exec.Cmd {
+			cmd := exec.Command(line[0], line[1:]...)
+			cmd.Env = append(os.Environ(), env...)
+			return cmd
+		},
+		func() bool {
+			for name, port := range l.ports() {
+				if l.uses(name) && !listening(Addr(port)) {
+					return false
+				}
+			}
+			return true
+		})
+	return l
+}
+
+func (l *Leafd) ports() map[string]int {
+	return map[string]int{"NATS_PORT": l.NATSPort, "MQTT_PORT": l.MQTTPort, "HTTP_PORT": l.HTTPPort}
+}
+
+// uses reports whether the configuration of the run to come names a variable.
+func (l *Leafd) uses(name string) bool {
+	conf, err := os.ReadFile(l.conf)
+	return err == nil && strings.Contains(string(conf), "$"+name)
+}
+
+func (l *Leafd) environ(more map[string]string) []string {
+	env := []string{fmt.Sprintf("STORE_DIR=%q", l.StoreDir)}
+	for name, port := range l.ports() {
+		env = append(env, fmt.Sprintf("%s=%d", name, port))
+	}
+	for name, value := range maps.All(more) {
+		env = append(env, fmt.Sprintf("%s=%q", name, value))
+	}
+	return env
+}
+
+// Configure replaces the configuration file, for the next Restart or reload.
+func (l *Leafd) Configure(config string) {
+	l.t.Helper()
+	if err := os.WriteFile(l.conf, []byte(config), 0o600); err != nil {
+		l.t.Fatalf("configure leafd: %v", err)
+	}
+}
+
+// NATSURL is for NATS clients.
+func (l *Leafd) NATSURL() string { return "nats://" + Addr(l.NATSPort) }
+
+// MQTTURL is for MQTT clients.
+func (l *Leafd) MQTTURL() string { return "tcp://" + Addr(l.MQTTPort) }
+
+// HTTPURL is the monitoring endpoint, without a path.
+func (l *Leafd) HTTPURL() string { return "http://" + Addr(l.HTTPPort) }
+
+// Get reads the JSON answer of a monitoring path, such as "/uplinkz", into v.
+func (l *Leafd) Get(path string, v any) {
+	l.t.Helper()
+	if err := getJSON(l.HTTPURL()+path, v); err != nil {
+		l.t.Fatalf("leafd: %v", err)
+	}
+}
