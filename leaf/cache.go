@@ -1,0 +1,84 @@
+package leaf
+
+import (
+	"hash/maphash"
+	"sync/atomic"
+)
+
+// The match cache is shared by all ports of a router: a fixed table of
+// cacheSets sets of cacheWays slots, read and written without a lock. A slot
+// points to an immutable result that carries its subject and the generation it
+// was computed in; a result of an older generation is a miss. Its memory is
+// bounded by the table.
+const (
+	cacheSets = 4096 // a power of two
+	cacheWays = 4
+	doorSlots = 4096 // a power of two
+)
+
+type cache struct {
+	slots [cacheSets * cacheWays]atomic.Pointer[result]
+
+	// door remembers hashes of subjects missed once. Only a second miss is
+	// cached, so that subjects used a single time (reply inboxes) neither push
+	// out others nor allocate.
+	door [doorSlots]atomic.Uint32
+}
+
+var cacheSeed = maphash.MakeSeed()
+
+// match returns what a subject matches. The result is valid until the next call.
+func (p *Port) match(subject []byte) *result {
+	r := p.router
+	gen := r.gen.Load()
+	if p.last != nil && p.last.gen == gen && p.last.subject == string(subject) {
+		return p.last
+	}
+	h := maphash.Bytes(cacheSeed, subject)
+	set := r.cache.slots[h%cacheSets*cacheWays:][:cacheWays]
+	for i := range set {
+		if res := set[i].Load(); res != nil && res.gen == gen && res.subject == string(subject) {
+			p.last = res
+			return res
+		}
+	}
+	p.scratch.reset()
+	r.mu.RLock()
+	p.scratch.gen = r.gen.Load()
+	if literal(subject) {
+		r.trie.collect(subject, &p.scratch)
+	}
+	r.mu.RUnlock()
+	door := &r.cache.door[h>>32%doorSlots]
+	if door.Load() != uint32(h) {
+		door.Store(uint32(h))
+		return &p.scratch
+	}
+	res := p.scratch.clone(subject)
+	victim(set, gen, h).Store(res)
+	p.last = res
+	return res
+}
+
+// victim picks an empty or stale slot, or else one that varies with the hash.
+func victim(set []atomic.Pointer[result], gen, h uint64) *atomic.Pointer[result] {
+	for i := range set {
+		if res := set[i].Load(); res == nil || res.gen != gen {
+			return &set[i]
+		}
+	}
+	return &set[h>>48%cacheWays]
+}
+
+// literal reports whether a published subject can match at all: no empty token,
+// no white space, no control byte. Wildcard characters stand for themselves.
+func literal(s []byte) bool {
+	start := true
+	for _, b := range s {
+		if b == '.' && start || b <= ' ' || b == 0x7f {
+			return false
+		}
+		start = b == '.'
+	}
+	return !start
+}

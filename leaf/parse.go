@@ -1,0 +1,430 @@
+package leaf
+
+import (
+	"bytes"
+	"fmt"
+
+	"github.com/leafd/leafd/internal/msg"
+)
+
+// opKind is a protocol operation, whichever verb it came as.
+type opKind uint8
+
+const (
+	opNone  opKind = iota
+	opMsg          // PUB, HPUB from a client; LMSG, HMSG from a hub
+	opSub          // SUB; LS+
+	opUnsub        // UNSUB; LS-
+	opPing
+	opPong
+	opConnect
+	opInfo
+	opErr // -ERR
+	opOK  // +OK
+)
+
+// op is one parsed operation. Its bytes are borrowed until the next call of next.
+type op struct {
+	kind  opKind
+	m     msg.Msg // opMsg
+	sid   []byte  // opSub, opUnsub of a client
+	subj  []byte  // opSub, opUnsub
+	queue []byte  // opSub, opUnsub
+	n     int     // UNSUB max; LS+ weight; 0 if absent
+	arg   []byte  // opConnect, opInfo, opErr: the rest of the line
+}
+
+// verb is one row of a verb table: clients and hubs speak the same grammar with
+// other verbs. args reads the rest of the line into p.op and, for a message, the
+// sizes that follow it.
+type verb struct {
+	key  uint64
+	kind opKind
+	args func(p *parser, rest []byte) error
+}
+
+// The tables list the frequent verbs first.
+var (
+	clientVerbs = []verb{
+		{verbKey("PUB"), opMsg, (*parser).argsPub},
+		{verbKey("HPUB"), opMsg, (*parser).argsHpub},
+		{verbKey("SUB"), opSub, (*parser).argsSub},
+		{verbKey("UNSUB"), opUnsub, (*parser).argsUnsub},
+		{verbKey("PING"), opPing, (*parser).argsNone},
+		{verbKey("PONG"), opPong, (*parser).argsNone},
+		{verbKey("CONNECT"), opConnect, (*parser).argsLine},
+	}
+	// loginVerbs are what a client may say before it has said who it is.
+	loginVerbs = []verb{
+		{verbKey("CONNECT"), opConnect, (*parser).argsLine},
+	}
+	hubVerbs = []verb{
+		{verbKey("LMSG"), opMsg, (*parser).argsLmsg},
+		{verbKey("HMSG"), opMsg, (*parser).argsHmsg},
+		{verbKey("LS+"), opSub, (*parser).argsLsub},
+		{verbKey("LS-"), opUnsub, (*parser).argsLunsub},
+		{verbKey("PING"), opPing, (*parser).argsNone},
+		{verbKey("PONG"), opPong, (*parser).argsNone},
+		{verbKey("INFO"), opInfo, (*parser).argsLine},
+		{verbKey("-ERR"), opErr, (*parser).argsLine},
+		{verbKey("+OK"), opOK, (*parser).argsNone},
+	}
+)
+
+// verbKey packs a verb of at most eight bytes, letters in lower case.
+func verbKey(s string) (key uint64) {
+	for i := range len(s) {
+		key = key<<8 | uint64(s[i]|0x20)
+	}
+	return key
+}
+
+// ProtoError is a violation of the protocol. Text is what the peer is told, as
+// in -ERR 'Text'; the connection is closed if it is Fatal.
+type ProtoError struct {
+	Text   string
+	Detail string // for the log
+	Fatal  bool
+}
+
+func (e *ProtoError) Error() string {
+	if e.Detail == "" {
+		return e.Text
+	}
+	return e.Text + ": " + e.Detail
+}
+
+var (
+	errUnknownVerb = &ProtoError{Text: "Unknown Protocol Operation", Fatal: true}
+	errControlLine = &ProtoError{Text: "Maximum Control Line Exceeded", Fatal: true}
+	errMaxPayload  = &ProtoError{Text: "Maximum Payload Violation", Fatal: true}
+	errNoCRLF      = &ProtoError{Text: "Parser Error", Detail: "payload does not end in CR LF", Fatal: true}
+)
+
+func badArgs(verb string, rest []byte) error {
+	return &ProtoError{Text: "Parser Error", Detail: fmt.Sprintf("%s %.64q", verb, rest), Fatal: true}
+}
+
+// parser turns received bytes into operations without copying, but for the one
+// operation that a read may have split, which is gathered in carry. It belongs
+// to one reader. (Protocol: NATS client protocol, NATS leafnode protocol.)
+type parser struct {
+	verbs      []verb
+	maxLine    int // bytes of a control line, its end left out
+	maxPayload int // bytes of header and data
+
+	op         op
+	args       [][]byte
+	queues     [][]byte
+	head, size int    // of the message whose line was just parsed: header and total bytes
+	carry      []byte // the beginning of a split operation
+	need       int    // whole length of the operation in carry, 0 while its line is incomplete
+	done       bool   // carry holds an operation that was returned
+}
+
+// next takes the first operation from b, or, together with earlier calls, the
+// operation that b goes on with. It returns how many bytes it used and a nil op
+// if the operation is not complete; then all of b is used.
+func (p *parser) next(b []byte) (used int, o *op, err error) {
+	if p.done {
+		p.forget()
+	}
+	if len(p.carry) > 0 {
+		return p.resume(b)
+	}
+	used, need, err := p.scan(b)
+	if err != nil || used > 0 {
+		return used, &p.op, err
+	}
+	p.need = need
+	p.keep(b)
+	return len(b), nil, nil
+}
+
+// resume goes on with the operation that carry began.
+func (p *parser) resume(b []byte) (used int, o *op, err error) {
+	if p.need == 0 {
+		if used = bytes.IndexByte(b, '\n') + 1; used == 0 {
+			used = len(b)
+		}
+		used = min(used, p.maxLine+2-len(p.carry)) // enough for scan to see whether the line is too long
+		p.keep(b[:used])
+		if p.done, err = p.rescan(); err != nil || p.done {
+			return used, &p.op, err
+		}
+		if p.need == 0 {
+			return used, nil, nil
+		}
+	}
+	n := min(p.need-len(p.carry), len(b)-used)
+	p.keep(b[used : used+n])
+	used += n
+	if len(p.carry) < p.need {
+		return used, nil, nil
+	}
+	p.done, err = p.rescan()
+	return used, &p.op, err
+}
+
+func (p *parser) rescan() (complete bool, err error) {
+	n, need, err := p.scan(p.carry)
+	p.need = need
+	return n > 0, err
+}
+
+// keep appends to carry, which grows with what has come, not with what was
+// announced.
+func (p *parser) keep(b []byte) {
+	if want := len(p.carry) + len(b); want > cap(p.carry) {
+		old := p.carry
+		p.carry = append(getChunk(max(want, min(p.need, largeChunk, 2*want))), old...)
+		putChunk(old)
+	}
+	p.carry = append(p.carry, b...)
+}
+
+// forget gives up the memory of a split operation that was handled.
+func (p *parser) forget() {
+	putChunk(p.carry)
+	p.carry, p.done, p.need = nil, false, 0
+}
+
+// scan parses the operation at the start of b. used is 0 if it is incomplete;
+// need is its whole length once its line is known.
+func (p *parser) scan(b []byte) (used, need int, err error) {
+	end := bytes.IndexByte(b[:min(len(b), p.maxLine+2)], '\n')
+	if end < 0 {
+		if len(b) >= p.maxLine+2 {
+			return 0, 0, errControlLine
+		}
+		return 0, 0, nil
+	}
+	line := b[:end]
+	if end > 0 && line[end-1] == '\r' {
+		line = line[:end-1]
+	}
+	if err := p.line(line); err != nil {
+		return 0, 0, err
+	}
+	end++
+	if p.op.kind != opMsg {
+		return end, end, nil
+	}
+	need = end + p.size + 2
+	if len(b) < need {
+		return 0, need, nil
+	}
+	if b[need-2] != '\r' || b[need-1] != '\n' {
+		return 0, 0, errNoCRLF
+	}
+	p.op.m.Header = b[end : end+p.head : end+p.head]
+	p.op.m.Data = b[end+p.head : need-2 : need-2]
+	return need, need, nil
+}
+
+// line parses a control line without its end.
+func (p *parser) line(line []byte) error {
+	var key uint64
+	i := 0
+	for ; i < len(line) && line[i] > ' '; i++ {
+		if i == 8 {
+			return errUnknownVerb
+		}
+		key = key<<8 | uint64(line[i]|0x20)
+	}
+	for k := range p.verbs {
+		if v := &p.verbs[k]; v.key == key {
+			p.op.kind = v.kind
+			return v.args(p, line[i:])
+		}
+	}
+	return errUnknownVerb
+}
+
+// maxArgs bounds the words of a line, which are queue groups if there are many.
+const maxArgs = 4096
+
+// split cuts a line at white space into p.args; nil if there are too many.
+func (p *parser) split(rest []byte) [][]byte {
+	p.args = p.args[:0]
+	start := -1
+	for i, c := range rest {
+		switch {
+		case c != ' ' && c != '\t':
+			if start < 0 {
+				start = i
+			}
+		case start >= 0:
+			p.args = append(p.args, rest[start:i:i])
+			if start = -1; len(p.args) > maxArgs {
+				return nil
+			}
+		}
+	}
+	if start >= 0 {
+		p.args = append(p.args, rest[start:])
+	}
+	return p.args
+}
+
+// number reads a decimal size; -1 if it is none or more than nine digits.
+func number(b []byte) int {
+	if len(b) == 0 || len(b) > 9 {
+		return -1
+	}
+	n := 0
+	for _, c := range b {
+		if c < '0' || c > '9' {
+			return -1
+		}
+		n = n*10 + int(c-'0')
+	}
+	return n
+}
+
+// sizes sets the payload of the message: [header] total.
+func (p *parser) sizes(head, total []byte) bool {
+	p.head, p.size = 0, number(total)
+	if head != nil {
+		p.head = number(head)
+	}
+	return p.size >= 0 && p.head >= 0 && p.head <= p.size
+}
+
+func (p *parser) checked(ok bool, verb string, rest []byte) error {
+	switch {
+	case !ok:
+		return badArgs(verb, rest)
+	case p.size > p.maxPayload:
+		return errMaxPayload
+	}
+	return nil
+}
+
+func (p *parser) argsNone([]byte) error { return nil }
+
+func (p *parser) argsLine(rest []byte) error {
+	p.op.arg = bytes.TrimSpace(rest)
+	return nil
+}
+
+// argsPub reads: subject [reply] size
+func (p *parser) argsPub(rest []byte) error {
+	a := p.split(rest)
+	ok := len(a) == 2 || len(a) == 3
+	if ok {
+		p.message(a[0], a[1:len(a)-1])
+		ok = p.sizes(nil, a[len(a)-1])
+	}
+	return p.checked(ok, "PUB", rest)
+}
+
+// argsHpub reads: subject [reply] header-size total-size
+func (p *parser) argsHpub(rest []byte) error {
+	a := p.split(rest)
+	ok := len(a) == 3 || len(a) == 4
+	if ok {
+		p.message(a[0], a[1:len(a)-2])
+		ok = p.sizes(a[len(a)-2], a[len(a)-1]) && p.head > 0
+	}
+	return p.checked(ok, "HPUB", rest)
+}
+
+func (p *parser) message(subject []byte, reply [][]byte) {
+	p.op.m = msg.Msg{Subject: subject}
+	if len(reply) > 0 {
+		p.op.m.Reply = reply[0]
+	}
+}
+
+// argsSub reads: subject [queue] sid
+func (p *parser) argsSub(rest []byte) error {
+	a := p.split(rest)
+	if len(a) != 2 && len(a) != 3 {
+		return badArgs("SUB", rest)
+	}
+	p.op.subj, p.op.queue, p.op.sid = a[0], nil, a[len(a)-1]
+	if len(a) == 3 {
+		p.op.queue = a[1]
+	}
+	return nil
+}
+
+// argsUnsub reads: sid [max]
+func (p *parser) argsUnsub(rest []byte) error {
+	a := p.split(rest)
+	p.op.n = 0
+	if len(a) == 2 {
+		p.op.n = number(a[1])
+	}
+	if len(a) != 1 && len(a) != 2 || p.op.n < 0 {
+		return badArgs("UNSUB", rest)
+	}
+	p.op.sid = a[0]
+	return nil
+}
+
+// argsLmsg reads: subject routing size
+func (p *parser) argsLmsg(rest []byte) error {
+	a := p.split(rest)
+	ok := len(a) >= 2 && p.routed(a[0], a[1:len(a)-1]) && p.sizes(nil, a[len(a)-1])
+	return p.checked(ok, "LMSG", rest)
+}
+
+// argsHmsg reads: subject routing header-size total-size
+func (p *parser) argsHmsg(rest []byte) error {
+	a := p.split(rest)
+	ok := len(a) >= 3 && p.routed(a[0], a[1:len(a)-2]) && p.sizes(a[len(a)-2], a[len(a)-1]) && p.head > 0
+	return p.checked(ok, "HMSG", rest)
+}
+
+// routed reads what stands between subject and sizes of a message on a link:
+// nothing, a reply, "| queue…", or "+ reply queue…".
+func (p *parser) routed(subject []byte, a [][]byte) bool {
+	p.op.m = msg.Msg{Subject: subject}
+	switch {
+	case len(a) == 0:
+		return true
+	case len(a) == 1:
+		p.op.m.Reply = a[0]
+		return a[0][0] != '|' && a[0][0] != '+' || len(a[0]) > 1
+	case string(a[0]) == "+" && len(a) >= 3:
+		p.op.m.Reply, a = a[1], a[2:]
+	case string(a[0]) == "|":
+		a = a[1:]
+	default:
+		return false
+	}
+	p.queues = append(p.queues[:0], a...)
+	p.op.m.Queues = p.queues
+	return true
+}
+
+// argsLsub reads: subject [queue weight]
+func (p *parser) argsLsub(rest []byte) error {
+	a := p.split(rest)
+	if len(a) != 1 && len(a) != 3 {
+		return badArgs("LS+", rest)
+	}
+	p.op.subj, p.op.queue, p.op.n = a[0], nil, 0
+	if len(a) == 3 {
+		p.op.queue, p.op.n = a[1], number(a[2])
+	}
+	if p.op.n < 0 {
+		return badArgs("LS+", rest)
+	}
+	return nil
+}
+
+// argsLunsub reads: subject [queue]
+func (p *parser) argsLunsub(rest []byte) error {
+	a := p.split(rest)
+	if len(a) != 1 && len(a) != 2 {
+		return badArgs("LS-", rest)
+	}
+	p.op.subj, p.op.queue = a[0], nil
+	if len(a) == 2 {
+		p.op.queue = a[1]
+	}
+	return nil
+}

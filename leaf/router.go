@@ -1,0 +1,391 @@
+package leaf
+
+import (
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/leafd/leafd/internal/msg"
+)
+
+// Mode says how a sink wants what its subscriptions match.
+type Mode uint8
+
+const (
+	// EachSub delivers once per matching subscription: NATS clients, MQTT
+	// sessions, actuators.
+	EachSub Mode = iota
+	// Once delivers a message a single time however many subscriptions match.
+	Once
+	// Uplink is Once for a link to a hub. It gets nothing that an Outbox takes,
+	// and of a queue group only what no local member can take.
+	Uplink
+	// Outbox is Once for a durable log that is forwarded to a hub. It takes only
+	// what is published here, never what an Uplink brings.
+	Outbox
+)
+
+// ErrBadSubject is returned for a subscription whose subject or queue group is
+// not valid.
+var ErrBadSubject = errors.New("invalid subject")
+
+// stallLimit bounds how long one Flush waits for recipients that are behind, so
+// that a publisher pays for a slow reader without being held by a dead one.
+const stallLimit = 10 * time.Millisecond
+
+// Router brings each message to the sinks whose subscriptions match its subject.
+// One router is one subject space. Its methods are safe for all goroutines.
+type Router struct {
+	stats Stats
+	cache cache
+	gen   atomic.Uint64 // bumped by every change of subscriptions, after the change
+
+	mu       sync.RWMutex
+	trie     node                  // guarded by mu
+	subs     int                   // guarded by mu
+	interest map[interestKey]int   // guarded by mu; local members per subject and queue
+	watchers map[*interestFunc]any // guarded by mu
+}
+
+type interestKey struct{ subject, queue string }
+type interestFunc func(subject, queue string, members int)
+
+// Stats counts what a router did since it was made. Ports add to it when they
+// flush, so it lags by at most one batch.
+type Stats struct {
+	InMsgs, InBytes   atomic.Uint64 // published
+	OutMsgs, OutBytes atomic.Uint64 // delivered, one for each recipient
+	Drops             [msg.NumDrops]atomic.Uint64
+}
+
+// NewRouter returns an empty subject space.
+func NewRouter() *Router {
+	return &Router{interest: map[interestKey]int{}, watchers: map[*interestFunc]any{}}
+}
+
+// Stats returns the router's counters, which go on counting.
+func (r *Router) Stats() *Stats { return &r.stats }
+
+// Subscriptions returns how many there are now.
+func (r *Router) Subscriptions() int {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	return r.subs
+}
+
+// Attach gives a sink its place in the subject space. The name appears in errors
+// and monitoring. If the sink is also a [msg.Flusher], publishers flush it after
+// each batch.
+func (r *Router) Attach(name string, s msg.Sink, mode Mode) *Port {
+	p := &Port{router: r, name: name, sink: s, mode: mode}
+	p.flusher, _ = s.(msg.Flusher)
+	return p
+}
+
+// Interest calls fn for every subject (and queue group) that local subscribers
+// want, now and whenever that changes: with the first and after the last member
+// of a plain subscription, and with each change of a queue group. members is how
+// many there are now. fn runs under the router's lock: it must be quick and must
+// not call the router. Subscriptions of an Uplink or Outbox are not local.
+func (r *Router) Interest(fn func(subject, queue string, members int)) (stop func()) {
+	f := interestFunc(fn)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.watchers[&f] = nil
+	for k, n := range r.interest {
+		f(k.subject, k.queue, n)
+	}
+	return func() {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		delete(r.watchers, &f)
+	}
+}
+
+// Port is one sink's place in a router, and its way to publish.
+type Port struct {
+	// Static after Attach.
+	router  *Router
+	name    string
+	sink    msg.Sink
+	flusher msg.Flusher // nil if the sink gathers nothing
+	mode    Mode
+
+	noEcho atomic.Bool // see Echo
+	dirty  atomic.Bool // some publisher has this port on its flush list
+
+	subs map[*msg.Sub]struct{} // guarded by router.mu
+
+	// Owned by the publishing goroutine.
+	last    *result // what the previous subject matched
+	scratch result  // for subjects seen too rarely to be cached
+	flush   []*Port // recipients touched since the last Flush
+	chosen  []int   // per queue group of one publish: index of the picked uplink, or -1
+	picks   [][]byte
+	tally   tally
+	timer   *time.Timer
+}
+
+// tally counts since the last Flush without touching shared memory.
+type tally struct {
+	inMsgs, inBytes, outMsgs, outBytes uint64
+	drops                              [msg.NumDrops]uint64
+	dropped                            bool
+}
+
+// Name returns the name given to Attach.
+func (p *Port) Name() string { return p.name }
+
+// Echo says whether the port's own subscriptions get what it publishes itself,
+// which is so unless turned off. An Uplink is never echoed to.
+func (p *Port) Echo(on bool) { p.noEcho.Store(!on) }
+
+// Subscribe adds a subscription. Deliveries bring sub back to the sink; its
+// exported fields must not change any more. Safe for any goroutine.
+func (p *Port) Subscribe(sub *msg.Sub) error {
+	if !msg.ValidFilter(sub.Subject) {
+		return fmt.Errorf("subscribe to %q: %w", sub.Subject, ErrBadSubject)
+	}
+	if sub.Queue != "" && !msg.ValidQueue(sub.Queue) {
+		return fmt.Errorf("subscribe to %q with queue %q: %w", sub.Subject, sub.Queue, ErrBadSubject)
+	}
+	r := p.router
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if _, ok := p.subs[sub]; ok {
+		return nil
+	}
+	if p.subs == nil {
+		p.subs = map[*msg.Sub]struct{}{}
+	}
+	p.subs[sub] = struct{}{}
+	r.trie.insert(sub.Subject, entry{sub, p})
+	r.changed(p, sub, +1)
+	return nil
+}
+
+// Unsubscribe removes what Subscribe added; unknown subscriptions are ignored.
+// A publish that runs at the same moment may still deliver to it. Safe for any
+// goroutine.
+func (p *Port) Unsubscribe(sub *msg.Sub) {
+	p.router.mu.Lock()
+	defer p.router.mu.Unlock()
+	p.remove(sub)
+}
+
+// Close removes all subscriptions of the port.
+func (p *Port) Close() {
+	p.router.mu.Lock()
+	defer p.router.mu.Unlock()
+	for sub := range p.subs {
+		p.remove(sub)
+	}
+}
+
+// remove needs router.mu.
+func (p *Port) remove(sub *msg.Sub) {
+	if _, ok := p.subs[sub]; !ok {
+		return
+	}
+	delete(p.subs, sub)
+	p.router.trie.remove(sub.Subject, entry{sub, p})
+	p.router.changed(p, sub, -1)
+}
+
+// changed needs mu. It makes cached matches stale and tells the watchers.
+func (r *Router) changed(p *Port, sub *msg.Sub, delta int) {
+	r.subs += delta
+	r.gen.Add(1)
+	if p.mode == Uplink || p.mode == Outbox {
+		return
+	}
+	k := interestKey{sub.Subject, sub.Queue}
+	n := r.interest[k] + delta
+	if n == 0 {
+		delete(r.interest, k)
+	} else {
+		r.interest[k] = n
+	}
+	if sub.Queue != "" || n == 0 || n == 1 && delta > 0 {
+		for f := range r.watchers {
+			(*f)(sub.Subject, sub.Queue, n)
+		}
+	}
+}
+
+// Publish delivers m to everyone who wants it and reports what became of it. m
+// is borrowed; m.Queues is used as scratch space. Flush must follow, after one
+// message or after a batch.
+func (p *Port) Publish(m *msg.Msg) (rc msg.Receipt) {
+	p.tally.inMsgs++
+	p.tally.inBytes += uint64(len(m.Header) + len(m.Data))
+	res := p.match(m.Subject)
+	for i := range res.plain {
+		if e := &res.plain[i]; e.at != p || !p.noEcho.Load() {
+			p.deliver(e.at, e.sub, m, &rc)
+		}
+	}
+	if len(res.groups) > 0 {
+		p.publishGroups(res, m, &rc)
+	}
+	if len(res.once) > 0 {
+		p.publishOnce(res, m, &rc)
+	}
+	return rc
+}
+
+// publishGroups gives m to one member of each queue group. A message from a hub
+// names the groups it is for; one from here is for all. Where no local member
+// can take it, an uplink with members is chosen for publishOnce.
+func (p *Port) publishGroups(res *result, m *msg.Msg, rc *msg.Receipt) {
+	p.chosen = p.chosen[:0]
+	for i := range res.groups {
+		g := &res.groups[i]
+		p.chosen = append(p.chosen, -1)
+		if p.mode == Uplink && !contains(m.Queues, g.name) {
+			continue
+		}
+		if !p.deliverOneOf(g.local, m, rc) && len(g.far) > 0 && p.mode != Uplink {
+			p.chosen[i] = g.pickFar()
+		}
+	}
+}
+
+// deliverOneOf tries the members from a random one on until one takes m.
+func (p *Port) deliverOneOf(members []entry, m *msg.Msg, rc *msg.Receipt) bool {
+	if len(members) == 0 {
+		return false
+	}
+	start := rand.IntN(len(members))
+	for i := range members {
+		e := &members[(start+i)%len(members)]
+		if e.at == p && p.noEcho.Load() {
+			continue
+		}
+		if p.deliver(e.at, e.sub, m, rc) {
+			return true
+		}
+	}
+	return false
+}
+
+// publishOnce serves uplinks and logs. A subject is live or forwarded, never
+// both: where an outbox takes a message, no uplink gets it.
+func (p *Port) publishOnce(res *result, m *msg.Msg, rc *msg.Receipt) {
+	for i := range res.once {
+		t := &res.once[i]
+		if t.at.mode == Uplink && res.outbox || t.at.mode == Outbox && p.mode == Uplink {
+			continue
+		}
+		if t.at == p && (p.mode == Uplink || p.noEcho.Load()) {
+			continue
+		}
+		p.picks = p.picks[:0]
+		if t.at.mode == Uplink {
+			for g, to := range p.chosen[:min(len(p.chosen), len(res.groups))] {
+				if to == i {
+					p.picks = append(p.picks, res.groups[g].name)
+				}
+			}
+		}
+		if t.sub == nil && len(p.picks) == 0 {
+			continue
+		}
+		m.Queues = p.picks
+		p.deliver(t.at, t.sub, m, rc)
+	}
+	m.Queues = nil
+}
+
+// deliver hands m to one sink, counts the answer and remembers whom to flush.
+func (p *Port) deliver(to *Port, sub *msg.Sub, m *msg.Msg, rc *msg.Receipt) bool {
+	d := to.sink.Deliver(m, sub)
+	if d > msg.Kept {
+		p.tally.drops[d]++
+		p.tally.dropped = true
+		if to.mode == Outbox {
+			rc.Refused = d
+		}
+		return false
+	}
+	rc.Taken++
+	if d == msg.Kept {
+		rc.Kept = true
+	}
+	p.tally.outMsgs++
+	p.tally.outBytes += uint64(len(m.Header) + len(m.Data))
+	if to.flusher != nil && !to.dirty.Load() && to.dirty.CompareAndSwap(false, true) {
+		p.flush = append(p.flush, to)
+	}
+	return true
+}
+
+// Flush pushes what was published to the recipients' sockets and adds to the
+// router's counters. If a recipient is far behind it waits for it a little: the
+// publisher pays, and TCP pushes back on whoever feeds it.
+func (p *Port) Flush() {
+	var behind <-chan struct{}
+	for i, to := range p.flush {
+		to.dirty.Store(false) // before the flush: what is appended from here on is someone else's to flush
+		if ch := to.flusher.Flush(); ch != nil && to != p {
+			behind = ch
+		}
+		p.flush[i] = nil
+	}
+	p.flush = p.flush[:0]
+	if p.tally.inMsgs > 0 {
+		p.settle()
+	}
+	if behind != nil {
+		p.stall(behind)
+	}
+}
+
+func (p *Port) settle() {
+	s, t := &p.router.stats, &p.tally
+	s.InMsgs.Add(t.inMsgs)
+	s.InBytes.Add(t.inBytes)
+	s.OutMsgs.Add(t.outMsgs)
+	s.OutBytes.Add(t.outBytes)
+	if t.dropped {
+		for d, n := range t.drops {
+			s.Drops[d].Add(n)
+		}
+	}
+	*t = tally{}
+}
+
+func (p *Port) stall(behind <-chan struct{}) {
+	if p.timer == nil {
+		p.timer = time.NewTimer(stallLimit)
+	} else {
+		p.timer.Reset(stallLimit)
+	}
+	select {
+	case <-behind:
+	case <-p.timer.C:
+	}
+	p.timer.Stop()
+}
+
+// hasOwn returns the port's own plain subscription to a subject, or nil.
+func (p *Port) hasOwn(subject []byte) *msg.Sub {
+	for _, e := range p.match(subject).plain {
+		if e.at == p {
+			return e.sub
+		}
+	}
+	return nil
+}
+
+func contains(list [][]byte, want []byte) bool {
+	for _, b := range list {
+		if string(b) == string(want) {
+			return true
+		}
+	}
+	return false
+}

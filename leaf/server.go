@@ -1,0 +1,222 @@
+package leaf
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/leafd/leafd/internal/msg"
+)
+
+// Options configures a Server. The zero value serves anonymous clients with the
+// limits of nats-server, but for MaxPending.
+type Options struct {
+	ServerID   string // as in INFO; a public nkey of the server
+	ServerName string
+
+	MaxPayload     int // bytes of header and data; 0 means 1 MiB
+	MaxControlLine int // bytes; 0 means 4096
+	MaxConns       int // 0 means no limit
+	MaxSubs        int // per connection; 0 means no limit
+	Outbound       OutboundOptions
+
+	PingInterval time.Duration // 0 means 2 minutes
+	PingMax      int           // unanswered PINGs before a connection is stale; 0 means 2
+	AuthTimeout  time.Duration // for CONNECT where one is needed; 0 means 2 s
+
+	// Authenticate says whether a client may connect; nil lets everyone in. It
+	// runs on the connection's goroutine and may be slow.
+	Authenticate func(*Connect) error
+
+	Logger *slog.Logger // nil means slog.Default
+}
+
+// Counters are what a Server counts beside the Router's Stats.
+type Counters struct {
+	Accepted, Refused, ProtocolErrors, AuthErrors, SlowConsumers, Panics atomic.Uint64
+}
+
+// Server serves NATS clients. Its methods are safe for all goroutines.
+type Server struct {
+	// Static after New.
+	opts   Options
+	router *Router
+	log    *slog.Logger
+
+	counters Counters
+	lastID   atomic.Uint64
+	stopping atomic.Bool
+
+	mu    sync.Mutex
+	conns map[*conn]struct{} // guarded by mu
+}
+
+// New makes a server for the subject space r. It does not listen on its own.
+func New(o Options, r *Router) *Server {
+	def := func(v *int, d int) {
+		if *v <= 0 {
+			*v = d
+		}
+	}
+	def(&o.MaxPayload, 1<<20)
+	def(&o.MaxControlLine, 4096)
+	def(&o.PingMax, 2)
+	if o.PingInterval <= 0 {
+		o.PingInterval = 2 * time.Minute
+	}
+	if o.AuthTimeout <= 0 {
+		o.AuthTimeout = 2 * time.Second
+	}
+	if o.Logger == nil {
+		o.Logger = slog.Default()
+	}
+	return &Server{opts: o, router: r, log: o.Logger, conns: map[*conn]struct{}{}}
+}
+
+// Router returns the subject space it serves.
+func (s *Server) Router() *Router { return s.router }
+
+// Counters returns its counters, which go on counting.
+func (s *Server) Counters() *Counters { return &s.counters }
+
+// Conns returns how many clients are connected.
+func (s *Server) Conns() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.conns)
+}
+
+// Serve accepts clients from ln until ctx ends, and returns when the last of
+// them has gone. It closes ln. Its error is nil after an orderly end.
+func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
+	var running sync.WaitGroup
+	defer running.Wait()
+	stop := context.AfterFunc(ctx, func() {
+		s.stopping.Store(true)
+		ln.Close()
+		s.closeAll()
+	})
+	defer stop()
+	keeperCtx, stopKeeper := context.WithCancel(ctx)
+	defer stopKeeper()
+	running.Go(func() { s.keep(keeperCtx) })
+	for {
+		nc, err := ln.Accept()
+		if err != nil {
+			if ctx.Err() != nil {
+				return nil
+			}
+			if !pauseAccept(ctx, s.log, ln, err) {
+				return fmt.Errorf("accept clients on %s: %w", ln.Addr(), err)
+			}
+			continue
+		}
+		s.counters.Accepted.Add(1)
+		if c := s.admit(nc); c != nil {
+			running.Go(func() { s.run(c) })
+		}
+	}
+}
+
+// pauseAccept waits out a lack of file descriptors or memory, which passes; it
+// reports false for other errors.
+func pauseAccept(ctx context.Context, log *slog.Logger, ln net.Listener, err error) bool {
+	for _, e := range []error{syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM, syscall.ECONNABORTED} {
+		if !errors.Is(err, e) {
+			continue
+		}
+		log.Warn("accepting no clients for a second", "listener", ln.Addr(), "err", err)
+		select {
+		case <-time.After(time.Second):
+		case <-ctx.Done():
+		}
+		return true
+	}
+	return false
+}
+
+// admit registers a connection, or turns it away.
+func (s *Server) admit(nc net.Conn) *conn {
+	c := newConn(s, nc, s.lastID.Add(1))
+	s.mu.Lock()
+	full := s.opts.MaxConns > 0 && len(s.conns) >= s.opts.MaxConns || s.stopping.Load()
+	if !full {
+		s.conns[c] = struct{}{}
+	}
+	s.mu.Unlock()
+	if full {
+		s.counters.Refused.Add(1)
+		c.out.Append([]byte("-ERR '" + errTooManyConns.Text + "'\r\n"))
+		c.out.Flush()
+		c.out.Close(nil)
+		return nil
+	}
+	return c
+}
+
+// run serves one connection. A panic ends that connection alone.
+func (s *Server) run(c *conn) {
+	defer func() {
+		s.mu.Lock()
+		delete(s.conns, c)
+		s.mu.Unlock()
+	}()
+	defer func() {
+		if p := recover(); p != nil {
+			s.counters.Panics.Add(1)
+			c.log.Error("client handler failed; this is a bug, please report it", "panic", p)
+			c.port.Close()
+			c.out.Close(nil)
+			c.out.Wait()
+		}
+	}()
+	c.serve()
+}
+
+// keep pings silent clients. One goroutine serves all connections, so that an
+// idle connection needs no timer.
+func (s *Server) keep(ctx context.Context) {
+	t := time.NewTicker(min(max(s.opts.PingInterval/4, 10*time.Millisecond), 5*time.Second))
+	defer t.Stop()
+	var list []*conn
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case now := <-t.C:
+			list = s.snapshot(list[:0])
+			for _, c := range list {
+				c.tick(now)
+			}
+			clear(list)
+		}
+	}
+}
+
+func (s *Server) snapshot(list []*conn) []*conn {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for c := range s.conns {
+		list = append(list, c)
+	}
+	return list
+}
+
+// closeAll ends every connection after what waits for it is written.
+func (s *Server) closeAll() {
+	for _, c := range s.snapshot(nil) {
+		c.out.Flush()
+		c.out.Close(nil)
+	}
+}
+
+var _ interface {
+	msg.Sink
+	msg.Flusher
+} = (*conn)(nil)
