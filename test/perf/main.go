@@ -30,6 +30,8 @@ var commands = []command{
 	{"startup", "time to first handshake, idle memory and wakeups", startupCmd},
 	{"relay", "trivial byte relay speaking just enough NATS (a floor)", relayCmd},
 	{"limits", "sync-write rate of a disk", limitsCmd},
+	{"ports", "free TCP ports of 127.0.0.1, one a line", portsCmd},
+	{"stream", "create a stream on a JetStream server", streamCmd},
 	{"summary", "median (min-max) tables from result files", summaryCmd},
 }
 

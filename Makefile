@@ -1,0 +1,50 @@
+# What a person or a CI job runs. Needs Go; `make test` also what .ci/run installs.
+
+GO      ?= go
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+LDFLAGS  = -s -w -X main.version=$(VERSION)
+
+.DEFAULT_GOAL := build
+.PHONY: build demo test race check cross bench fuzz clean
+
+## build: leafd for this machine, as bin/leafd
+build:
+	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -ldflags '$(LDFLAGS)' -o bin/leafd ./cmd/leafd
+
+## demo: a gateway with a hub; pull the cable, plug it in, count. DEMO_FLAGS="-for 20s" or -script
+demo:
+	@$(GO) build -buildvcs=false -o bin/demo ./scripts/demo
+	@bin/demo $(DEMO_FLAGS)
+
+## test: all tests, then all tests under the race detector
+test:
+	$(GO) vet ./...
+	$(GO) test ./...
+	$(MAKE) race
+
+## race: all tests under the race detector; leafd itself is built with it as well
+race:
+	CGO_ENABLED=1 $(GO) test -race ./...
+
+## check: format, vet, staticcheck, and who may import whom
+check:
+	@unformatted=$$(gofmt -l $$(git ls-files '*.go')); \
+	if [ -n "$$unformatted" ]; then gofmt -d $$unformatted; exit 1; fi
+	$(GO) vet ./...
+	$(GO) tool staticcheck ./...
+	$(GO) test ./internal
+
+## cross: static, stripped binaries for each board in dist/, and their sizes
+cross:
+	GO='$(GO)' VERSION='$(VERSION)' scripts/cross.sh
+
+## bench: leafd beside nats-server, as markdown; ROUNDS=5 for a record, 3 (default) for a look
+bench:
+	GO='$(GO)' VERSION='$(VERSION)' scripts/bench.sh
+
+## fuzz: each fuzz target for FUZZTIME (default 30s)
+fuzz:
+	GO='$(GO)' scripts/fuzz.sh
+
+clean:
+	rm -rf bin dist
