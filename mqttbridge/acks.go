@@ -1,0 +1,185 @@
+package mqttbridge
+
+import (
+	"slices"
+	"sync"
+
+	"github.com/leafd/leafd/leaf"
+	"github.com/leafd/leafd/mqttbridge/packet"
+)
+
+// acks gives each QoS 1 PUBLISH of one session its PUBACK, in their order
+// [MQTT-4.6.0-2], as soon as the message is safe and not before.
+//
+// The read loop gathers what one read brought in a batch, and commits it with one
+// barrier if a durable log took any of it. A batch whose barrier has come, or that
+// needs none, waits for its elders only. Batches are used again, so that a steady
+// stream of messages allocates nothing.
+type acks struct {
+	// Static after newAcks.
+	out  *leaf.Outbound
+	v    packet.Version
+	fail func(error) // ends the session
+
+	batch *ackBatch // owned by the read loop; what this read brought, or nil
+
+	mu      sync.Mutex
+	queue   []*ackBatch   // guarded by mu; committed and not acknowledged, oldest first
+	free    []*ackBatch   // guarded by mu; to be used again
+	waiting int           // guarded by mu; packet ids in queue
+	room    chan struct{} // guarded by mu; closed once at most limit ids wait; nil if nobody wants to know
+	limit   int           // guarded by mu
+}
+
+type ackBatch struct {
+	ids     []uint16
+	kept    bool        // a durable log took a message of it
+	first   int         // index of the first such; those before it need no barrier
+	settled bool        // no barrier is awaited any more
+	err     error       // what the barrier said
+	settle  func(error) // what the barrier calls; made once
+}
+
+// Batches kept for use again, and the most ids one of them may hold room for.
+const (
+	freeBatches = 2
+	freeIDs     = 1024
+)
+
+func newAcks(out *leaf.Outbound, v packet.Version, fail func(error)) *acks {
+	return &acks{out: out, v: v, fail: fail}
+}
+
+// add notes a routed message. kept says that a durable log took it.
+func (a *acks) add(id uint16, kept bool) {
+	b := a.batch
+	if b == nil {
+		b = a.get()
+		a.batch = b
+	}
+	if kept && !b.kept {
+		b.kept, b.first = true, len(b.ids)
+	}
+	b.ids = append(b.ids, id)
+}
+
+func (a *acks) get() *ackBatch {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if k := len(a.free) - 1; k >= 0 {
+		b := a.free[k]
+		a.free = a.free[:k]
+		return b
+	}
+	b := new(ackBatch)
+	b.settle = func(err error) { a.settled(b, err) }
+	return b
+}
+
+// put needs mu.
+func (a *acks) put(b *ackBatch) {
+	if len(a.free) < freeBatches && cap(b.ids) <= freeIDs {
+		*b = ackBatch{ids: b.ids[:0], settle: b.settle}
+		a.free = append(a.free, b)
+	}
+}
+
+// commit ends the batch: it acknowledges what may be acknowledged now and asks
+// for a barrier for the rest. It reports whether it wrote to out, which the
+// caller flushes.
+func (a *acks) commit(barrier func(func(error))) (wrote bool) {
+	b := a.batch
+	if b == nil {
+		return false
+	}
+	a.batch = nil
+	if barrier == nil {
+		b.kept = false
+	}
+	if wrote = a.enqueue(b); b.kept {
+		barrier(b.settle)
+	}
+	return wrote
+}
+
+// enqueue puts a batch behind its elders. If there are none, what needs no
+// barrier is acknowledged.
+func (a *acks) enqueue(b *ackBatch) (wrote bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if len(a.queue) == 0 && b.first > 0 {
+		a.write(b.ids[:b.first])
+		b.ids = slices.Delete(b.ids, 0, b.first)
+		wrote = true
+	}
+	b.settled = !b.kept
+	a.waiting += len(b.ids)
+	a.queue = append(a.queue, b)
+	return a.release() || wrote
+}
+
+// settled is what a barrier calls, on the store's goroutine.
+func (a *acks) settled(b *ackBatch, err error) {
+	a.mu.Lock()
+	b.settled, b.err = true, err
+	wrote := a.release()
+	a.mu.Unlock()
+	if wrote {
+		a.out.Flush()
+	}
+	if err != nil {
+		a.fail(errBarrier)
+	}
+}
+
+// release acknowledges the settled batches at the head of the queue. It stops for
+// good at one that failed: to acknowledge a later message would say that the
+// failed one was received. It needs mu and reports whether it wrote.
+func (a *acks) release() (wrote bool) {
+	n := 0
+	for _, b := range a.queue {
+		if !b.settled || b.err != nil {
+			break
+		}
+		a.write(b.ids)
+		a.waiting -= len(b.ids)
+		a.put(b)
+		n++
+	}
+	a.queue = slices.Delete(a.queue, 0, n)
+	if a.room != nil && a.waiting <= a.limit {
+		close(a.room)
+		a.room = nil
+	}
+	return n > 0
+}
+
+func (a *acks) write(ids []uint16) {
+	buf, ok := a.out.Begin(4 * len(ids))
+	if !ok {
+		return
+	}
+	for _, id := range ids {
+		ack := packet.Ack{Type: packet.PUBACK, ID: id} // [MQTT-4.3.2-2]
+		buf = ack.Append(buf, a.v)
+	}
+	a.out.End(buf)
+}
+
+// wait returns once at most n packet ids wait for their barrier, or stop closes.
+// It reports whether it had to wait. One goroutine may wait at a time.
+func (a *acks) wait(n int, stop <-chan struct{}) (waited bool) {
+	a.mu.Lock()
+	if a.waiting <= n {
+		a.mu.Unlock()
+		return false
+	}
+	room := make(chan struct{})
+	a.room, a.limit = room, n/2 // half, so that reading goes on with a long stride
+	a.mu.Unlock()
+	select {
+	case <-room:
+	case <-stop:
+	}
+	return true
+}

@@ -1,0 +1,69 @@
+package mqttbridge
+
+import (
+	"bytes"
+
+	"github.com/leafd/leafd/internal/msg"
+	"github.com/leafd/leafd/mqttbridge/packet"
+)
+
+// publisher is what the read loop publishes with, kept so that a PUBLISH
+// allocates nothing. Owned by the read loop.
+type publisher struct {
+	packet  packet.Publish
+	msg     msg.Msg
+	topic   []byte // of the previous PUBLISH: devices repeat themselves
+	subject []byte // what it became
+}
+
+// handlePublish is the hot path from a device: bytes to subject to router.
+func (s *session) handlePublish(flags byte, body []byte) error {
+	p := &s.pub.packet
+	if err := p.Decode(s.version, flags, body); err != nil {
+		return err
+	}
+	if p.QoS == 2 {
+		return errQoS2
+	}
+	if !bytes.Equal(p.Topic, s.pub.topic) {
+		if err := s.pub.convert(); err != nil {
+			return err
+		}
+	}
+	s.inMsgs++
+	s.inSize += uint64(len(p.Payload))
+	// Retain is passed on for whoever keeps retained messages; subscribers that
+	// are there already see it as 0. [MQTT-3.3.1-9]
+	s.pub.msg = msg.Msg{Subject: s.pub.subject, Header: pubHeader(p.QoS), Data: p.Payload, QoS: p.QoS, Retain: p.Retain}
+	receipt := s.port.Publish(&s.pub.msg)
+	if p.QoS == 0 {
+		return nil // a refusal is counted by the router and has no answer
+	}
+	if receipt.Refused != msg.Taken {
+		return errStoreRefused
+	}
+	s.acks.add(p.ID, receipt.Kept)
+	return nil
+}
+
+// convert brings subject up to date with the packet's topic.
+func (p *publisher) convert() (err error) {
+	p.topic = p.topic[:0] // so that a topic that fails is never taken for known
+	if p.subject, err = appendSubject(p.subject[:0], p.packet.Topic); err != nil {
+		return errBadTopic
+	}
+	p.topic = append(p.topic, p.packet.Topic...)
+	return nil
+}
+
+// The header block by which NATS clients tell a device's message from theirs, and
+// its QoS. nats-server writes no space after the colon either.
+const pubHeaders = "NATS/1.0\r\nNmqtt-Pub:0\r\n\r\nNATS/1.0\r\nNmqtt-Pub:1\r\n\r\nNATS/1.0\r\nNmqtt-Pub:2\r\n\r\n"
+
+var pubHeaderBytes = []byte(pubHeaders) // never written to
+
+func pubHeader(qos uint8) []byte {
+	const n = len(pubHeaders) / 3
+	at := n * int(qos)
+	return pubHeaderBytes[at : at+n : at+n]
+}

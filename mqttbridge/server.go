@@ -1,0 +1,203 @@
+package mqttbridge
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/leafd/leafd/leaf"
+	"github.com/leafd/leafd/mqttbridge/packet"
+)
+
+// Options configures a Server. The zero value serves anonymous devices on a
+// subject space of their own.
+type Options struct {
+	Router *leaf.Router // nil means a new one
+
+	// Barrier runs its argument once everything published before the call is
+	// safe, or failed. It is called once per read, not per message, and may call
+	// back on any goroutine; the callback does not block. Nil means that no log
+	// on the Router is durable.
+	Barrier func(func(error))
+
+	// Auth says whether a client may connect; nil lets everyone in. hasUser tells
+	// an empty user name from none. It runs on the connection's goroutine, may be
+	// slow, and must not keep pass.
+	Auth func(user string, pass []byte, hasUser bool) error
+
+	MaxPacket  int // bytes of one control packet; 0 means 1 MiB and 8 KiB for what surrounds the payload
+	MaxConns   int // 0 means no limit
+	MaxSubs    int // topic filters per connection; 0 means 4096
+	MaxUnacked int // QoS 1 messages of one connection that may wait at barriers before it is read on; 0 means 4096
+
+	MaxPending    int           // bytes waiting for one device; 0 means 8 MiB
+	WriteDeadline time.Duration // 0 means 10 s
+
+	ConnectTimeout time.Duration // from accept to the whole CONNECT; 0 means 2 s
+
+	Logger *slog.Logger // nil means slog.Default
+}
+
+// Server serves MQTT clients. Its methods are safe for all goroutines.
+type Server struct {
+	// Static after New.
+	opts Options
+	log  *slog.Logger
+
+	counters counters
+	faults   faults
+	lastID   atomic.Uint64
+
+	mu       sync.Mutex
+	stopping bool                  // guarded by mu
+	conns    map[*session]struct{} // guarded by mu; all that were accepted and have not ended
+	byID     map[string]*session   // guarded by mu; by client id, from CONNECT on
+}
+
+// New makes a server. It does not listen on its own.
+func New(o Options) *Server {
+	if o.Router == nil {
+		o.Router = leaf.NewRouter()
+	}
+	o.MaxPacket = cmp.Or(o.MaxPacket, 1<<20+8<<10)
+	o.MaxSubs = cmp.Or(o.MaxSubs, 4096)
+	o.MaxUnacked = cmp.Or(o.MaxUnacked, 4096)
+	o.ConnectTimeout = cmp.Or(o.ConnectTimeout, 2*time.Second)
+	o.Logger = cmp.Or(o.Logger, slog.Default())
+	return &Server{opts: o, log: o.Logger, conns: map[*session]struct{}{}, byID: map[string]*session{}}
+}
+
+// Serve accepts devices from ln until ctx ends, and returns when the last of them
+// has gone: each has had its acknowledgements due and its will published. It
+// closes ln. Its error is nil after an orderly end.
+func (srv *Server) Serve(ctx context.Context, ln net.Listener) error {
+	var running sync.WaitGroup
+	defer running.Wait()
+	stop := context.AfterFunc(ctx, func() {
+		ln.Close()
+		srv.shutdown()
+	})
+	defer stop()
+	for {
+		nc, err := ln.Accept()
+		if err != nil {
+			if ctx.Err() != nil {
+				return nil
+			}
+			if !srv.pauseAccept(ctx, ln, err) {
+				return fmt.Errorf("accept MQTT clients on %s: %w", ln.Addr(), err)
+			}
+			continue
+		}
+		if s := srv.admit(nc); s != nil {
+			running.Go(s.serve)
+		}
+	}
+}
+
+// pauseAccept waits out a lack of file descriptors or memory, which passes; it
+// reports false for other errors.
+func (srv *Server) pauseAccept(ctx context.Context, ln net.Listener, err error) bool {
+	for _, e := range []error{syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM, syscall.ECONNABORTED} {
+		if !errors.Is(err, e) {
+			continue
+		}
+		srv.log.Warn("accepting no MQTT clients for a second", "listener", ln.Addr(), "err", err)
+		select {
+		case <-time.After(time.Second):
+		case <-ctx.Done():
+		}
+		return true
+	}
+	return false
+}
+
+// admit registers a connection, or closes it: before a CONNECT there is nothing
+// that MQTT could be told.
+func (srv *Server) admit(nc net.Conn) *session {
+	s := newSession(srv, nc, srv.lastID.Add(1))
+	srv.mu.Lock()
+	full := srv.opts.MaxConns > 0 && len(srv.conns) >= srv.opts.MaxConns || srv.stopping
+	if !full {
+		srv.conns[s] = struct{}{}
+	}
+	srv.mu.Unlock()
+	if full {
+		srv.counters.refused.Add(1)
+		nc.Close()
+		return nil
+	}
+	srv.counters.accepted.Add(1)
+	return s
+}
+
+// shutdown ends every connection. Those accepted from now on are turned away.
+func (srv *Server) shutdown() {
+	srv.mu.Lock()
+	srv.stopping = true
+	srv.mu.Unlock()
+	for _, s := range srv.snapshot() {
+		s.close(errShutdown)
+	}
+}
+
+func (srv *Server) snapshot() []*session {
+	srv.mu.Lock()
+	defer srv.mu.Unlock()
+	list := make([]*session, 0, len(srv.conns))
+	for s := range srv.conns {
+		list = append(list, s)
+	}
+	return list
+}
+
+// register gives a client id to s. A connection that had it is ended, its will
+// published, before register returns. [MQTT-3.1.4-2]
+func (srv *Server) register(s *session) {
+	srv.mu.Lock()
+	old := srv.byID[s.clientID]
+	srv.byID[s.clientID] = s
+	srv.mu.Unlock()
+	if old != nil {
+		srv.counters.takeovers.Add(1)
+		old.close(errTakenOver)
+		<-old.done
+	}
+}
+
+// forget undoes admit and register. The client id may have a new owner by now.
+func (srv *Server) forget(s *session) {
+	srv.mu.Lock()
+	defer srv.mu.Unlock()
+	delete(srv.conns, s)
+	srv.counters.ended.add(&s.traffic)
+	if srv.byID[s.clientID] == s {
+		delete(srv.byID, s.clientID)
+	}
+}
+
+// Why connections are ended or refused, beside what package packet says.
+var (
+	errShutdown        = &packet.Error{Reason: packet.ServerShuttingDown, Text: "server is shutting down"}
+	errTakenOver       = &packet.Error{Reason: packet.SessionTakenOver, Text: "another connection has the client id now"}
+	errKeepAlive       = &packet.Error{Reason: packet.KeepAliveTimeout, Text: "nothing came for one and a half times the keep alive"}
+	errConnectTimeout  = &packet.Error{Reason: packet.KeepAliveTimeout, Text: "no CONNECT came in time"}
+	errNotConnect      = &packet.Error{Reason: packet.ProtocolError, Text: "first packet is not a CONNECT"}
+	errSecondConnect   = &packet.Error{Reason: packet.ProtocolError, Text: "second CONNECT on a connection"}
+	errUnexpected      = &packet.Error{Reason: packet.ProtocolError, Text: "packet type is not one a client may send now"}
+	errTooLarge        = &packet.Error{Reason: packet.PacketTooLarge, Text: "packet is larger than allowed"}
+	errClientID        = &packet.Error{Reason: packet.BadClientID, Text: "client id is empty though a persistent session is asked for"}
+	errNotAuthorized   = &packet.Error{Reason: packet.NotAuthorized, Text: "user name or password is not accepted"}
+	errBadTopic        = &packet.Error{Reason: packet.BadTopicName, Text: errTopic.Error()}
+	errQoS2            = &packet.Error{Reason: packet.QoSNotSupported, Text: "PUBLISH of QoS 2 is not supported; use QoS 1"}
+	errStoreRefused    = &packet.Error{Reason: packet.QuotaExceeded, Text: "a durable log refused the message; see its limits and the state of its disk"}
+	errBarrier         = &packet.Error{Reason: packet.UnspecifiedError, Text: "a message could not be made safe; see the state of the disk"}
+	errHandlerPanicked = &packet.Error{Reason: packet.UnspecifiedError, Text: "a handler failed; this is a bug, please report it"}
+)

@@ -1,0 +1,378 @@
+package mqttbridge
+
+import (
+	"context"
+	"errors"
+	"net"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/leafd/leafd/internal/msg"
+	"github.com/leafd/leafd/leaf"
+	"github.com/leafd/leafd/mqttbridge/packet"
+)
+
+const (
+	// maxConnect bounds a CONNECT in bytes: nobody who has not said who they are
+	// gets more memory than this and a read buffer.
+	maxConnect = 8 << 10
+	// smallCarry is the largest buffer an idle session keeps for a packet that
+	// came in parts.
+	smallCarry = 1 << 10
+	// drainLimit bounds how long a session that the server ends waits for the
+	// barriers of what it has taken.
+	drainLimit = 5 * time.Second
+)
+
+// session is one MQTT client. It is the Sink of its subscriptions.
+type session struct {
+	// Static after newSession.
+	srv   *Server
+	nc    net.Conn
+	id    uint64
+	start time.Time
+	in    *leaf.Inbound
+	out   *leaf.Outbound
+	done  chan struct{} // closed once the session has ended and its will is published
+	quit  chan struct{} // closed by close
+
+	// Static once the session is connected; written by the read loop before it
+	// stores connected.
+	version   packet.Version
+	clientID  string
+	user      string
+	keepAlive time.Duration // how long it may be silent; 0 means for ever
+	port      *leaf.Port    // nil until CONNECT was accepted
+	connected atomic.Bool
+
+	// Owned by the read loop.
+	carry  []byte    // a packet whose end has not been read yet
+	heard  time.Time // when the last bytes came
+	subs   map[string]*subscription
+	will   *msg.Msg
+	pub    publisher
+	wrote  bool   // something was appended to out since the last flush
+	inMsgs uint64 // since the last settle
+	inSize uint64 // likewise, bytes of payload
+	acks   *acks  // has a lock of its own; nil until CONNECT was accepted
+
+	delivery delivery // guarded by the lock of out, between Begin and End
+
+	traffic  traffic
+	numSubs  atomic.Int64
+	closing  sync.Once
+	closedBy error // written before quit is closed
+}
+
+func newSession(srv *Server, nc net.Conn, id uint64) *session {
+	return &session{
+		srv: srv, nc: nc, id: id, start: time.Now(),
+		in:   leaf.NewInbound(nc),
+		out:  leaf.NewOutbound(nc, leaf.OutboundOptions{MaxPending: srv.opts.MaxPending, WriteDeadline: srv.opts.WriteDeadline}),
+		done: make(chan struct{}), quit: make(chan struct{}),
+	}
+}
+
+// serve is the whole life of the connection.
+func (s *session) serve() {
+	defer s.out.Wait()
+	defer close(s.done)
+	cause := s.guard(s.read)
+	s.end(cause)
+}
+
+// guard turns a panic into the end of this connection alone.
+func (s *session) guard(f func() error) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			s.srv.counters.panics.Add(1)
+			s.srv.log.Error("MQTT handler failed; this is a bug, please report it", "conn", s.name(), "panic", p)
+			err = errHandlerPanicked
+		}
+	}()
+	return f()
+}
+
+// read handles what comes until the connection ends, and says why it did.
+func (s *session) read() error {
+	s.setReadDeadline(s.start.Add(s.srv.opts.ConnectTimeout))
+	for {
+		b, err := s.in.Next()
+		if err != nil {
+			if err = s.readError(err); err != nil {
+				return err
+			}
+			continue
+		}
+		s.heard = time.Now()
+		err = s.consume(b)
+		s.settle()
+		if err != nil {
+			return err
+		}
+		if s.acks != nil && s.acks.wait(s.srv.opts.MaxUnacked, s.quit) {
+			s.heard = time.Now() // it was we who did not listen
+		}
+	}
+}
+
+// settle finishes what one read brought: acknowledgements, deliveries, counters.
+func (s *session) settle() {
+	if s.port == nil {
+		return
+	}
+	if s.acks.commit(s.srv.opts.Barrier) {
+		s.wrote = true
+	}
+	s.port.Flush()
+	if s.wrote {
+		s.out.Flush()
+		s.wrote = false
+	}
+	if s.inMsgs > 0 {
+		s.traffic.inMsgs.Add(s.inMsgs)
+		s.traffic.inBytes.Add(s.inSize)
+		s.inMsgs, s.inSize = 0, 0
+	}
+}
+
+// consume handles every packet that b completes and carries the rest over.
+func (s *session) consume(b []byte) error {
+	if len(s.carry) > 0 {
+		var err error
+		if b, err = s.resume(b); err != nil {
+			return err
+		}
+	}
+	for len(b) > 0 {
+		h, ok, err := s.header(b)
+		if err != nil {
+			return err
+		}
+		size := h.Size + h.Len
+		if !ok || len(b) < size {
+			s.keep(b, size)
+			return nil
+		}
+		if err := s.handle(h, b[h.Size:size]); err != nil {
+			return err
+		}
+		b = b[size:]
+	}
+	return nil
+}
+
+// resume takes from b what the carried packet lacks, handles it once it is whole,
+// and returns what follows it.
+func (s *session) resume(b []byte) ([]byte, error) {
+	for {
+		h, ok, err := s.header(s.carry)
+		if err != nil {
+			return nil, err
+		}
+		size := h.Size + h.Len
+		if !ok {
+			size = len(s.carry) + 1 // the header is a byte longer at least
+		} else if len(s.carry) == size {
+			err := s.handle(h, s.carry[h.Size:])
+			if s.carry = s.carry[:0]; cap(s.carry) > smallCarry {
+				s.carry = nil
+			}
+			return b, err
+		}
+		if len(b) == 0 {
+			return nil, nil
+		}
+		n := min(len(b), size-len(s.carry))
+		s.keep(b[:n], size)
+		b = b[n:]
+	}
+}
+
+// keep appends b to the carried packet. The buffer grows eightfold up to the size
+// the packet says, so that a length without bytes behind it costs little and a
+// long packet is copied few times.
+func (s *session) keep(b []byte, size int) {
+	if need := len(s.carry) + len(b); need > cap(s.carry) {
+		grown := make([]byte, len(s.carry), max(need, min(max(size, packet.MaxHeader), 8*max(need, 128))))
+		copy(grown, s.carry)
+		s.carry = grown
+	}
+	s.carry = append(s.carry, b...)
+}
+
+// header reads a packet's header and holds it to the limits before its body is
+// waited for.
+func (s *session) header(b []byte) (packet.Header, bool, error) {
+	limit := s.srv.opts.MaxPacket
+	if s.port == nil {
+		limit = min(limit, maxConnect)
+		if packet.Type(b[0]>>4) != packet.CONNECT {
+			return packet.Header{}, false, errNotConnect // [MQTT-3.1.0-1]
+		}
+	}
+	h, ok, err := packet.ParseHeader(b)
+	if err == nil && h.Size+h.Len > limit {
+		err = errTooLarge
+	}
+	return h, ok, err
+}
+
+// handle is the protocol: one handler for each packet a client may send.
+func (s *session) handle(h packet.Header, body []byte) error {
+	switch h.Type {
+	case packet.PUBLISH:
+		return s.handlePublish(h.Flags, body)
+	case packet.PINGREQ:
+		return s.handlePing(body)
+	case packet.SUBSCRIBE:
+		return s.handleSubscribe(body)
+	case packet.UNSUBSCRIBE:
+		return s.handleUnsubscribe(body)
+	case packet.CONNECT:
+		return s.handleConnect(body)
+	case packet.DISCONNECT:
+		return s.handleDisconnect(body)
+	}
+	return errUnexpected // acknowledgements of what was never sent, and the server's own packets
+}
+
+func (s *session) handlePing(body []byte) error {
+	if len(body) > 0 {
+		return packet.ErrTrailing
+	}
+	s.send(func(b []byte) []byte { return packet.AppendEmpty(b, packet.PINGRESP) }) // [MQTT-3.12.4-1]
+	return nil
+}
+
+// errDisconnect is how a client ends a connection that it has no complaint about.
+var errDisconnect = errors.New("client disconnected")
+
+func (s *session) handleDisconnect(body []byte) error {
+	var d packet.Disconnect
+	if err := d.Decode(s.version, body); err != nil { // [MQTT-3.14.1-1]
+		return err
+	}
+	s.will = nil // [MQTT-3.1.2-10] [MQTT-3.14.4-3]
+	return errDisconnect
+}
+
+// send appends a packet to what waits for the client.
+func (s *session) send(encode func(b []byte) []byte) {
+	if b, ok := s.out.Begin(packet.MaxHeader); ok {
+		s.out.End(encode(b))
+		s.wrote = true
+	}
+}
+
+// setReadDeadline bounds the next reads, unless the session is being closed: then
+// none may wait.
+func (s *session) setReadDeadline(t time.Time) {
+	s.nc.SetReadDeadline(t)
+	select {
+	case <-s.quit:
+		s.nc.SetReadDeadline(past)
+	default:
+	}
+}
+
+var past = time.Unix(1, 0)
+
+// readError says why the connection ends, or nil if it does not. The keep alive
+// is one deadline that is moved only when it passes: a busy session never
+// touches it, and an idle one wakes once in that time.
+func (s *session) readError(err error) error {
+	select {
+	case <-s.quit:
+		return s.closedBy
+	default:
+	}
+	if !errors.Is(err, os.ErrDeadlineExceeded) {
+		if e := s.out.Err(); e != nil {
+			return e
+		}
+		return err
+	}
+	if s.port == nil {
+		return errConnectTimeout
+	}
+	until := s.heard.Add(s.keepAlive)
+	if !time.Now().Before(until) {
+		return errKeepAlive // [MQTT-3.1.2-24]
+	}
+	s.setReadDeadline(until)
+	return nil
+}
+
+// close ends the session from any goroutine. It does not wait; done tells.
+func (s *session) close(cause error) {
+	s.closing.Do(func() {
+		s.closedBy = cause
+		close(s.quit)
+		s.nc.SetReadDeadline(past)
+	})
+}
+
+// end takes the session out of the subject space and lets go of the connection.
+// What the server has acknowledged or refused still reaches the client; there is
+// no point in that when the client is gone or another has its place.
+func (s *session) end(cause error) {
+	if s.port != nil {
+		s.port.Echo(false)
+		s.publishWill()
+		s.port.Close()
+		s.port.Flush()
+	}
+	if s.acks != nil && (errors.Is(cause, errStoreRefused) || errors.Is(cause, errShutdown)) {
+		ctx, cancel := context.WithTimeout(context.Background(), drainLimit)
+		s.acks.wait(0, ctx.Done())
+		cancel()
+	}
+	var fault *packet.Error
+	if errors.As(cause, &fault) && fault != errTakenOver && fault != errKeepAlive {
+		s.out.Flush()
+		s.out.Close(nil)
+	} else {
+		s.out.Close(cause)
+	}
+	s.srv.forget(s)
+	s.report(cause, fault)
+}
+
+// report tells the log. A client that leaves is no news.
+func (s *session) report(cause error, fault *packet.Error) {
+	switch {
+	case fault == nil && (errors.Is(cause, leaf.ErrSlowConsumer) || errors.Is(cause, leaf.ErrWriteDeadline)):
+		fault = &packet.Error{Reason: packet.QuotaExceeded, Text: cause.Error()}
+	case fault == nil || fault == errShutdown:
+		s.srv.log.Debug("MQTT client gone", "conn", s.name(), "err", cause)
+		return
+	}
+	if since, log := s.srv.faults.note(fault.Reason, time.Now()); log {
+		s.srv.log.Warn("MQTT connection ended", "conn", s.name(), "remote", s.nc.RemoteAddr(),
+			"reason", fault.Reason.String(), "err", fault, "count", since)
+	}
+}
+
+// name is what logs and the router call the session.
+func (s *session) name() string { return "mqtt:" + s.clientID }
+
+func (s *session) info() ConnInfo {
+	info := ConnInfo{ID: s.id, Remote: s.nc.RemoteAddr().String(), Start: s.start}
+	if !s.connected.Load() {
+		return info
+	}
+	t := &s.traffic
+	info.ClientID, info.User = s.clientID, s.user
+	info.Subscriptions, info.Pending = int(s.numSubs.Load()), s.out.Pending()
+	info.InMsgs, info.InBytes = t.inMsgs.Load(), t.inBytes.Load()
+	info.OutMsgs, info.OutBytes = t.outMsgs.Load(), t.outBytes.Load()
+	return info
+}
+
+var (
+	_ msg.Sink    = (*session)(nil)
+	_ msg.Flusher = (*session)(nil)
+)
