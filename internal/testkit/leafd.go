@@ -20,6 +20,8 @@ type LeafdOptions struct {
 	// StartLeafd waits until those of the three ports that it names accept.
 	Config string
 
+	NATSPort, MQTTPort, HTTPPort int // preferred, if free; 0 lets the kernel choose
+
 	Env         map[string]string // more variables, such as the hub's URL
 	Args        []string          // after -c FILE
 	Bin         string            // default: BuildLeafd
@@ -42,7 +44,7 @@ type Leafd struct {
 func StartLeafd(t T, o LeafdOptions) *Leafd {
 	t.Helper()
 	dir := t.TempDir()
-	l := &Leafd{NATSPort: Port(t), MQTTPort: Port(t), HTTPPort: Port(t),
+	l := &Leafd{NATSPort: Port(t, o.NATSPort), MQTTPort: Port(t, o.MQTTPort), HTTPPort: Port(t, o.HTTPPort),
 		StoreDir: filepath.Join(dir, "store"), conf: filepath.Join(dir, "leafd.conf")}
 	if err := os.WriteFile(l.conf, []byte(o.Config), 0o600); err != nil {
 		t.Fatalf("start leafd: %v", err)

@@ -125,6 +125,24 @@ func TestPortStaysOurs(t *testing.T) {
 	}
 }
 
+func TestPortPrefersAFreeOne(t *testing.T) {
+	f := &fakeT{TB: t}
+	var free int
+	f.run(func() { free = testkit.Port(f) }) // reserved and given back
+	if got := testkit.Port(t, free); got != free {
+		t.Errorf("port %d is free, got %d", free, got)
+	}
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	taken := ln.Addr().(*net.TCPAddr).Port
+	if got := testkit.Port(t, taken); got == taken || got == 0 {
+		t.Errorf("port %d is taken, got %d", taken, got)
+	}
+}
+
 func TestPipeHoldsBytesUntilRead(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a, b := testkit.Pipe(8)
