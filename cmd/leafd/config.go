@@ -1,0 +1,306 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/leafd/leafd/hw"
+	"github.com/nats-io/nats-server/v2/conf"
+)
+
+// Config is what the configuration file says, with the defaults filled in. Plain
+// values; nobody changes it after loadConfig, but for the flags main lays over it.
+type Config struct {
+	File       string   // empty: no file, all defaults
+	Warnings   []string // what is allowed and may be a mistake, one line each
+	ServerName string   // empty: the host's name
+	Listen     string   // host:port for NATS clients; port 0 is any free one
+	HTTP       string   // host:port of monitoring; empty: off
+	PidFile    string
+	Debug      bool
+
+	Auth           Auth
+	MaxPayload     int // bytes
+	MaxControlLine int // bytes
+	MaxPending     int // bytes waiting for one connection
+	MaxConnections int
+	MaxSubs        int // of one connection; 0: no limit
+	PingInterval   time.Duration
+	PingMax        int // pings without an answer before a connection is cut
+	WriteDeadline  time.Duration
+
+	Remote   *Remote // the hub; nil: none
+	MQTT     *MQTT   // nil: no MQTT listener
+	Store    Store
+	Outboxes []Outbox    // by name
+	Devices  []hw.Device // by name, checked by hw.Check
+}
+
+// Auth says who may connect. With neither Users nor Token, anyone may.
+type Auth struct {
+	Users   []User
+	Token   string
+	Timeout time.Duration // for the first CONNECT
+}
+
+// Anyone reports whether no credentials are asked for.
+func (a *Auth) Anyone() bool { return len(a.Users) == 0 && a.Token == "" }
+
+// User is a name and a password in plain text.
+type User struct{ Name, Password string }
+
+// Remote is the hub a leafnode link is kept to.
+type Remote struct {
+	URLs             []*url.URL // scheme nats-leaf, port filled in, user and password in User
+	Credentials      string     // path of a .creds file; empty: none
+	NKey             string     // seed of a user; empty: none
+	KeepOrder        bool       // try URLs as listed, not shuffled
+	FirstInfoTimeout time.Duration
+	Reconnect        time.Duration // first delay after a lost link
+	DenyImports      []string      // subjects not taken from the hub
+	DenyExports      []string      // subjects not given to the hub
+}
+
+// MQTT is the MQTT listener.
+type MQTT struct {
+	Listen         string // host:port
+	Auth           Auth   // that of the NATS listener unless the block has its own
+	MaxPacket      int    // bytes
+	MaxPending     int    // bytes waiting for one connection
+	MaxConns       int
+	MaxSubs        int // of one session
+	WriteDeadline  time.Duration
+	ConnectTimeout time.Duration // for the first CONNECT
+}
+
+// Store is where durable logs live.
+type Store struct {
+	Dir            string
+	JournalSize    int64         // bytes, allocated at once
+	SpillAfter     time.Duration // how long a record waits in memory for the hub's PubAck
+	CommitInterval time.Duration // longest time a record nobody waits for is not on disk
+}
+
+// Outbox is one class of messages kept until the hub has them.
+type Outbox struct {
+	Name       string
+	Subjects   []string
+	MaxBytes   int64
+	MaxMsgs    int64  // 0: no limit
+	Refuse     bool   // when full: refuse the new message; otherwise drop the oldest
+	Window     int    // messages sent and not yet acknowledged
+	Stream     string // the hub's stream; empty: found by subject
+	Domain     string // the hub's JetStream domain; empty: as the hub says
+	AckTimeout time.Duration
+}
+
+func defaultConfig() *Config {
+	return &Config{
+		Listen:         "127.0.0.1:4222",
+		Auth:           Auth{Timeout: 2 * time.Second},
+		MaxPayload:     1 << 20,
+		MaxControlLine: 4 << 10,
+		MaxPending:     8 << 20,
+		MaxConnections: 4096,
+		PingInterval:   2 * time.Minute,
+		PingMax:        2,
+		WriteDeadline:  10 * time.Second,
+		Store: Store{
+			Dir:            "/var/lib/leafd",
+			JournalSize:    8 << 20,
+			SpillAfter:     250 * time.Millisecond,
+			CommitInterval: time.Second,
+		},
+	}
+}
+
+// mqttOverhead is what a PUBLISH packet may weigh beside its payload.
+const mqttOverhead = 8 << 10
+
+func defaultMQTT(maxPayload int) *MQTT {
+	return &MQTT{
+		MaxPacket:      maxPayload + mqttOverhead,
+		MaxPending:     8 << 20,
+		MaxConns:       4096,
+		MaxSubs:        4096,
+		WriteDeadline:  10 * time.Second,
+		ConnectTimeout: 2 * time.Second,
+	}
+}
+
+func defaultRemote() *Remote {
+	return &Remote{FirstInfoTimeout: 5 * time.Second, Reconnect: time.Second}
+}
+
+func defaultOutbox(name string) Outbox {
+	return Outbox{Name: name, MaxBytes: 256 << 20, Window: 256, AckTimeout: 5 * time.Second}
+}
+
+// loadConfig reads the file at path and whatever it includes. The error is a
+// configErrors with everything that is wrong, not the first thing only.
+func loadConfig(path string) (*Config, error) {
+	if errs := scanFile(path); len(errs) > 0 {
+		errs.sort()
+		return nil, errs
+	}
+	m, err := parseConf(path, func() (map[string]any, error) { return conf.ParseFileWithChecks(path) })
+	if err != nil {
+		return nil, err
+	}
+	return readConfig(path, m)
+}
+
+// checkConfig is loadConfig for "-t": it says what it found, credentials included.
+func checkConfig(path string) (string, error) {
+	c, err := loadConfig(path)
+	if err != nil {
+		return "", err
+	}
+	if c.Remote != nil && c.Remote.Credentials != "" {
+		if err := checkCreds(c.Remote.Credentials); err != nil {
+			return "", err
+		}
+	}
+	lines := make([]string, 0, len(c.Warnings)+1)
+	for _, w := range c.Warnings {
+		lines = append(lines, "warning: "+w)
+	}
+	return strings.Join(append(lines, fmt.Sprintf("configuration file %s is valid", path)), "\n"), nil
+}
+
+// parseConf runs the conf parser and puts its error in our form. What the scanner
+// let through and conf still cannot do is mostly about variables and numbers.
+func parseConf(file string, parse func() (map[string]any, error)) (m map[string]any, err error) {
+	defer func() {
+		if p := recover(); p != nil { // a bug of the parser must not take the daemon down
+			m, err = nil, configErrors{{at: pos{file: file}, reason: fmt.Sprintf("the configuration parser failed (%v)", p), remedy: "put every key on a line of its own and values in quotes"}}
+		}
+	}()
+	if m, err = parse(); err == nil {
+		return m, nil
+	}
+	e := &configError{at: pos{file: file}, reason: err.Error()}
+	for {
+		rest, ok := strings.CutPrefix(e.reason, "error parsing include file '")
+		inc, tail, found := strings.Cut(rest, "', ")
+		if !ok || !found {
+			break
+		}
+		e.at.file, e.reason = inc, tail
+	}
+	if before, after, ok := strings.Cut(e.reason, " on line "); ok {
+		if n, _ := fmt.Sscanf(after, "%d", &e.at.line); n == 1 {
+			e.at.col = 1
+			e.reason = strings.TrimSpace(before + " " + strings.TrimLeft(after, "0123456789"))
+		}
+	}
+	if strings.HasPrefix(e.reason, "variable reference for ") && strings.HasSuffix(e.reason, "can not be found") {
+		name := strings.Trim(strings.Fields(e.reason)[3], "'")
+		e.key, e.reason = "$"+name, "is set neither in this file before here nor in the environment"
+		e.remedy = "set it, or put the value in quotes if it is no variable"
+	}
+	return nil, configErrors{e}
+}
+
+// readConfig turns parsed tokens into a Config.
+func readConfig(file string, m map[string]any) (*Config, error) {
+	c := defaultConfig()
+	c.File = file
+	r := newReader(file)
+	b := r.block("", pos{file: file}, m)
+	readTop(b, c)
+	b.finish()
+	c.crossCheck(r)
+	c.Warnings = r.warnings
+	if len(r.errs) > 0 {
+		r.errs.sort()
+		return nil, r.errs
+	}
+	return c, nil
+}
+
+// crossCheck finds what is wrong between blocks.
+func (c *Config) crossCheck(r *reader) {
+	c.checkListeners(r)
+	if c.MaxPending < c.MaxPayload {
+		r.fail("max_pending", fmt.Sprintf("%s is less than max_payload, %s: such a message could not be delivered", showSize(int64(c.MaxPending)), showSize(int64(c.MaxPayload))), "raise it or lower max_payload")
+	}
+	if len(c.Outboxes) > 0 && c.Remote == nil && !r.block("", pos{}, nil).failedUnder("leafnodes") {
+		r.fail("outbox", "an outbox needs a hub to empty into, and there is none", `add leafnodes { remotes: [ { url: "nats-leaf://hub:7422" } ] } or remove it`)
+	}
+	c.checkOutboxes(r)
+	c.checkDevices(r)
+}
+
+// failedUnder reports whether an error was recorded about the block, so that a
+// second error that follows from it is not.
+func (b *block) failedUnder(path string) bool {
+	for _, e := range b.r.errs {
+		if e.key == path || strings.HasPrefix(e.key, path+".") {
+			return true
+		}
+	}
+	return false
+}
+
+// checkListeners finds two listeners on one port, and listeners open to the
+// network that ask for no credentials.
+func (c *Config) checkListeners(r *reader) {
+	type listener struct{ key, addr string }
+	ls := []listener{{"listen", c.Listen}}
+	if c.MQTT != nil {
+		ls = append(ls, listener{"mqtt.listen", c.MQTT.Listen})
+	}
+	if c.HTTP != "" {
+		ls = append(ls, listener{"http", c.HTTP})
+	}
+	for i, a := range ls {
+		for _, b := range ls[:i] {
+			if sameListener(a.addr, b.addr) {
+				r.fail(a.key, fmt.Sprintf("%s is the address of %q too (%s)", a.addr, b.key, b.addr), "give each listener a port of its own")
+			}
+		}
+	}
+	if c.Auth.Anyone() && !isLoopback(c.Listen) {
+		r.warnings = append(r.warnings, fmt.Sprintf("NATS clients on %s need no credentials: anyone who reaches it may publish and subscribe; add authorization { … }", c.Listen))
+	}
+	if c.MQTT != nil && c.MQTT.Auth.Anyone() && !isLoopback(c.MQTT.Listen) {
+		r.warnings = append(r.warnings, fmt.Sprintf("MQTT clients on %s need no credentials: anyone who reaches it may publish and subscribe; add mqtt.authorization { … }", c.MQTT.Listen))
+	}
+	if c.HTTP != "" && !isLoopback(c.HTTP) {
+		r.warnings = append(r.warnings, fmt.Sprintf("monitoring on %s needs no credentials: anyone who reaches it may read it", c.HTTP))
+	}
+}
+
+func sameListener(a, b string) bool {
+	ah, ap, _ := net.SplitHostPort(a)
+	bh, bp, _ := net.SplitHostPort(b)
+	if ap != bp || ap == "0" || ap == "" {
+		return false
+	}
+	return ah == bh || isWildcardHost(ah) || isWildcardHost(bh)
+}
+
+func isWildcardHost(host string) bool {
+	ip := net.ParseIP(host)
+	return host == "" || ip != nil && ip.IsUnspecified()
+}
+
+func isLoopback(addr string) bool {
+	host, _, _ := net.SplitHostPort(addr)
+	ip := net.ParseIP(host)
+	return host == "localhost" || ip != nil && ip.IsLoopback()
+}
+
+// configProblems are the lines of a configuration error, for printing one by one.
+func configProblems(err error) []string {
+	var es configErrors
+	if !errors.As(err, &es) {
+		return []string{err.Error()}
+	}
+	return strings.Split(es.Error(), "\n")
+}

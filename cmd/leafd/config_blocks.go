@@ -1,0 +1,361 @@
+package main
+
+import (
+	"cmp"
+	"fmt"
+	"net"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/leafd/leafd/internal/msg"
+	"github.com/nats-io/nkeys"
+)
+
+// One function a block of the file, in the order of deploy/leafd.conf.
+
+func readTop(b *block, c *Config) {
+	b.str(&c.ServerName, "server_name")
+	if strings.ContainsAny(c.ServerName, " \t\r\n") || len(c.ServerName) > 128 {
+		b.r.fail("server_name", "must be one word of at most 128 bytes", "")
+	}
+	b.listenOn(&c.Listen, "0.0.0.0", 4222)
+	b.sizeInt(&c.MaxPayload, 1, 64<<20, "max_payload")
+	b.sizeInt(&c.MaxControlLine, 512, 1<<20, "max_control_line")
+	b.sizeInt(&c.MaxPending, 64<<10, 1<<30, "max_pending")
+	b.integer(&c.MaxConnections, 1, 65536, "max_connections", "max_conn")
+	b.integer(&c.MaxSubs, 0, 1e6, "max_subscriptions", "max_subs")
+	b.dur(&c.PingInterval, time.Second, time.Hour, "ping_interval")
+	b.integer(&c.PingMax, 1, 100, "ping_max")
+	b.dur(&c.WriteDeadline, 100*time.Millisecond, 5*time.Minute, "write_deadline")
+	b.sub(func(b *block) { readAuth(b, &c.Auth) }, "authorization")
+
+	b.addr(&c.HTTP, "127.0.0.1", "http", "http_port", "monitor_port")
+	b.boolean(&c.Debug, "debug")
+	b.str(&c.PidFile, "pid_file", "pidfile")
+
+	b.sub(func(b *block) { c.Remote = readLeafnodes(b) }, "leafnodes", "leaf")
+	b.sub(func(b *block) { c.MQTT = readMQTT(b, c) }, "mqtt")
+	b.sub(func(b *block) { readStore(b, &c.Store) }, "store")
+	b.sub(func(b *block) { c.Outboxes = readOutboxes(b) }, "outbox")
+	b.sub(func(b *block) { c.Devices = readHardware(b) }, "hardware")
+	b.notYet(
+		"accounts cluster gateway mappings maps no_auth_user system_account system no_system_account no_system no_sys_acc",
+		"operator operators roots root root_operators root_operator trusted trusted_keys default_sentinel: remove it; leafd knows users with passwords and a token",
+		"resolver account_resolver accounts_resolver resolver_tls resolver_preload resolver_pinned_accounts",
+		"tls allow_non_tls ocsp ocsp_cache https https_port websocket ws proxies proxy_protocol",
+		"jetstream store_dir storedir default_js_domain: remove it; the hub keeps streams, and an outbox block keeps messages for it",
+		"logfile log_file logfile_size_limit log_size_limit logfile_max_num log_max_num syslog remote_syslog logtime logtime_utc: remove it; leafd logs to standard error, which the journal keeps",
+		"trace trace_verbose trace_headers max_traced_msg_len: use debug: true",
+		"client_advertise disable_sublist_cache no_sublist_cache http_base_path ports_file_dir prof_port prof_block_rate write_timeout",
+		"max_sub_tokens max_subscription_tokens lame_duck_duration lame_duck_grace_period no_header_support connect_error_reports",
+		"reconnect_error_reports server_tags server_metadata feature_flags no_fast_producer_stall max_closed_clients",
+	)
+}
+
+// readAuth reads who may connect: one user, or a list, or a token.
+func readAuth(b *block, a *Auth) {
+	var one User
+	hasUser := b.str(&one.Name, "user", "username")
+	hasPass := readPassword(b, &one.Password)
+	hasToken := b.str(&a.Token, "token")
+	b.dur(&a.Timeout, 100*time.Millisecond, time.Minute, "timeout")
+	b.subs(func(b *block) {
+		var u User
+		b.str(&u.Name, "user", "username")
+		readPassword(b, &u.Password)
+		b.notYet("permission permissions authorization nkey allowed_connection_types connection_types clients proxy_required account")
+		for _, other := range a.Users {
+			if other.Name == u.Name {
+				b.r.fail(b.path, fmt.Sprintf("user %q is there twice", u.Name), "keep one of them")
+			}
+		}
+		needBoth(b, u)
+		a.Users = append(a.Users, u)
+	}, "users")
+	b.notYet("permissions default_permission default_permissions auth_callout auth_hook proxy_required nkey account")
+
+	switch {
+	case hasUser && hasToken, hasUser && b.has("users"), hasToken && b.has("users"):
+		b.r.fail(b.path, "user, users and token exclude one another", "keep one of them")
+	case hasUser || hasPass:
+		needBoth(b, one)
+		a.Users = []User{one}
+	case a.Anyone() && !b.failedUnder(b.path):
+		b.r.fail(b.path, "names neither users nor a token, so that anyone may connect", "add some, or remove the block if that is meant")
+	}
+}
+
+func needBoth(b *block, u User) {
+	if (u.Name == "" || u.Password == "") && !b.failedUnder(b.path) {
+		b.r.fail(b.path, "needs both user and password", "add the other")
+	}
+}
+
+func readPassword(b *block, dst *string) bool {
+	if !b.str(dst, "password", "pass") {
+		return false
+	}
+	for _, hash := range []string{"$2a$", "$2b$", "$2y$"} {
+		if strings.HasPrefix(*dst, hash) {
+			b.r.fail(b.join("password"), "leafd does not have bcrypt passwords yet", "write the password itself, in a file that only leafd may read")
+		}
+	}
+	return true
+}
+
+// readLeafnodes reads the one hub.
+func readLeafnodes(b *block) *Remote {
+	var remotes []*Remote
+	reconnect := defaultRemote().Reconnect
+	b.dur(&reconnect, 100*time.Millisecond, 5*time.Minute, "reconnect", "reconnect_delay", "reconnect_interval")
+	b.subs(func(b *block) { remotes = append(remotes, readRemote(b)) }, "remotes")
+	b.notYet(
+		"listen host net port advertise leafnode_advertise no_advertise authorization min_version minimum_version: remove it; leafd connects to a hub and takes no leafnodes itself",
+		"tls compression isolate isolate_leafnode_interest dial_timeout write_deadline write_timeout",
+	)
+	if len(remotes) > 1 {
+		b.r.fail(b.join("remotes"), fmt.Sprintf("names %d hubs; leafd has one link for now", len(remotes)), "keep one, with all the hub's addresses in its urls")
+	}
+	if len(remotes) == 0 {
+		if !b.failedUnder(b.path) {
+			b.r.fail(b.join("remotes"), "names no hub", `add remotes: [ { url: "nats-leaf://hub:7422" } ] or remove the block`)
+		}
+		return nil
+	}
+	remotes[0].Reconnect = reconnect
+	return remotes[0]
+}
+
+func readRemote(b *block) *Remote {
+	rem := defaultRemote()
+	var urls []string
+	if b.list(&urls, "urls", "url") {
+		for _, u := range urls {
+			if parsed, reason, remedy := parseHubURL(u); reason != "" {
+				b.r.fail(b.join("urls"), reason, remedy)
+			} else {
+				rem.URLs = append(rem.URLs, parsed)
+			}
+		}
+	} else if !b.failedUnder(b.path) {
+		b.r.fail(b.join("url"), "is missing", `add url: "nats-leaf://hub:7422"`)
+	}
+	if b.str(&rem.Credentials, "credentials", "creds") {
+		rem.Credentials = expandPath(rem.Credentials)
+	}
+	if b.str(&rem.NKey, "nkey", "seed") {
+		if prefix, _, err := nkeys.DecodeSeed([]byte(rem.NKey)); err != nil || prefix != nkeys.PrefixByteUser {
+			b.r.fail(b.join("nkey"), "is not the seed of a user", `it starts with "SU"; nk -gen user makes one`)
+		}
+	}
+	if rem.Credentials != "" && rem.NKey != "" {
+		b.r.fail(b.join("nkey"), "excludes credentials, which is set too", "keep one of them")
+	}
+	var account string
+	if b.str(&account, "account", "local"); account != "" && account != "$G" {
+		b.r.fail(b.join("account"), fmt.Sprintf("leafd does not have accounts yet, so there is no %q", account), "remove it")
+	}
+	compression := "off"
+	b.compression(&compression)
+	b.boolean(&rem.KeepOrder, "no_randomize", "dont_randomize")
+	b.dur(&rem.FirstInfoTimeout, 100*time.Millisecond, time.Minute, "first_info_timeout")
+	b.filters(&rem.DenyImports, "deny_imports", "deny_import")
+	b.filters(&rem.DenyExports, "deny_exports", "deny_export")
+	b.notYet(
+		"tls hub isolate isolate_leafnode_interest request_isolation ignore_discovered_servers dial_timeout disabled proxy",
+		"ws_compress ws_compression websocket_compress websocket_compression ws_no_masking websocket_no_masking",
+		"jetstream_cluster_migrate js_cluster_migrate",
+	)
+	return rem
+}
+
+// compression takes "off" in each way nats-server does, and refuses the rest.
+func (b *block) compression(dst *string) {
+	v, ok := b.get("compression")
+	if !ok {
+		return
+	}
+	if v.v == false || v.v == "off" || v.v == "disabled" {
+		*dst = "off"
+		return
+	}
+	v.fail("leafd does not have compression yet", `write compression: off, or remove it`)
+}
+
+// filters reads subjects that may have wildcards.
+func (b *block) filters(dst *[]string, names ...string) bool {
+	if !b.list(dst, names...) {
+		return false
+	}
+	for _, s := range *dst {
+		if !msg.ValidFilter(s) {
+			b.r.fail(b.join(names[0]), fmt.Sprintf("%q is not a subject", s), `subjects are words joined by dots; "*" is one word, ">" the rest`)
+			return false
+		}
+	}
+	return true
+}
+
+// parseHubURL never shows user or password.
+func parseHubURL(s string) (u *url.URL, reason, remedy string) {
+	const remedyURL = `write "nats-leaf://hub.example.com:7422"`
+	u, err := url.Parse(strings.TrimSpace(s))
+	if err != nil || u.Host == "" || u.Hostname() == "" {
+		return nil, "is not the URL of a hub", remedyURL
+	}
+	switch u.Scheme {
+	case "nats-leaf", "nats":
+	case "tls", "ws", "wss":
+		return nil, fmt.Sprintf("leafd does not have %s:// links yet", u.Scheme), remedyURL
+	default:
+		return nil, fmt.Sprintf("scheme %q is not one of a leafnode link", u.Scheme), remedyURL
+	}
+	if strings.Trim(u.Path, "/") != "" || u.RawQuery != "" || u.Fragment != "" {
+		return nil, fmt.Sprintf("%s has something after the port", u.Redacted()), remedyURL
+	}
+	out := &url.URL{Scheme: "nats-leaf", User: u.User, Host: net.JoinHostPort(u.Hostname(), cmp.Or(u.Port(), "7422"))}
+	if _, err := net.LookupPort("tcp", out.Port()); err != nil || out.Port() == "0" {
+		return nil, fmt.Sprintf("port %s is out of range", out.Port()), "use 1 to 65535"
+	}
+	return out, "", ""
+}
+
+// expandPath replaces a leading "~" and environment variables, as nats-server does.
+func expandPath(p string) string {
+	p = os.ExpandEnv(p)
+	if rest, ok := strings.CutPrefix(p, "~"); ok && (rest == "" || rest[0] == '/') {
+		if home, err := os.UserHomeDir(); err == nil {
+			return filepath.Join(home, rest)
+		}
+	}
+	return p
+}
+
+// readMQTT reads the MQTT listener. Without an authorization of its own it has
+// that of the NATS listener, as in nats-server.
+func readMQTT(b *block, c *Config) *MQTT {
+	q := defaultMQTT(c.MaxPayload)
+	if !b.listenOn(&q.Listen, "0.0.0.0", 1883) && !b.failedUnder(b.path) {
+		b.r.fail(b.join("listen"), "is missing", `add listen: "0.0.0.0:1883", or "127.0.0.1:1883" for this machine alone`)
+	}
+	b.sizeInt(&q.MaxPacket, 1<<10, 268435455, "max_packet")
+	b.sizeInt(&q.MaxPending, 64<<10, 1<<30, "max_pending_bytes")
+	b.integer(&q.MaxConns, 1, 65536, "max_connections")
+	b.integer(&q.MaxSubs, 1, 1e6, "max_subscriptions", "max_subs")
+	b.dur(&q.WriteDeadline, 100*time.Millisecond, 5*time.Minute, "write_deadline")
+	b.dur(&q.ConnectTimeout, 100*time.Millisecond, time.Minute, "connect_timeout")
+	q.Auth = c.Auth
+	q.Auth.Timeout = q.ConnectTimeout
+	b.sub(func(b *block) {
+		q.Auth = Auth{Timeout: q.ConnectTimeout}
+		readAuth(b, &q.Auth)
+	}, "authorization", "authentication")
+	q.ConnectTimeout = q.Auth.Timeout
+	if q.MaxPending < q.MaxPacket {
+		b.r.fail(b.join("max_pending_bytes"), fmt.Sprintf("%s is less than max_packet, %s", showSize(int64(q.MaxPending)), showSize(int64(q.MaxPacket))), "raise it or lower max_packet")
+	}
+	if q.MaxPacket > c.MaxPayload+mqttOverhead {
+		b.r.fail(b.join("max_packet"), fmt.Sprintf("%s lets in messages larger than max_payload, %s", showSize(int64(q.MaxPacket)), showSize(int64(c.MaxPayload))), "raise max_payload or lower it")
+	}
+	b.notYet(
+		"tls no_auth_user ack_wait ackwait js_api_timeout api_timeout js_domain stream_replicas consumer_replicas",
+		"max_ack_pending max_pending max_inflight: remove it; it counts messages, max_pending_bytes bounds the bytes waiting for one client",
+		"consumer_memory_storage consumer_inactive_threshold consumer_auto_cleanup reject_qos2_publish downgrade_qos2_subscribe",
+	)
+	return q
+}
+
+func readStore(b *block, s *Store) {
+	b.str(&s.Dir, "dir")
+	if !filepath.IsAbs(s.Dir) {
+		b.r.fail(b.join("dir"), fmt.Sprintf("%q is not an absolute path", s.Dir), "start it with /")
+	}
+	b.size(&s.JournalSize, 256<<10, 1<<30, "journal_size")
+	b.dur(&s.SpillAfter, 0, time.Minute, "spill_after")
+	b.dur(&s.CommitInterval, 10*time.Millisecond, time.Minute, "commit_interval")
+}
+
+// readOutboxes reads one block for each class of messages.
+func readOutboxes(b *block) []Outbox {
+	var out []Outbox
+	b.each(func(name string, v value) {
+		if !validName(name) {
+			v.fail("is not a name for an outbox", "use letters, digits, - and _, at most 32")
+			return
+		}
+		v.enter(func(b *block) { out = append(out, readOutbox(b, name)) })
+	})
+	if len(b.m) == 0 {
+		b.r.fail(b.path, "names no outbox", `add telemetry { subjects: [ "telemetry.>" ] } or remove the block`)
+	}
+	return out
+}
+
+func readOutbox(b *block, name string) Outbox {
+	o := defaultOutbox(name)
+	if !b.filters(&o.Subjects, "subjects", "subject") && !b.failedUnder(b.path) {
+		b.r.fail(b.join("subjects"), "is missing", `add subjects: [ "telemetry.>" ]`)
+	}
+	b.size(&o.MaxBytes, 64<<10, 1<<40, "max_bytes")
+	b.size(&o.MaxMsgs, 0, 1e12, "max_msgs")
+	b.integer(&o.Window, 1, 65536, "window")
+	b.dur(&o.AckTimeout, 100*time.Millisecond, 5*time.Minute, "ack_timeout")
+	full := "old"
+	b.oneOf(&full, []string{"old", "refuse"}, "full")
+	o.Refuse = full == "refuse"
+	b.hubName(&o.Stream, "stream")
+	b.hubName(&o.Domain, "domain")
+	return o
+}
+
+// hubName reads the name of something of JetStream's, which is one token.
+func (b *block) hubName(dst *string, key string) {
+	if b.str(dst, key); strings.ContainsAny(*dst, " \t\r\n.*>/\\") {
+		b.r.fail(b.join(key), fmt.Sprintf("%q is not a %s name", *dst, key), "it has no space, dot, *, >, / or \\")
+	}
+}
+
+// checkOutboxes finds subjects that an outbox cannot have: a message is in one
+// outbox or none, and replies and the hub's own subjects are never stored.
+func (c *Config) checkOutboxes(r *reader) {
+	for i, o := range c.Outboxes {
+		key := "outbox." + o.Name + ".subjects"
+		if o.MaxBytes < int64(c.MaxPayload) {
+			r.fail("outbox."+o.Name+".max_bytes", fmt.Sprintf("%s is less than max_payload, %s", showSize(o.MaxBytes), showSize(int64(c.MaxPayload))), "raise it or lower max_payload")
+		}
+		for j, s := range o.Subjects {
+			switch first, _, _ := strings.Cut(s, "."); {
+			case strings.HasPrefix(first, "$") || first == "_INBOX":
+				r.fail(key, fmt.Sprintf("%q is reserved for NATS itself", s), "store subjects of your own")
+			case first == "*" || first == ">":
+				r.fail(key, fmt.Sprintf("%q takes replies and subjects of NATS itself too", s), `start it with a word, as "telemetry.>"`)
+			}
+			for _, t := range o.Subjects[:j] {
+				if msg.Overlap(s, t) {
+					r.fail(key, fmt.Sprintf("%q and %q overlap", t, s), "keep the wider one")
+				}
+			}
+			for _, other := range c.Outboxes[:i] {
+				for _, t := range other.Subjects {
+					if msg.Overlap(s, t) {
+						r.fail(key, fmt.Sprintf("%q overlaps %q of outbox %q: a message would be stored twice", s, t, other.Name), "make them disjoint")
+					}
+				}
+			}
+		}
+	}
+}
+
+// validName reports whether s may name an outbox or a device.
+func validName(s string) bool {
+	for i := range len(s) {
+		c := s[i]
+		if (c < 'a' || c > 'z') && (c < 'A' || c > 'Z') && (c < '0' || c > '9') && c != '-' && c != '_' {
+			return false
+		}
+	}
+	return len(s) > 0 && len(s) <= 32
+}

@@ -1,0 +1,568 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"reflect"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/leafd/leafd/hw"
+	"github.com/nats-io/nats-server/v2/conf"
+	"github.com/nats-io/nkeys"
+)
+
+// testSeed is the seed of a user of these tests' own.
+var testSeed = func() string {
+	kp, _ := nkeys.FromRawSeed(nkeys.PrefixByteUser, []byte("a seed for the tests of leafd 32"))
+	seed, _ := kp.Seed()
+	return string(seed)
+}()
+
+// write puts files into one directory and returns the path of the first.
+func write(t testing.TB, files ...string) string {
+	t.Helper()
+	dir := t.TempDir()
+	for i := 0; i < len(files); i += 2 {
+		if err := os.WriteFile(filepath.Join(dir, files[i]), []byte(files[i+1]), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return filepath.Join(dir, files[0])
+}
+
+func load(t testing.TB, text string) (*Config, error) {
+	t.Helper()
+	return loadConfig(write(t, "leafd.conf", text))
+}
+
+func TestConfigEmptyIsDefault(t *testing.T) {
+	for _, text := range []string{"", "\n", "# nothing\n", "// nothing", "{}", "{\n}\n"} {
+		c, err := load(t, text)
+		if err != nil {
+			t.Fatalf("%q: %v", text, err)
+		}
+		c.File = ""
+		if !reflect.DeepEqual(c, defaultConfig()) {
+			t.Errorf("%q: %+v is not the default", text, c)
+		}
+	}
+}
+
+func TestConfigReadsEveryKey(t *testing.T) {
+	c, err := load(t, `
+server_name: edge-7, listen = "0.0.0.0:4333"
+max_payload 2MB; max_control_line: 8k
+max_pending: "16MB"
+max_connections: 100
+max_subs: 50
+ping_interval: "30s", ping_max: 3
+write_deadline: 5
+pid_file: /run/leafd.pid
+http_port: 8222
+debug: yes
+authorization { users: [ { user: a, password: 'x y' }, { username: b, pass: "12" } ], timeout: 1.5 }
+leafnodes {
+  reconnect_delay: "2s"
+  remotes: [
+    { urls: ["nats-leaf://u:p@hub1:7000", "nats://hub2" ]
+      nkey: `+testSeed+`
+      account: "$G"
+      no_randomize: true, compression: off
+      first_info_timeout: "3s", deny_imports: "x.>", deny_exports: [a.b, c.*] } ]
+}
+mqtt {
+  host: 10.0.0.1
+  port: 1884
+  max_packet: 64KB
+  max_pending_bytes: 1MB
+  max_connections: 10
+  max_subs: 9
+  write_deadline: "1s"
+  authorization { user: m, pass: n, timeout: 3 }
+}
+store { dir: /data/leafd, journal_size: 4MB, spill_after: "1s", commit_interval: "500ms" }
+outbox {
+  telemetry { subjects: [ "t.>", "u.*" ], max_bytes: 1GB, max_msgs: 1000, full: refuse, window: 10
+              stream: T, domain: hub, ack_timeout: "7s" }
+  alarms { subject: "alarm.>" }
+}
+hardware { devices {
+  air { driver: simulated, subject: "lab.air", interval: "2s" }
+} }
+`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := defaultConfig()
+	want.File, want.Warnings = c.File, c.Warnings
+	want.ServerName, want.Listen, want.HTTP, want.PidFile, want.Debug = "edge-7", "0.0.0.0:4333", "127.0.0.1:8222", "/run/leafd.pid", true
+	want.MaxPayload, want.MaxControlLine, want.MaxPending = 2<<20, 8000, 16<<20
+	want.MaxConnections, want.MaxSubs, want.PingMax = 100, 50, 3
+	want.PingInterval, want.WriteDeadline = 30*time.Second, 5*time.Second
+	want.Auth = Auth{Users: []User{{"a", "x y"}, {"b", "12"}}, Timeout: 1500 * time.Millisecond}
+	want.MQTT = &MQTT{Listen: "10.0.0.1:1884", Auth: Auth{Users: []User{{"m", "n"}}, Timeout: 3 * time.Second},
+		MaxPacket: 64 << 10, MaxPending: 1 << 20, MaxConns: 10, MaxSubs: 9, WriteDeadline: time.Second, ConnectTimeout: 3 * time.Second}
+	want.Store = Store{"/data/leafd", 4 << 20, time.Second, 500 * time.Millisecond}
+	alarms := defaultOutbox("alarms")
+	alarms.Subjects = []string{"alarm.>"}
+	want.Outboxes = []Outbox{alarms, {"telemetry", []string{"t.>", "u.*"}, 1 << 30, 1000, true, 10, "T", "hub", 7 * time.Second}}
+	want.Devices = []hw.Device{{Name: "air", Driver: "simulated", Subject: "lab.air", Interval: 2 * time.Second, Params: map[string]any{}}}
+	remote := c.Remote
+	c.Remote = nil
+	if !reflect.DeepEqual(c, want) {
+		t.Errorf("got  %+v\nwant %+v", c, want)
+	}
+	if got := fmt.Sprint(remote.URLs); got != "[nats-leaf://u:p@hub1:7000 nats-leaf://hub2:7422]" {
+		t.Errorf("urls %s", got)
+	}
+	remote.URLs = nil
+	if want := (&Remote{NKey: testSeed, KeepOrder: true, FirstInfoTimeout: 3 * time.Second, Reconnect: 2 * time.Second,
+		DenyImports: []string{"x.>"}, DenyExports: []string{"a.b", "c.*"}}); !reflect.DeepEqual(remote, want) {
+		t.Errorf("got  %+v\nwant %+v", remote, want)
+	}
+}
+
+func TestConfigMQTTInheritsAuthorization(t *testing.T) {
+	c, err := load(t, "mqtt { listen: 1883 }\nauthorization { token: s3cret }")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c.MQTT.Listen != "0.0.0.0:1883" || c.MQTT.Auth.Token != "s3cret" {
+		t.Errorf("got %+v", c.MQTT)
+	}
+}
+
+func TestConfigListenForms(t *testing.T) {
+	for text, want := range map[string]string{
+		"":                             "127.0.0.1:4222",
+		"port: 4333":                   "0.0.0.0:4333",
+		"port: -1":                     "0.0.0.0:0",
+		"host: ::1":                    "[::1]:4222",
+		"net: 10.1.2.3\nport: 4000":    "10.1.2.3:4000",
+		"listen: 4000":                 "0.0.0.0:4000",
+		"listen: \"4000\"":             "0.0.0.0:4000",
+		"listen: \":4000\"":            "0.0.0.0:4000",
+		"listen: localhost:-1":         "localhost:0",
+		"listen: 127.0.0.1:4000":       "127.0.0.1:4000",
+		"listen: \"[fe80::1]:4000\"":   "[fe80::1]:4000",
+		"P: 4001\nlisten: $P":          "0.0.0.0:4001",
+		"'listen' \"127.0.0.1:4002\";": "127.0.0.1:4002",
+	} {
+		c, err := load(t, text)
+		if err != nil {
+			t.Errorf("%q: %v", text, err)
+		} else if c.Listen != want {
+			t.Errorf("%q: %s, not %s", text, c.Listen, want)
+		}
+	}
+}
+
+func TestConfigVariables(t *testing.T) {
+	t.Setenv("LEAFD_TEST_PORT", "4555")
+	t.Setenv("LEAFD_TEST_LOOP", "$LEAFD_TEST_LOOP")
+	c, err := load(t, "port: $LEAFD_TEST_PORT\nTOP: edge\nserver_name: $TOP\n")
+	if err != nil || c.Listen != "0.0.0.0:4555" || c.ServerName != "edge" {
+		t.Fatalf("%+v, %v", c, err)
+	}
+	for text, want := range map[string]string{
+		"port: $LEAFD_TEST_UNSET\n":        `leafd.conf:1:1: key "$LEAFD_TEST_UNSET": is set neither`,
+		"\n\nport: $LEAFD_TEST_LOOP\n":     "leafd.conf:3:1: ",
+		"TOP: edge\nserver_name: edge\n":   `key "TOP": unknown key`,
+		"cluster: 4222\nport: $cluster\n":  `key "cluster": leafd does not have this nats-server key yet`,
+		"A: [ 1, 2 ]\nserver_name: $A\n":   `key "server_name": must be text, not a list`,
+		"SIZE: {a: 1}\nmax_payload: $SIZE": `must be a size such as 8MB, not a block`,
+	} {
+		if _, err := load(t, text); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%q: %v does not say %q", text, err, want)
+		}
+	}
+}
+
+// Each line of the file is one mistake; each must be named with its place.
+func TestConfigReportsEverything(t *testing.T) {
+	path := write(t, "leafd.conf", `lisen: 4222
+max_payload: 0
+cluster { name: x }
+jetstream: enabled
+mqtt {
+  listen: 1883
+  tls { cert_file: x }
+  max_pendng_bytes: 1MB
+}
+`)
+	_, err := loadConfig(path)
+	var es configErrors
+	if !errors.As(err, &es) {
+		t.Fatal(err)
+	}
+	want := []string{
+		`:1:1: key "lisen": unknown key; did you mean "listen"?`,
+		`:2:1: key "max_payload": 0 is out of range; use 1 to 64MB`,
+		`:3:1: key "cluster": leafd does not have this nats-server key yet; remove it`,
+		`:4:1: key "jetstream": leafd does not have this nats-server key yet; remove it; the hub keeps streams, and an outbox block keeps messages for it`,
+		`:7:3: key "mqtt.tls": leafd does not have this nats-server key yet; remove it`,
+		`:8:3: key "mqtt.max_pendng_bytes": unknown key; did you mean "max_pending_bytes"?`,
+	}
+	for i := range want {
+		want[i] = path + want[i]
+	}
+	if got := configProblems(err); !slices.Equal(got, want) {
+		t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+	}
+}
+
+const hub = `leafnodes { remotes: [ { url: "nats://hub" } ] }` + "\n"
+
+// badConfigs are texts and a part of the error each must give.
+var badConfigs = []struct{ text, want string }{
+	{"port: 0", "port 0 is out of range"},
+	{"port: 65536", "port 65536 is out of range"},
+	{"port: x", `key "port": must be a number, not text`},
+	{"listen: nowhere", `"nowhere" is not an address`},
+	{"listen: 4222\nport: 4222", `key "port": says the same as "listen"`},
+	{"host: a\nnet: b", "keep one of them"},
+	{"Port: 1\nport: 2", `says the same as`},
+	{"max_payload: -1", "-1 is out of range"},
+	{"max_payload: 1GB", "1GB is out of range; use 1 to 64MB"},
+	{"max_payload: 9KiB\nmax_payload: 1KB", "set twice, first at"},
+	{"max_pending: 99999999999GB", "is out of range"},
+	{"max_payload: 1e9", "is not a number with a unit"},
+	{"max_payload: 5bb", "is not a number with a unit"},
+	{"max_payload: 5kii", "has an unknown unit"},
+	{"max_pending: 100KB", "less than max_payload"},
+	{"ping_interval: 2m", `with quotes "2m" is minutes`},
+	{"ping_interval: soon", "is not a duration"},
+	{"ping_interval: \"-5s\"", "-5s is out of range"},
+	{"debug: 1", "must be true or false, not a number"},
+	{"server_name: 12", "must be text, not a number; put it in quotes"},
+	{"server_name: \"a b\"", "must be one word"},
+	{"server_name: \"\"", "is empty"},
+	{"authorization: x", "must be a block"},
+	{"authorization {}", "names neither users nor a token"},
+	{"authorization { user: x }", "needs both user and password"},
+	{"authorization { user: x, password: 1234 }", "must be text, not a number; put it in quotes"},
+	{"authorization { token: x, user: u, password: p }", "exclude one another"},
+	{"authorization { users: [ {user: a, password: b}, {user: a, password: c} ] }", `user "a" is there twice`},
+	{"authorization { users: [ a, b ] }", `key "authorization.users[0]": must be a block`},
+	{"authorization { user: a, password: $2a$11$abc }", "bcrypt"},
+	{"authorization { users: [ {nkey: U} ] }", "leafd does not have this nats-server key yet"},
+	{"leafnodes { listen: 7422 }", "takes no leafnodes itself"},
+	{"leafnodes { }", "names no hub"},
+	{"leafnodes { remotes: [ { url: \"nats://a\" }, { url: \"nats://b\" } ] }", "names 2 hubs"},
+	{"leafnodes { remotes: [ { url: \"tls://a\" } ] }", "does not have tls:// links yet"},
+	{"leafnodes { remotes: [ { url: \"wss://a\" } ] }", "does not have wss:// links yet"},
+	{"leafnodes { remotes: [ { url: \"http://a\" } ] }", `scheme "http"`},
+	{"leafnodes { remotes: [ { url: \"hub:7422\" } ] }", "is not the URL of a hub"},
+	{"leafnodes { remotes: [ { url: \"nats://hub:99999\" } ] }", "out of range"},
+	{"leafnodes { remotes: [ { url: \"nats://hub/x\" } ] }", "something after the port"},
+	{"leafnodes { remotes: [ { account: \"$G\" } ] }", `key "leafnodes.remotes[0].url": is missing`},
+	{"leafnodes { remotes: [ { url: \"nats://a\", account: EDGE } ] }", "does not have accounts yet"},
+	{"leafnodes { remotes: [ { url: \"nats://a\", nkey: SUAXYZ } ] }", "is not the seed of a user"},
+	{"leafnodes { remotes: [ { url: \"nats://a\", nkey: " + testSeed + ", creds: x } ] }", "excludes credentials"},
+	{"leafnodes { remotes: [ { url: \"nats://a\", compression: s2_auto } ] }", "does not have compression yet"},
+	{"leafnodes { remotes: [ { url: \"nats://a\", deny_imports: \"a..b\" } ] }", "is not a subject"},
+	{"leafnodes { remotes: [ { url: \"nats://a\", ws_compression: true } ] }", "leafd does not have this nats-server key yet"},
+	{"mqtt { }", `key "mqtt.listen": is missing`},
+	{"mqtt: true", "must be a block"},
+	{"mqtt { port: 1883, max_ack_pending: 10 }", "it counts messages"},
+	{"max_pending: 1MB\nmqtt { port: 1883, max_pending_bytes: 64KB }", "less than max_packet"},
+	{"mqtt { listen: \"127.0.0.1:4222\" }", `is the address of "listen" too`},
+	{"http: \"127.0.0.1:4222\"", `is the address of "listen" too`},
+	{"mqtt { port: 8222 }\nhttp: 8222", `is the address of "mqtt.listen" too`},
+	{"store { dir: relative }", "is not an absolute path"},
+	{"store { journal_size: 1 }", "use 256KB to 1GB"},
+	{"outbox { a { subjects: x } }", "an outbox needs a hub"},
+	{hub + "outbox { a { } }", `key "outbox.a.subjects": is missing`},
+	{hub + "outbox { }", "names no outbox"},
+	{hub + "outbox { \"a b\" { subjects: x } }", "is not a name for an outbox"},
+	{hub + "outbox { a: x }", `key "outbox.a": must be a block`},
+	{hub + "outbox { a { subjects: [] } }", "is empty"},
+	{hub + "outbox { a { subjects: [ 1 ] } }", "must be text"},
+	{hub + "outbox { a { subjects: \"x..y\" } }", "is not a subject"},
+	{hub + "outbox { a { subjects: \"$JS.x\" } }", "is reserved for NATS itself"},
+	{hub + "outbox { a { subjects: \"_INBOX.>\" } }", "is reserved for NATS itself"},
+	{hub + "outbox { a { subjects: \">\" } }", "takes replies"},
+	{hub + "outbox { a { subjects: [x, x] } }", `"x" and "x" overlap`},
+	{hub + "outbox { a { subjects: \"x.>\" }, b { subjects: \"x.*.z\" } }", `overlaps "x.>" of outbox "a"`},
+	{hub + "outbox { a { subjects: x, full: new } }", `must be one of "old", "refuse"`},
+	{hub + "outbox { a { subjects: x, max_bytes: 100KB } }", "less than max_payload"},
+	{hub + "outbox { a { subjects: x, stream: a.b } }", "is not a stream name"},
+	{"mqtt { port: 1883, max_packet: 2MB }", "lets in messages larger than max_payload"},
+	{"hardware { }", `key "hardware.devices": names no device`},
+	{"hardware { devices { a: x } }", `key "hardware.devices.a": must be a block`},
+	{"hardware { devices { a.b { } } }", "is not a name for a device"},
+	{"hardware { devices { a { } } }", `key "hardware.devices.a.driver": is missing; add one of `},
+	{"hardware { devices { a { driver: simulated } } }", `key "hardware.devices.a.subject": is missing`},
+	{"hardware { devices { a { driver: simulate, subject: x, foo: 1 } } }", `key "hardware.devices.a.driver": there is no driver "simulate"; the drivers are`},
+	{"hardware { devices { a { driver: simulated, subject: \"x.*\" } } }", `key "hardware.devices.a.subject": "x.*" is not a subject`},
+	{"hardware { devices { a { driver: simulated, subject: x, interval: 0 } } }", "out of range; use 10ms to 24h0m0s"},
+	{"hardware { devices { a { driver: simulated, subject: x, pins: [ 1 , 2 ] } } }", `key "hardware.devices.a.pins": unknown key`},
+	{"hardware { devices { a { driver: simulated, subject: x }, b { driver: simulated, subject: x } } }", `key "hardware.devices.b.subject": device "a" has "x" already`},
+	{hub + "outbox { a { subjects: x, max_age: \"1h\" } }", `key "outbox.a.max_age": unknown key`},
+
+	// The text itself.
+	{"\ufeffport: 4222", "byte order mark"},
+	{"port: 4222\x00", "a control byte (0x00)"},
+	{"port: 4222\rhost: x", "a carriage return inside a line"},
+	{"server_name: \"\xff\"", "not UTF-8"},
+	{"mqtt {\n  port: 1883\n", "the file ends inside the block opened on line 1"},
+	{"a: [ 1,", "the file ends inside the list opened on line 1"},
+	{"port: 4222\n}\n", `:2:1: this "}" closes nothing`},
+	{"{ port: 4222 } debug: true", "text after"},
+	{"mqtt{ port: 1883 }", `'{' inside a key; put a space before it`},
+	{"port:\n", `key "port": has no value`},
+	{"port\nhost: x", `key "port": has no value`},
+	{"port: # none\n", `key "port": has no value`},
+	{"a: [1]", `the number 1 touches ']'; put a space between them`},
+	{"a: [1 2]", "something follows the value in this list"},
+	{"a: b c", "something follows the value on this line"},
+	{"a: 'b", "does not end"},
+	{"a: \"b\n\"", "does not end on its line"},
+	{"a: \"b", "does not end"},
+	{"a: it's", "put the value in quotes"},
+	{"a: -", "put it in quotes"},
+	{"a: \"\\q\"", "Invalid escape character"},
+	{"a: 1.5s", "leafd.conf:1:1: Parse error"},
+	{"port\u00a0: 4222", "a space that is not the plain one"},
+	{"include", `key "include": has no value`},
+	{"include 'x", "does not end on its line"},
+	{"include \"missing.conf\"", "missing.conf: no such file"},
+	{"include \".\"", "it is not a regular file"},
+	{"include \"leafd.conf\"", "includes itself"},
+	{"x { include leafd.conf }", "includes itself"},
+	{strings.Repeat("a {", 100000), "nested deeper than 32"},
+	{strings.Repeat("{", 100000), `'{' inside a key`},
+	{"a: " + strings.Repeat("[", 100000), "nested deeper than 32"},
+	{strings.Repeat("#", 10<<20), "larger than 1024 KiB"},
+}
+
+func TestConfigRefusesByName(t *testing.T) {
+	for _, c := range badConfigs {
+		_, err := load(t, c.text)
+		shown := c.text[:min(len(c.text), 80)]
+		if err == nil {
+			t.Errorf("%q is accepted", shown)
+			continue
+		}
+		if !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%q:\n got %v\nwant %s", shown, err, c.want)
+		}
+		for _, line := range configProblems(err) {
+			if !strings.Contains(line, "leafd.conf") || strings.Contains(line, "SUAXYZ") {
+				t.Errorf("%q: %s", shown, line)
+			}
+		}
+	}
+}
+
+func TestConfigIncludes(t *testing.T) {
+	c, err := loadConfig(write(t,
+		"leafd.conf", "include port.conf\nmqtt { include 'mqtt.conf'; max_subs: 7 }\n",
+		"port.conf", "port: 4777 // here\n", "mqtt.conf", "{ \"listen\": \"127.0.0.1:1999\" }"))
+	if err != nil || c.Listen != "0.0.0.0:4777" || c.MQTT.Listen != "127.0.0.1:1999" || c.MQTT.MaxSubs != 7 {
+		t.Fatalf("%+v, %v", c, err)
+	}
+	for _, bad := range []struct {
+		files []string
+		want  string
+	}{
+		{[]string{"a.conf", "include b.conf", "b.conf", "\n\ninclude a.conf"}, "b.conf:3:1: "},
+		{[]string{"a.conf", "port: 1\ninclude b.conf", "b.conf", "debug: on, port: 2"}, `b.conf:1:12: key "port": set twice, first at `},
+		{[]string{"a.conf", "include b.conf", "b.conf", "\nprt: 2"}, `b.conf:2:1: key "prt": unknown key; did you mean "port"?`},
+		{[]string{"a.conf", "include b.conf", "b.conf", "\nport: $LEAFD_TEST_NONE"}, `b.conf:2:1: key "$LEAFD_TEST_NONE"`},
+		{[]string{"a.conf", strings.Repeat("x { include b.conf }\n", 70), "b.conf", ""}, "more than 64 files"},
+	} {
+		if _, err := loadConfig(write(t, bad.files...)); err == nil || !strings.Contains(err.Error(), bad.want) {
+			t.Errorf("%q: %v does not say %s", bad.files, err, bad.want)
+		}
+	}
+}
+
+func TestConfigNeverShowsSecrets(t *testing.T) {
+	const canary = "canary-secret"
+	for _, text := range []string{
+		`authorization { user: u, password: "canary-secret", token: "canary-secret" }`,
+		`authorization { user: u, password: [ "canary-secret" ] }`,
+		`leafnodes { remotes: [ { url: "nats://u:canary-secret@hub/x" } ] }`,
+		`leafnodes { remotes: [ { url: "nats://u:canary-secret@hub:x" } ] }`,
+		`leafnodes { remotes: [ { url: "nope://u:canary-secret@hub:1" } ] }`,
+		`leafnodes { remotes: [ { url: "nats://a", nkey: "canary-secret" } ] }`,
+	} {
+		_, err := load(t, text)
+		if err == nil || strings.Contains(err.Error(), canary) {
+			t.Errorf("%s: %v", text, err)
+		}
+	}
+}
+
+func TestConfigWarnsOfOpenListeners(t *testing.T) {
+	c, err := load(t, "port: 4222\nmqtt { port: 1883 }\nhttp: \"0.0.0.0:8222\"")
+	if err != nil || len(c.Warnings) != 3 {
+		t.Fatalf("%v, %v", c, err)
+	}
+	c, err = load(t, "port: 4222\nmqtt { port: 1883 }\nhttp: 8222\nauthorization { token: x }")
+	if err != nil || len(c.Warnings) != 0 {
+		t.Fatalf("%v, %v", c.Warnings, err)
+	}
+}
+
+func TestCheckConfig(t *testing.T) {
+	path := write(t, "leafd.conf", "port: 4222\n")
+	said, err := checkConfig(path)
+	if err != nil || !strings.HasSuffix(said, "configuration file "+path+" is valid") || !strings.HasPrefix(said, "warning: ") {
+		t.Errorf("%q, %v", said, err)
+	}
+	path = write(t, "leafd.conf", `leafnodes { remotes: [ { url: "nats://a", creds: "/nonexistent/x.creds" } ] }`)
+	if _, err := checkConfig(path); err == nil || !strings.Contains(err.Error(), "/nonexistent/x.creds: no such file") {
+		t.Errorf("%v", err)
+	}
+}
+
+// demoEnv sets what the demo sets for its configuration.
+func demoEnv(t testing.TB) {
+	for k, v := range map[string]string{"LEAFD_NATS_PORT": "14222", "LEAFD_MQTT_PORT": "11883", "LEAFD_HTTP_PORT": "18222",
+		"LEAFD_HUB_URL": "nats-leaf://127.0.0.1:17422", "LEAFD_STORE": "/tmp/leafd-demo"} {
+		t.Setenv(k, v)
+	}
+}
+
+func TestDemoConfig(t *testing.T) {
+	demoEnv(t)
+	c, err := loadConfig("../../scripts/demo/leafd.conf")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c.Listen != "127.0.0.1:14222" || c.MQTT.Listen != "127.0.0.1:11883" || c.HTTP != "127.0.0.1:18222" || len(c.Warnings) > 0 ||
+		c.Remote.URLs[0].String() != "nats-leaf://127.0.0.1:17422" || c.Store.Dir != "/tmp/leafd-demo" || len(c.Outboxes) != 1 || len(c.Devices) != 3 {
+		t.Errorf("%+v", c)
+	}
+}
+
+// The file that is installed changes nothing as it is. With its comment marks taken
+// away it is valid, and what it does not call an example is the default.
+func TestDeployConfigShowsDefaults(t *testing.T) {
+	const path = "../../deploy/leafd.conf"
+	c, err := loadConfig(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.File = ""
+	if !reflect.DeepEqual(c, defaultConfig()) {
+		t.Errorf("%s is not the default: %+v", path, c)
+	}
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	lines := strings.Split(string(text), "\n")
+	for i, line := range lines {
+		if len(line) > 1 && line[0] == '#' && (line[1] != ' ' || strings.HasPrefix(line, "#  ")) {
+			lines[i] = line[1:]
+		}
+	}
+	if c, err = load(t, strings.Join(lines, "\n")); err != nil {
+		t.Fatal(err)
+	}
+	if c.Remote == nil || c.MQTT == nil || len(c.Outboxes) != 1 || len(c.Devices) != 3 {
+		t.Fatalf("%s does not show every block: %+v", path, c)
+	}
+	want := defaultConfig()
+	want.File, want.Warnings, want.Devices = c.File, c.Warnings, c.Devices
+	want.ServerName, want.HTTP, want.PidFile, want.Auth.Users = c.ServerName, c.HTTP, c.PidFile, c.Auth.Users
+	want.MQTT = defaultMQTT(want.MaxPayload)
+	want.MQTT.Listen, want.MQTT.Auth = c.MQTT.Listen, c.MQTT.Auth
+	want.Remote = defaultRemote()
+	want.Remote.URLs, want.Remote.Credentials = c.Remote.URLs, c.Remote.Credentials
+	want.Remote.DenyImports, want.Remote.DenyExports = c.Remote.DenyImports, c.Remote.DenyExports
+	box := defaultOutbox(c.Outboxes[0].Name)
+	box.Subjects, box.Stream, box.Domain = c.Outboxes[0].Subjects, c.Outboxes[0].Stream, c.Outboxes[0].Domain
+	want.Outboxes = []Outbox{box}
+	if !reflect.DeepEqual(c, want) {
+		t.Errorf("%s shows\n%+v\nthe defaults are\n%+v", path, c, want)
+	}
+}
+
+// Every key that the reader asks for is in the installed file, in one spelling.
+func TestDeployConfigShowsEveryKey(t *testing.T) {
+	text, err := os.ReadFile("../../deploy/leafd.conf")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, key := range strings.Fields(`server_name listen max_payload max_control_line max_pending max_connections
+		max_subscriptions ping_interval ping_max write_deadline authorization users user password timeout token http debug
+		pid_file leafnodes reconnect remotes urls no_randomize credentials nkey first_info_timeout deny_imports
+		deny_exports mqtt max_packet max_pending_bytes connect_timeout store dir journal_size spill_after
+		commit_interval outbox subjects max_bytes max_msgs full window ack_timeout stream domain hardware devices
+		driver subject interval`) {
+		if !regexp.MustCompile(`[#{ ]` + key + `(:| \{)`).Match(text) {
+			t.Errorf("key %q is not shown", key)
+		}
+	}
+}
+
+// structure is the keys of a parsed file, for comparison with the scanner's.
+func structure(v any) any {
+	if t, ok := v.(token); ok {
+		v = t.Value()
+	}
+	m, ok := v.(map[string]any)
+	if !ok {
+		return nil
+	}
+	out := make(map[string]any)
+	for k, v := range m {
+		out[k] = structure(v)
+	}
+	return out
+}
+
+// FuzzConfig reads any text as a configuration: no crash, no hang, an error for
+// people or a Config; and what the scanner lets through, conf reads with the same
+// keys at the top.
+func FuzzConfig(f *testing.F) {
+	for _, c := range badConfigs {
+		if len(c.text) < 1000 {
+			f.Add(c.text)
+		}
+	}
+	demoEnv(f)
+	for _, path := range []string{"../../deploy/leafd.conf", "../../scripts/demo/leafd.conf"} {
+		if text, err := os.ReadFile(path); err == nil {
+			f.Add(string(text))
+		}
+	}
+	f.Add("a 'b'; c [ \"d\\\"\", {e: f}, ( ]\n")
+	f.Add("{\"a\": {\"b\": [1 , 2.5, -3k , true, 2020-01-01T00:00:00Z]}}\n")
+	f.Fuzz(func(t *testing.T, text string) {
+		if strings.Contains(strings.ToLower(text), "include") {
+			return // would read files of this machine; TestConfigIncludes has them
+		}
+		s := &scan{stack: []string{"fuzz.conf"}}
+		keys := make(keySet)
+		s.run("fuzz.conf", text, keys)
+		if len(s.errs) > 0 {
+			return
+		}
+		m, err := parseConf("fuzz.conf", func() (map[string]any, error) { return conf.ParseWithChecks(text) })
+		if err != nil {
+			if strings.Contains(err.Error(), "parser failed") {
+				t.Fatal(err)
+			}
+			return
+		}
+		got, want := slices.Sorted(maps.Keys(keys)), slices.Sorted(maps.Keys(structure(m).(map[string]any)))
+		if !slices.Equal(got, want) {
+			t.Fatalf("%q: the scanner sees the keys %q, conf %q", text, got, want)
+		}
+		if _, err := readConfig("fuzz.conf", m); err != nil && len(configProblems(err)) == 0 {
+			t.Fatal("an error that says nothing")
+		}
+	})
+}

@@ -1,0 +1,85 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"strings"
+	"syscall"
+
+	"github.com/nats-io/nkeys"
+)
+
+// Errors a person meets at the start, each as one line with what to do.
+
+// checkCreds says whether the .creds file at path holds a JWT and the seed of a
+// user. The seed is wiped before it returns.
+func checkCreds(path string) error {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return credsError(path, err)
+	}
+	defer clear(data)
+	jwt, err := nkeys.ParseDecoratedJWT(data) // gives the whole file back if nothing in it is marked as a JWT
+	if err != nil || strings.Count(jwt, ".") != 2 || strings.ContainsAny(jwt, " \n") {
+		return credsError(path, errors.New("there is no user JWT in it"))
+	}
+	kp, err := nkeys.ParseDecoratedUserNKey(data)
+	if err != nil {
+		return credsError(path, errors.New("there is no user seed in it"))
+	}
+	kp.Wipe()
+	return nil
+}
+
+// credsError explains why the hub's credentials cannot be used.
+func credsError(path string, err error) error {
+	return fmt.Errorf("cannot use credentials %s: %w; %s", path, reasonOf(err), fileRemedy(err,
+		`put a file made by "nsc generate creds" there, or correct leafnodes.remotes.credentials`))
+}
+
+// storeError explains why the durable logs in dir cannot be opened.
+func storeError(dir string, err error) error {
+	return fmt.Errorf("cannot open the store in %s: %w; %s", dir, reasonOf(err), fileRemedy(err,
+		"set store.dir to a directory leafd may write to"))
+}
+
+// listenError explains why what ("NATS", "MQTT", "monitoring") cannot listen on
+// addr; key is the configuration key that sets it.
+func listenError(what, key, addr string, err error) error {
+	_, port, _ := net.SplitHostPort(addr)
+	remedy := "correct " + key
+	switch {
+	case errors.Is(err, syscall.EADDRINUSE):
+		remedy = fmt.Sprintf("another program has this port: ss -ltnp 'sport = :%s' shows it; stop it or set %s to another", port, key)
+	case errors.Is(err, syscall.EADDRNOTAVAIL):
+		remedy = fmt.Sprintf("this machine does not have that address: ip addr lists those it has; correct %s", key)
+	case errors.Is(err, syscall.EACCES):
+		remedy = fmt.Sprintf("ports below 1024 need a privilege: set %s to a higher one", key)
+	}
+	return fmt.Errorf("cannot listen on %s for %s: %w; %s", addr, what, reasonOf(err), remedy)
+}
+
+// reasonOf strips the operation and the path, which our sentence names already.
+func reasonOf(err error) error {
+	if pe := (*os.PathError)(nil); errors.As(err, &pe) {
+		return pe.Err
+	}
+	if oe := (*net.OpError)(nil); errors.As(err, &oe) {
+		return oe.Err
+	}
+	return err
+}
+
+func fileRemedy(err error, otherwise string) string {
+	switch {
+	case errors.Is(err, os.ErrPermission):
+		return "let the user leafd runs as read and write it (chown, chmod)"
+	case errors.Is(err, syscall.EROFS):
+		return "the file system is read-only: remount it, or name a path on another"
+	case errors.Is(err, syscall.ENOSPC):
+		return "the file system is full: free some space"
+	}
+	return otherwise
+}
