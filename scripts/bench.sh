@@ -103,8 +103,8 @@ done
 # leafd as the demo configures it; nats-server with what it has of that: the same
 # listeners, a store, and the link to a hub. Both have the same live hub.
 mapfile -t ports < <("$perf" ports -n 5)
-export NATS_PORT=${ports[0]} MQTT_PORT=${ports[1]} HTTP_PORT=${ports[2]} STORE_DIR="\"$work/store\""
-export HUB_URL="\"nats-leaf://127.0.0.1:${ports[4]}\""
+export LEAFD_NATS_PORT=${ports[0]} LEAFD_MQTT_PORT=${ports[1]} LEAFD_HTTP_PORT=${ports[2]} LEAFD_STORE="\"$work/store\""
+export LEAFD_HUB_URL="\"nats-leaf://127.0.0.1:${ports[4]}\""
 cat >"$work/hub.conf" <<CONF
 server_name: hub
 listen: "127.0.0.1:${ports[3]}"
@@ -113,22 +113,22 @@ leafnodes { listen: "127.0.0.1:${ports[4]}" }
 CONF
 cat >"$work/gateway.conf" <<'CONF'
 server_name: gateway
-host: "127.0.0.1", port: $NATS_PORT
-http: $HTTP_PORT
-mqtt { host: "127.0.0.1", port: $MQTT_PORT }
-jetstream { store_dir: $STORE_DIR, domain: gateway }
-leafnodes { remotes: [ { url: $HUB_URL } ] }
+host: "127.0.0.1", port: $LEAFD_NATS_PORT
+http: $LEAFD_HTTP_PORT
+mqtt { host: "127.0.0.1", port: $LEAFD_MQTT_PORT }
+jetstream { store_dir: $LEAFD_STORE, domain: gateway }
+leafnodes { remotes: [ { url: $LEAFD_HUB_URL } ] }
 CONF
 "${on_generator[@]}" "$work/nats-server" -c "$work/hub.conf" >"$work/hub.log" 2>&1 &
 pids+=($!)
 await "${ports[3]}" "${ports[4]}"
-"$perf" stream -addr "127.0.0.1:${ports[3]}" -name BARN -subjects 'barn.>'
+"$perf" stream -addr "127.0.0.1:${ports[3]}" -name DEMO -subjects 'demo.>'
 declare -A conf=([leafd]=$root/scripts/demo/leafd.conf [nats-server]=$work/gateway.conf)
 for ((round = 1; round <= rounds; round++)); do
 	for name in "${servers[@]}"; do
 		rm -rf "$work/store"
 		"${on_generator[@]}" "$perf" startup -tag "$name" -json "$results" -runs 3 -dur 5s -proto mqtt \
-			-addr "127.0.0.1:$MQTT_PORT" -cmd "${on_server[*]} ${binary[$name]} -c ${conf[$name]}" >&2
+			-addr "127.0.0.1:$LEAFD_MQTT_PORT" -cmd "${on_server[*]} ${binary[$name]} -c ${conf[$name]}" >&2
 	done
 done
 

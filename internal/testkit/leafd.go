@@ -14,8 +14,8 @@ type LeafdOptions struct {
 	// Config is the text of its configuration file. It refers to what testkit
 	// chooses by the variables of the configuration language, without quotes:
 	//
-	//	$NATS_PORT $MQTT_PORT $HTTP_PORT   ports of 127.0.0.1 that stay the same over a restart
-	//	$STORE_DIR                         a directory of this leafd that outlives a restart
+	//	$LEAFD_NATS_PORT $LEAFD_MQTT_PORT $LEAFD_HTTP_PORT   ports of 127.0.0.1 that stay the same over a restart
+	//	$LEAFD_STORE                                         a directory of this leafd that outlives a restart
 	//
 	// StartLeafd waits until those of the three ports that it names accept.
 	Config string
@@ -78,7 +78,7 @@ func StartLeafd(t T, o LeafdOptions) *Leafd {
 }
 
 func (l *Leafd) ports() map[string]int {
-	return map[string]int{"NATS_PORT": l.NATSPort, "MQTT_PORT": l.MQTTPort, "HTTP_PORT": l.HTTPPort}
+	return map[string]int{"LEAFD_NATS_PORT": l.NATSPort, "LEAFD_MQTT_PORT": l.MQTTPort, "LEAFD_HTTP_PORT": l.HTTPPort}
 }
 
 // uses reports whether the configuration of the run to come names a variable.
@@ -88,7 +88,7 @@ func (l *Leafd) uses(name string) bool {
 }
 
 func (l *Leafd) environ(more map[string]string) []string {
-	env := []string{fmt.Sprintf("STORE_DIR=%q", l.StoreDir)}
+	env := []string{fmt.Sprintf("LEAFD_STORE=%q", l.StoreDir)}
 	for name, port := range l.ports() {
 		env = append(env, fmt.Sprintf("%s=%d", name, port))
 	}

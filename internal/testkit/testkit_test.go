@@ -392,10 +392,10 @@ func TestGatewayToolsOnAStandIn(t *testing.T) {
 		TraceWrites: true,
 		Env:         map[string]string{"NAME": "stand-in"},
 		Config: `server_name: $NAME
-			host: "127.0.0.1", port: $NATS_PORT
-			http_port: $HTTP_PORT
-			jetstream { store_dir: $STORE_DIR, sync_interval: always }
-			mqtt { host: "127.0.0.1", port: $MQTT_PORT }`,
+			host: "127.0.0.1", port: $LEAFD_NATS_PORT
+			http_port: $LEAFD_HTTP_PORT
+			jetstream { store_dir: $LEAFD_STORE, sync_interval: always }
+			mqtt { host: "127.0.0.1", port: $LEAFD_MQTT_PORT }`,
 	})
 	var v struct {
 		Name string `json:"server_name"`
