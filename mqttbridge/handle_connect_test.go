@@ -15,6 +15,8 @@ func hello(change func(*packet.Connect)) []byte {
 	return p.Append(nil)
 }
 
+func nothing(*packet.Connect) {}
+
 // What is answered to a CONNECT, byte by byte; a nil answer is a connection closed
 // without one.
 func TestConnectAnswers(t *testing.T) {
@@ -34,7 +36,7 @@ func TestConnectAnswers(t *testing.T) {
 		answer []byte
 		stays  bool
 	}{
-		{"3.1.1", hello(func(p *packet.Connect) {}), []byte{0x20, 2, 0, 0}, true},
+		{"3.1.1", hello(nothing), []byte{0x20, 2, 0, 0}, true},
 		{"user and password", hello(func(p *packet.Connect) {
 			p.HasUser, p.Username, p.HasPass, p.Password = true, []byte("u"), true, []byte("p")
 		}), []byte{0x20, 2, 0, 0}, true},
@@ -52,7 +54,7 @@ func TestConnectAnswers(t *testing.T) {
 		{"level 0", name("MQTT", 0), []byte{0x20, 2, 0, 1}, false},
 		{"another protocol", name("AMQP", 4), []byte{0x20, 2, 0, 1}, false},
 		{"client id with NATS's special characters", hello(func(p *packet.Connect) { p.ClientID = []byte("a.> *\t$") }), []byte{0x20, 2, 0, 0}, true},
-		{"reserved flag", slices.Replace(hello(func(p *packet.Connect) {}), 9, 10, 3), nil, false},
+		{"reserved flag", slices.Replace(hello(nothing), 9, 10, 3), nil, false},
 		{"will topic with white space", hello(func(p *packet.Connect) { p.HasWill, p.Will.Topic = true, []byte("a b") }), nil, false},
 		{"will topic with wildcard", hello(func(p *packet.Connect) { p.HasWill, p.Will.Topic = true, []byte("a/+") }), nil, false},
 	} {
@@ -86,7 +88,7 @@ func TestConnectIsFirstAndOnce(t *testing.T) {
 		d.expectEnd()
 	}
 	d := b.connect("dev")
-	d.send(hello(func(p *packet.Connect) {}))
+	d.send(hello(nothing))
 	d.expectEnd()
 	testkit.Eventually(t, func() bool { return b.Stats().Connections == 0 }, "all gone: %+v", b.Stats())
 	if n := b.fault("protocol_error"); n != 16 {
@@ -141,7 +143,7 @@ func TestTakeoverRace(t *testing.T) {
 		d := b.dial()
 		go func() {
 			defer func() { done <- struct{}{} }()
-			d.nc.Write(append(hello(func(*packet.Connect) {}), 0x82, 6, 0, 1, 0, 1, 'a', 0))
+			d.nc.Write(append(hello(nothing), 0x82, 6, 0, 1, 0, 1, 'a', 0))
 		}()
 	}
 	for range n {

@@ -17,8 +17,8 @@ import (
 	"github.com/leafd/leafd/mqttbridge/packet"
 )
 
-// broker is a server on loopback with its router, a barrier that the test holds,
-// and a durable log on "log.>".
+// broker is a server on loopback with its router, a barrier that the test holds
+// unless it brings its own, and a durable log on "log.>".
 type broker struct {
 	*Server
 	t        testing.TB
@@ -54,7 +54,9 @@ func newBroker(t testing.TB, o Options) *broker {
 		t.Fatal(err)
 	}
 	o.Router = b.router
-	o.Barrier = func(fn func(error)) { b.barriers <- fn }
+	if o.Barrier == nil {
+		o.Barrier = func(fn func(error)) { b.barriers <- fn }
+	}
 	o.Logger = slog.New(slog.NewTextHandler(b.logged, nil))
 	b.Server = New(o)
 	return b
@@ -248,3 +250,5 @@ func (l *pipeListener) dial(t testing.TB) *client {
 	t.Cleanup(func() { near.Close() })
 	return &client{t, near}
 }
+
+func newSub(filter string) *msg.Sub { return &msg.Sub{Subject: filter} }

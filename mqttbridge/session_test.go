@@ -75,7 +75,7 @@ func TestConnectTimeout(t *testing.T) {
 	inBubble(t, Options{}, func(t *testing.T, b *broker, ln *pipeListener) {
 		silent, slow := ln.dial(t), ln.dial(t)
 		from := time.Now()
-		for _, c := range hello(func(*packet.Connect) {})[:10] {
+		for _, c := range hello(nothing)[:10] {
 			slow.send([]byte{c})
 			time.Sleep(190 * time.Millisecond)
 		}
