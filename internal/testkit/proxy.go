@@ -167,6 +167,10 @@ func (p *Proxy) accept() {
 
 func (p *Proxy) serve(c net.Conn) {
 	defer c.Close()
+	if p.isCut() {
+		_ = c.(*net.TCPConn).SetLinger(0) // the target hears nothing of it
+		return
+	}
 	to, err := net.Dial("tcp", p.target)
 	if err != nil {
 		return
@@ -175,7 +179,7 @@ func (p *Proxy) serve(c net.Conn) {
 	w := &wire{ends: [2]net.Conn{c, to}}
 	p.mu.Lock()
 	p.wires[w] = struct{}{}
-	if p.cut {
+	if p.cut { // meanwhile
 		p.cutLocked()
 	}
 	p.mu.Unlock()
@@ -239,6 +243,12 @@ func (p *Proxy) pass(w *wire, d Direction, n int) (pass int, cut bool) {
 	}
 	p.passed[d] += int64(pass)
 	return pass, cut
+}
+
+func (p *Proxy) isCut() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.cut
 }
 
 func (p *Proxy) live(w *wire) bool {
