@@ -177,7 +177,7 @@ func TestMosquittoClients(t *testing.T) {
 	}
 	got, stop := testkit.MosquittoSub(t, port, "-q", "1", "-t", "log/+", "-t", "a.b/#")
 	testkit.MosquittoPub(t, port, "-q", "1", "-t", "log/x", "-m", "one")
-	testkit.MosquittoPub(t, port, "-q", "0", "-t", "a.b", "-m", "two", "-r")
+	testkit.MosquittoPub(t, port, "-q", "1", "-t", "a.b", "-m", "two", "-r")
 	b.publish("log.y", "three")
 	for _, want := range []testkit.MQTTMessage{{Topic: "log/x", Payload: "one"}, {Topic: "a.b", Payload: "two"}, {Topic: "log/y", Payload: "three"}} {
 		if m := <-got; m != want {

@@ -331,14 +331,15 @@ func (s *session) end(cause error) {
 		cancel()
 	}
 	var fault *packet.Error
-	if errors.As(cause, &fault) && fault != errTakenOver && fault != errKeepAlive {
+	errors.As(cause, &fault)
+	s.report(cause, fault)
+	s.srv.forget(s) // before the client can know of its end: one that comes back takes nothing over
+	if fault != nil && fault != errTakenOver && fault != errKeepAlive {
 		s.out.Flush()
 		s.out.Close(nil)
 	} else {
 		s.out.Close(cause)
 	}
-	s.srv.forget(s)
-	s.report(cause, fault)
 }
 
 // report tells the log. A client that leaves is no news.
