@@ -1,0 +1,23 @@
+// Package monitor answers questions about a running leafd over HTTP: is it well
+// (/healthz), what does it do (/varz, with nats-server's names, so that its tools
+// can read it), and how does it stand with the hub (/uplinkz). It imports only the
+// standard library and none of leafd's packages: the daemon hands it functions that
+// fill in the structs of snapshot.go.
+//
+// Call [New] for a handler and [Serve] to answer on a listener until its context
+// ends.
+//
+// # Concurrency
+//
+// The snapshot functions of [Options] are called once for each request, on its
+// goroutine, and by several requests at once. Between requests nothing runs.
+//
+// # Promises
+//
+// No answer holds a secret: what is shown of a URL has no user and no password, if
+// the daemon fills [Remote].URL as told. A stranger costs a bounded amount: few
+// connections at once, small headers, a few seconds to send them. Nothing can be
+// changed here: only GET and HEAD are answered.
+//
+// Reading order: monitor.go, snapshot.go, process.go, serve.go.
+package monitor

@@ -1,0 +1,100 @@
+package monitor
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"runtime"
+	"strconv"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// minCPUSpan is the shortest time over which a CPU share means something: the
+// kernel counts in ticks. Asked sooner, the last share is told again.
+const minCPUSpan = 100 * time.Millisecond
+
+// process samples this process.
+type process struct {
+	start time.Time // static
+
+	mu     sync.Mutex
+	last   time.Time     // guarded by mu; when spent was taken
+	spent  time.Duration // guarded by mu; CPU time, user and system
+	share  float64       // guarded by mu; percent, of the last span
+	getCPU func() time.Duration
+}
+
+func newProcess() *process {
+	now := time.Now()
+	return &process{start: now, last: now, spent: cpuTime(), getCPU: cpuTime}
+}
+
+func (p *process) sample() Process {
+	now := time.Now()
+	return Process{
+		Start: p.start, Now: now, Uptime: uptime(now.Sub(p.start)),
+		Mem: residentBytes(), Cores: runtime.NumCPU(), MaxProcs: runtime.GOMAXPROCS(0),
+		CPU: p.cpu(now), Goroutines: runtime.NumGoroutine(),
+	}
+}
+
+// cpu is the share of one core since the last question, in percent.
+func (p *process) cpu(now time.Time) float64 {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	span := now.Sub(p.last)
+	if span < minCPUSpan {
+		return p.share
+	}
+	spent := p.getCPU()
+	tenths := float64(spent-p.spent) * 1000 / float64(span)
+	p.share = float64(int64(tenths+0.5)) / 10
+	p.last, p.spent = now, spent
+	return p.share
+}
+
+// cpuTime is what this process has used of all cores, as getrusage(2) says.
+func cpuTime() time.Duration {
+	var ru syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &ru); err != nil {
+		return 0
+	}
+	return time.Duration(ru.Utime.Nano() + ru.Stime.Nano())
+}
+
+// residentBytes is the second field of statm, in pages (proc_pid_statm(5)); 0 if
+// there is no /proc.
+func residentBytes() int64 {
+	statm, err := os.ReadFile("/proc/self/statm")
+	if err != nil {
+		return 0
+	}
+	fields := bytes.Fields(statm)
+	if len(fields) < 2 {
+		return 0
+	}
+	pages, err := strconv.ParseInt(string(fields[1]), 10, 64)
+	if err != nil {
+		return 0
+	}
+	return pages * int64(os.Getpagesize())
+}
+
+// uptime writes d as nats-server does: "5s", "4m5s", "2d3h4m5s", "1y2d3h4m5s".
+func uptime(d time.Duration) string {
+	s := int64(d / time.Second)
+	m, h, days := s/60, s/3600, s/86400
+	switch years := days / 365; {
+	case years > 0:
+		return fmt.Sprintf("%dy%dd%dh%dm%ds", years, days%365, h%24, m%60, s%60)
+	case days > 0:
+		return fmt.Sprintf("%dd%dh%dm%ds", days, h%24, m%60, s%60)
+	case h > 0:
+		return fmt.Sprintf("%dh%dm%ds", h, m%60, s%60)
+	case m > 0:
+		return fmt.Sprintf("%dm%ds", m, s%60)
+	}
+	return fmt.Sprintf("%ds", s)
+}

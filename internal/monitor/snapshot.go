@@ -1,0 +1,168 @@
+package monitor
+
+import (
+	"encoding/json"
+	"time"
+)
+
+// Varz is the answer of /varz. The fields of nats-server's have its names and
+// units (nats-server, "varz"), so that nats-top and exporters read them; what
+// leafd alone has is under "leafd".
+type Varz struct {
+	ServerID   string `json:"server_id"`
+	ServerName string `json:"server_name"`
+	Version    string `json:"version"`
+	GoVersion  string `json:"go"`
+	Host       string `json:"host"`
+	Port       int    `json:"port"`
+	HTTPHost   string `json:"http_host"`
+	HTTPPort   int    `json:"http_port"`
+
+	AuthRequired  bool          `json:"auth_required,omitempty"`
+	MaxConn       int           `json:"max_connections"`
+	MaxSubs       int           `json:"max_subscriptions,omitempty"`
+	MaxPayload    int           `json:"max_payload"`
+	MaxControl    int           `json:"max_control_line"`
+	MaxPending    int           `json:"max_pending"`
+	PingInterval  time.Duration `json:"ping_interval"` // nanoseconds
+	PingMax       int           `json:"ping_max"`
+	WriteDeadline time.Duration `json:"write_deadline"` // nanoseconds
+
+	Process
+
+	Connections      int    `json:"connections"`
+	TotalConnections uint64 `json:"total_connections"`
+	Leafnodes        int    `json:"leafnodes"` // 1 while the link is up
+	Subscriptions    int    `json:"subscriptions"`
+	InMsgs           uint64 `json:"in_msgs"`
+	OutMsgs          uint64 `json:"out_msgs"`
+	InBytes          uint64 `json:"in_bytes"`
+	OutBytes         uint64 `json:"out_bytes"`
+	SlowConsumers    uint64 `json:"slow_consumers"`
+
+	Leafd Leafd `json:"leafd"`
+}
+
+// Process is what the operating system says of this process.
+type Process struct {
+	Start      time.Time `json:"start"`
+	Now        time.Time `json:"now"`
+	Uptime     string    `json:"uptime"` // "2d3h4m5s"
+	Mem        int64     `json:"mem"`    // bytes resident
+	Cores      int       `json:"cores"`
+	MaxProcs   int       `json:"gomaxprocs"`
+	CPU        float64   `json:"cpu"` // percent of one core since the last question
+	Goroutines int       `json:"goroutines"`
+}
+
+// Leafd is what leafd has and nats-server has not.
+type Leafd struct {
+	Drops    map[string]uint64 `json:"drops"`              // deliveries refused, by reason
+	Refused  uint64            `json:"refused"`            // connections over the limit
+	BadProto uint64            `json:"protocol_errors"`    // connections ended for what they sent
+	BadAuth  uint64            `json:"auth_errors"`        // connections refused for their credentials
+	Panics   uint64            `json:"panics"`             // handlers that failed; each ended one connection
+	MQTT     *MQTT             `json:"mqtt,omitempty"`     // nil without an MQTT listener
+	Hardware []Device          `json:"hardware,omitempty"` // by name
+}
+
+// MQTT counts what the MQTT listener did.
+type MQTT struct {
+	Host             string            `json:"host"`
+	Port             int               `json:"port"`
+	Connections      int               `json:"connections"`
+	TotalConnections uint64            `json:"total_connections"`
+	Refused          uint64            `json:"refused"`
+	InMsgs           uint64            `json:"in_msgs"`
+	OutMsgs          uint64            `json:"out_msgs"`
+	InBytes          uint64            `json:"in_bytes"`
+	OutBytes         uint64            `json:"out_bytes"`
+	Takeovers        uint64            `json:"takeovers"` // connections ended by another with their client id
+	Wills            uint64            `json:"wills"`
+	Faults           map[string]uint64 `json:"faults"` // connections ended, by reason
+}
+
+// Device is the health of one sensor, input or output.
+type Device struct {
+	Name      string    `json:"name"`
+	Driver    string    `json:"driver"`
+	Subject   string    `json:"subject"`
+	Part      string    `json:"part,omitempty"`
+	State     string    `json:"state"` // ok, missing, failed, skipped, starting
+	Since     time.Time `json:"since,omitzero"`
+	LastError string    `json:"last_error,omitempty"`
+	Readings  uint64    `json:"readings"`
+	Commands  uint64    `json:"commands"`
+	Failures  uint64    `json:"failures"`
+}
+
+// Uplinkz is the answer of /uplinkz.
+type Uplinkz struct {
+	ServerName string    `json:"server_name"`
+	Now        time.Time `json:"now"`
+	Remotes    []Remote  `json:"remotes"`
+	Outboxes   []Outbox  `json:"outboxes"` // by class
+	Store      *Store    `json:"store,omitempty"`
+}
+
+// Remote is one link to a hub.
+type Remote struct {
+	URL         string    `json:"url"`   // that of the last attempt, without user and password
+	State       string    `json:"state"` // up, connecting, waiting
+	Since       time.Time `json:"since,omitzero"`
+	LastError   string    `json:"last_error,omitempty"` // may be of before the link came up
+	LastErrorAt time.Time `json:"last_error_at,omitzero"`
+	Attempts    uint64    `json:"attempts"`           // since the link was last up
+	Sessions    uint64    `json:"sessions"`           // how often it came up
+	RTT         Duration  `json:"rtt"`                // of the last ping; 0 if unknown
+	HubName     string    `json:"hub_name,omitempty"` // as the hub says
+	HubVersion  string    `json:"hub_version,omitempty"`
+	Domain      string    `json:"domain,omitempty"` // the hub's JetStream domain
+	InMsgs      uint64    `json:"in_msgs"`
+	OutMsgs     uint64    `json:"out_msgs"`
+	InBytes     uint64    `json:"in_bytes"`
+	OutBytes    uint64    `json:"out_bytes"`
+}
+
+// Outbox is one class of messages on their way to the hub.
+type Outbox struct {
+	Class      string            `json:"class"`
+	State      string            `json:"state"`            // draining, idle, waiting, blocked, …
+	Reason     string            `json:"reason,omitempty"` // why it is waiting or blocked
+	Subjects   []string          `json:"subjects"`
+	Stream     string            `json:"stream,omitempty"`
+	Domain     string            `json:"domain,omitempty"`
+	Messages   int64             `json:"messages"` // not acknowledged by the hub
+	Bytes      int64             `json:"bytes"`
+	MaxBytes   int64             `json:"max_bytes"`
+	OldestAge  Duration          `json:"oldest_age"`
+	FirstSeq   uint64            `json:"first_seq"`
+	LastSeq    uint64            `json:"last_seq"`
+	AckedSeq   uint64            `json:"acked_seq"`
+	InFlight   int               `json:"in_flight"` // sent, not acknowledged
+	Sent       uint64            `json:"sent"`      // resends included
+	Acked      uint64            `json:"acked"`
+	Duplicates uint64            `json:"duplicates"` // acknowledged by the hub as known already
+	Dropped    map[string]uint64 `json:"dropped"`    // by reason
+}
+
+// Store is the disk under the outboxes.
+type Store struct {
+	Dir         string            `json:"dir"`
+	State       string            `json:"state"` // ok, full, failed
+	LastError   string            `json:"last_error,omitempty"`
+	Epoch       uint64            `json:"epoch"`
+	Written     map[string]uint64 `json:"written_bytes"` // by cause
+	JournalUsed int64             `json:"journal_used"`
+	JournalSize int64             `json:"journal_size"`
+	FileSize    int64             `json:"file_size"`
+	Salvaged    []string          `json:"salvaged,omitempty"` // what was moved aside as damaged
+}
+
+// Duration is shown as seconds, a number that tools can compare.
+type Duration time.Duration
+
+// MarshalJSON writes seconds with up to six decimals.
+func (d Duration) MarshalJSON() ([]byte, error) {
+	return json.Marshal(time.Duration(d).Round(time.Microsecond).Seconds())
+}
