@@ -18,15 +18,11 @@ import (
 	"github.com/leafd/leafd/mqttbridge/packet"
 )
 
-// inBubble runs a test with a broker whose clients are in memory and whose time is
-// the bubble's.
-func inBubble(t *testing.T, o Options, f func(t *testing.T, b *broker, ln *pipeListener)) {
-	synctest.Test(t, func(t *testing.T) {
-		b, ln := newBroker(t, o), newPipeListener()
-		b.serve(ln)
-		f(t, b, ln)
-		b.stop()
-	})
+// pipeBroker is a broker whose clients are in memory, for a synctest bubble.
+func pipeBroker(t *testing.T, o Options) (*broker, *pipeListener) {
+	b, ln := newBroker(t, o), newPipeListener()
+	b.serve(ln)
+	return b, ln
 }
 
 // ended reads what is left and returns when the connection ended.
@@ -39,7 +35,8 @@ func (c *client) ended() time.Time {
 // A silent client is ended at one and a half times its keep alive, to the moment,
 // whatever it sent before [MQTT-3.1.2-24]; its will is published.
 func TestKeepAlive(t *testing.T) {
-	inBubble(t, Options{}, func(t *testing.T, b *broker, ln *pipeListener) {
+	synctest.Test(t, func(t *testing.T) {
+		b, ln := pipeBroker(t, Options{})
 		wills := b.watch("will")
 		d := ln.dial(t)
 		d.login(packet.Connect{Version: packet.V311, CleanStart: true, KeepAlive: 10, ClientID: []byte("d"),
@@ -62,7 +59,8 @@ func TestKeepAlive(t *testing.T) {
 }
 
 func TestNoKeepAlive(t *testing.T) {
-	inBubble(t, Options{}, func(t *testing.T, b *broker, ln *pipeListener) {
+	synctest.Test(t, func(t *testing.T) {
+		_, ln := pipeBroker(t, Options{})
 		d := ln.dial(t)
 		d.login(packet.Connect{Version: packet.V311, CleanStart: true, ClientID: []byte("d")})
 		time.Sleep(1000 * time.Hour)
@@ -72,7 +70,8 @@ func TestNoKeepAlive(t *testing.T) {
 
 // The whole CONNECT must come in time; each byte of it buys no more of it.
 func TestConnectTimeout(t *testing.T) {
-	inBubble(t, Options{}, func(t *testing.T, b *broker, ln *pipeListener) {
+	synctest.Test(t, func(t *testing.T) {
+		_, ln := pipeBroker(t, Options{})
 		silent, slow := ln.dial(t), ln.dial(t)
 		from := time.Now()
 		for _, c := range hello(nothing)[:10] {
@@ -89,7 +88,8 @@ func TestConnectTimeout(t *testing.T) {
 
 // While the server itself makes a device wait, the device is not silent.
 func TestKeepAliveWhileWaitingAtABarrier(t *testing.T) {
-	inBubble(t, Options{MaxUnacked: 1}, func(t *testing.T, b *broker, ln *pipeListener) {
+	synctest.Test(t, func(t *testing.T) {
+		b, ln := pipeBroker(t, Options{MaxUnacked: 1})
 		d := ln.dial(t)
 		d.login(packet.Connect{Version: packet.V311, CleanStart: true, KeepAlive: 10, ClientID: []byte("d")})
 		d.send(slices.Concat(pub("log/a", "x", 1, 1), pub("log/a", "x", 1, 2)))
@@ -173,7 +173,8 @@ func TestShutdownAcknowledges(t *testing.T) {
 
 // A barrier that never comes does not hold a shutdown for ever.
 func TestShutdownGivesUpOnABarrier(t *testing.T) {
-	inBubble(t, Options{}, func(t *testing.T, b *broker, ln *pipeListener) {
+	synctest.Test(t, func(t *testing.T) {
+		b, ln := pipeBroker(t, Options{})
 		d := ln.dial(t)
 		d.login(packet.Connect{Version: packet.V311, CleanStart: true, ClientID: []byte("d")})
 		d.send(pub("log/a", "x", 1, 1))
