@@ -14,6 +14,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/leafd/leafd/internal/monitor"
 	"github.com/leafd/leafd/internal/testkit"
 )
 
@@ -199,12 +200,7 @@ func printable(s string) string {
 
 // outbox is how much leafd says it still keeps for the hub.
 func (d *demo) outbox() string {
-	var v struct {
-		Outboxes []struct {
-			Messages int64 `json:"messages"`
-			Bytes    int64 `json:"bytes"`
-		} `json:"outboxes"`
-	}
+	var v monitor.Uplinkz
 	client := http.Client{Timeout: time.Second}
 	res, err := client.Get(d.leafd.HTTPURL() + "/uplinkz")
 	if err != nil {
