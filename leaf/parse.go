@@ -250,7 +250,7 @@ func (p *parser) split(rest []byte) [][]byte {
 	start := -1
 	for i, c := range rest {
 		switch {
-		case c != ' ' && c != '\t':
+		case c != ' ' && c != '\t' && c != '\r':
 			if start < 0 {
 				start = i
 			}
@@ -379,7 +379,8 @@ func (p *parser) argsHmsg(rest []byte) error {
 }
 
 // routed reads what stands between subject and sizes of a message on a link:
-// nothing, a reply, "| queue…", or "+ reply queue…".
+// nothing, a reply, "| queue…", or "+ reply queue…". A single word is the reply,
+// whatever it looks like.
 func (p *parser) routed(subject []byte, a [][]byte) bool {
 	p.op.m = msg.Msg{Subject: subject}
 	switch {
@@ -387,8 +388,8 @@ func (p *parser) routed(subject []byte, a [][]byte) bool {
 		return true
 	case len(a) == 1:
 		p.op.m.Reply = a[0]
-		return a[0][0] != '|' && a[0][0] != '+' || len(a[0]) > 1
-	case string(a[0]) == "+" && len(a) >= 3:
+		return true
+	case string(a[0]) == "+":
 		p.op.m.Reply, a = a[1], a[2:]
 	case string(a[0]) == "|":
 		a = a[1:]

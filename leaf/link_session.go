@@ -1,0 +1,276 @@
+package leaf
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/leafd/leafd/internal/msg"
+)
+
+// session is one connection to the hub. It is the Sink of what the hub wants.
+type session struct {
+	// Static after newSession.
+	link *Link
+	url  hubURL
+	nc   net.Conn
+	in   *Inbound
+	out  *Outbound
+	port *Port
+	mark string        // the subject by which we recognise ourselves in a loop
+	kick chan struct{} // asks the keeper to flush
+
+	// Owned by the reader, which is Run.
+	parser    parser
+	stage     stage
+	info      *hubInfo            // what permissions come from
+	subs      map[string]*msg.Sub // what the hub wants, by "subject queue"
+	subBytes  int
+	key       []byte
+	complaint *linkFault // the -ERR after which the hub may close
+	since     time.Time  // when it joined; zero before
+	noticed   time.Time  // when a tolerated complaint was logged last
+	told      bool       // the hub was sent the reason to close
+	stop      func()     // ends the watch on local interest; nil before it began
+
+	// Owned by the reader; static once joined.
+	plain                       bool // the hub does not understand headers
+	hubName, hubVersion, domain string
+
+	perms      atomic.Pointer[permissions] // nil before joined
+	maxPayload atomic.Int64                // that the hub takes; 0: no limit known
+	pings      atomic.Int32                // sent with nothing heard since
+	pinged     atomic.Int64                // Unix nanoseconds of the PING to measure by; 0: none
+
+	announced map[interestKey]int // guarded by the router's lock; what the hub knows of us
+}
+
+// maxHubLine is the control line limit of leafnode links, both ways.
+const maxHubLine = 64 << 10
+
+func newSession(l *Link, u hubURL, nc net.Conn) *session {
+	s := &session{link: l, url: u, nc: nc, in: NewInbound(nc), out: NewOutbound(nc, l.opts.Outbound),
+		mark: "$LDS." + rand.Text(), kick: make(chan struct{}, 1),
+		subs: map[string]*msg.Sub{}, announced: map[interestKey]int{}}
+	s.port = l.router.Attach("link", s, Uplink)
+	s.parser = parser{verbs: greetVerbs, maxLine: maxHubLine, maxPayload: l.opts.MaxPayload}
+	return s
+}
+
+// run is the whole life of the connection: read until an error, leave.
+func (s *session) run(ctx context.Context) error {
+	var keeper sync.WaitGroup
+	done := make(chan struct{})
+	keeper.Go(func() { s.keep(done) })
+	stop := context.AfterFunc(ctx, func() {
+		s.out.Flush()
+		s.out.Close(nil)
+	})
+	s.nc.SetReadDeadline(time.Now().Add(s.link.opts.FirstInfoTimeout))
+	err := s.explain(s.read())
+	s.link.fall(s)
+	if s.stop != nil {
+		s.stop()
+	}
+	s.port.Close()
+	s.port.Flush()
+	stop()
+	s.part(err)
+	close(done)
+	keeper.Wait()
+	return err
+}
+
+// partTime is how long a hub that is being told why may take to hear it.
+const partTime = time.Second
+
+// part closes the connection: at once, or after the hub was told why.
+func (s *session) part(err error) {
+	if s.told {
+		s.out.Close(nil)
+		defer time.AfterFunc(partTime, func() { s.nc.Close() }).Stop()
+	} else {
+		s.out.Close(err)
+	}
+	s.out.Wait()
+}
+
+// read handles what comes until the connection ends, and says why it did.
+func (s *session) read() error {
+	for {
+		b, err := s.in.Next()
+		if err != nil {
+			return err
+		}
+		if s.pings.Load() != 0 {
+			s.pings.Store(0)
+		}
+		err = s.handle(b)
+		s.port.Flush()
+		s.out.Flush()
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// handle is the protocol: each operation in b, one handler each.
+func (s *session) handle(b []byte) error {
+	for len(b) > 0 {
+		n, o, err := s.parser.next(b)
+		if err != nil {
+			return s.reject(err)
+		}
+		b = b[n:]
+		if o == nil {
+			return nil
+		}
+		switch o.kind {
+		case opMsg:
+			s.handleMsg(&o.m)
+		case opSub:
+			err = s.handleSub(o)
+		case opUnsub:
+			s.handleUnsub(o)
+		case opPing:
+			s.out.Append([]byte("PONG\r\n"))
+		case opPong:
+			s.handlePong()
+		case opInfo:
+			err = s.handleInfo(o.arg)
+		case opErr:
+			s.handleErr(string(bytes.Trim(o.arg, "'")))
+		}
+		if err != nil {
+			return s.reject(err)
+		}
+	}
+	return nil
+}
+
+// reject tells the hub why the connection ends, where it is the hub's doing.
+func (s *session) reject(err error) error {
+	var pe *ProtoError
+	why := ""
+	switch {
+	case errors.As(err, &pe):
+		why = pe.Text
+	case err == errLoop:
+		why = fmt.Sprintf("Loop detected for leafnode account=%q. Delaying attempt to reconnect for %v", "$G", loopDelay)
+	case err == errTooMuchInterest:
+		why = "maximum subscriptions exceeded"
+	default:
+		return err
+	}
+	s.told = true
+	s.out.Append([]byte("-ERR '" + why + "'\r\n"))
+	if pe == errMaxPayload {
+		return errHubMaxPayload
+	}
+	return err
+}
+
+// explain finds the reason behind an error of the socket: what the hub said
+// before it closed, what we were waiting for, or why we closed.
+func (s *session) explain(err error) error {
+	var f *linkFault
+	cut := s.out.Err()
+	switch {
+	case errors.As(err, &f), errors.As(err, new(*ProtoError)):
+		return err
+	case errors.As(cut, &f), errors.Is(cut, ErrSlowConsumer), errors.Is(cut, ErrWriteDeadline):
+		return cut
+	case s.complaint != nil:
+		return s.complaint
+	case errors.Is(err, os.ErrDeadlineExceeded) && s.stage == greeting:
+		return errNoInfo
+	case errors.Is(err, os.ErrDeadlineExceeded) && s.stage == connecting:
+		return errNoSecondInfo
+	}
+	return err
+}
+
+// handleMsg is the hot path.
+func (s *session) handleMsg(m *msg.Msg) {
+	c := &s.link.counters
+	c.inMsgs.Add(1)
+	c.inBytes.Add(uint64(len(m.Header) + len(m.Data)))
+	if !s.perms.Load().mayReceive(m.Subject) {
+		c.refused.Add(1)
+		return
+	}
+	s.port.Publish(m)
+}
+
+// handleErr takes a complaint of the hub, which closes by itself if it means to.
+func (s *session) handleErr(text string) {
+	s.link.counters.complaints.Add(1)
+	f := hubFault(text)
+	switch f.cause {
+	case tolerated:
+		if time.Since(s.noticed) >= summaryInterval {
+			s.noticed = time.Now()
+			s.link.log.Warn("the hub complains and goes on", "url", s.url.String(), "err", f)
+		}
+		return
+	case forbidden:
+		s.handleForbidden(f, text)
+	}
+	s.complaint = f
+}
+
+// handleForbidden leaves out the subject that the hub names from now on.
+func (s *session) handleForbidden(f *linkFault, text string) {
+	subject, publish, ok := forbiddenSubject(text)
+	if !ok || !msg.ValidFilter(subject) {
+		return
+	}
+	f.remedy = fmt.Sprintf("%.256q is left out for %s; correct the permissions of this gateway at the hub", subject, banTime)
+	s.link.banned.add(subject, publish)
+	if s.stage == joined {
+		s.perms.Store(s.link.permissions(s.info))
+		s.reannounce()
+	}
+}
+
+func (s *session) handlePong() {
+	s.complaint = nil // the hub goes on
+	if at := s.pinged.Swap(0); at != 0 {
+		s.link.rtt.Store(time.Now().UnixNano() - at)
+	}
+}
+
+// ping asks the hub whether it is there.
+func (s *session) ping() {
+	s.pinged.CompareAndSwap(0, time.Now().UnixNano())
+	s.out.Append([]byte("PING\r\n"))
+	s.out.Flush()
+}
+
+// keep is the keeper goroutine: it flushes what changes of interest appended,
+// and ends the connection to a hub that is silent.
+func (s *session) keep(done <-chan struct{}) {
+	t := time.NewTicker(s.link.opts.PingInterval)
+	defer t.Stop()
+	for {
+		select {
+		case <-done:
+			return
+		case <-s.kick:
+			s.out.Flush()
+		case <-t.C:
+			if int(s.pings.Add(1)) > s.link.opts.PingMax {
+				s.out.Close(errStaleHub)
+				return
+			}
+			s.ping()
+		}
+	}
+}
