@@ -55,6 +55,13 @@ func (d *tries) gaps() (all []time.Duration) {
 	return all
 }
 
+// tried are the addresses, in order.
+func (d *tries) tried() []string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return slices.Clone(d.addrs)
+}
+
 // A hub that is away is tried again and again, at most a second apart.
 func TestLinkBackoffOfTransientFaults(t *testing.T) {
 	d := &tries{err: &net.OpError{Op: "dial", Err: syscall.ECONNREFUSED}}
@@ -90,8 +97,8 @@ func TestLinkBackoffByRounds(t *testing.T) {
 					t.Errorf("delay %d is %v, not between %v and %v", i, g, most/2, most)
 				}
 			}
-			if want := []string{"a:7422", "b:1", "[::1]:7422", "a:7422"}; !slices.Equal(d.addrs[:4], want) {
-				t.Errorf("tried %q", d.addrs[:4])
+			if want := []string{"a:7422", "b:1", "[::1]:7422", "a:7422"}; !slices.Equal(d.tried()[:4], want) {
+				t.Errorf("tried %q", d.tried()[:4])
 			}
 		})
 }
@@ -128,15 +135,22 @@ func TestLinkBackoffOfRefusals(t *testing.T) {
 	})
 }
 
+// lockedBuilder is what a logger and a test may use at once.
 type lockedBuilder struct {
 	mu sync.Mutex
-	strings.Builder
+	b  strings.Builder
+}
+
+func (b *lockedBuilder) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.b.String()
 }
 
 func (b *lockedBuilder) Write(p []byte) (int, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.Builder.Write(p)
+	return b.b.Write(p)
 }
 
 func TestLinkBackoffOfLoops(t *testing.T) {
