@@ -1,0 +1,246 @@
+package main
+
+import (
+	"context"
+	"crypto/subtle"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"strconv"
+
+	"github.com/nats-io/nkeys"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/leafd/leafd/hw"
+	"github.com/leafd/leafd/internal/monitor"
+	"github.com/leafd/leafd/internal/msg"
+	"github.com/leafd/leafd/leaf"
+	"github.com/leafd/leafd/mqttbridge"
+)
+
+// daemon is the gateway, wired and not yet running. All fields are static after
+// newDaemon.
+type daemon struct {
+	cfg  *Config
+	log  *slog.Logger
+	name string
+	id   string // a public nkey
+
+	router *leaf.Router
+	nats   *leaf.Server
+	link   *leaf.Link         // nil without a remote
+	mqtt   *mqttbridge.Server // nil without an MQTT listener
+	hw     *hw.Manager
+
+	natsLn, mqttLn, httpLn net.Listener // the last two may be nil
+}
+
+// newDaemon builds everything and takes the ports, so that what cannot work is
+// said before anything runs.
+func newDaemon(cfg *Config, log *slog.Logger) (d *daemon, err error) {
+	if len(cfg.Outboxes) > 0 {
+		return nil, fmt.Errorf("outbox %q: this release does not keep messages for the hub yet; remove the outbox block, and what it covers goes over the link while it is up", cfg.Outboxes[0].Name)
+	}
+	d = &daemon{cfg: cfg, log: log, name: cfg.ServerName, router: leaf.NewRouter()}
+	if d.name == "" {
+		if d.name, err = os.Hostname(); err != nil {
+			return nil, fmt.Errorf("server_name is not set and the host has no name: %w", err)
+		}
+	}
+	pair, err := nkeys.CreateServer()
+	if err != nil {
+		return nil, err
+	}
+	if d.id, err = pair.PublicKey(); err != nil {
+		return nil, err
+	}
+	d.nats = leaf.New(d.natsOptions(), d.router)
+	if cfg.MQTT != nil {
+		d.mqtt = mqttbridge.New(d.mqttOptions())
+	}
+	if cfg.Remote != nil {
+		if d.link, err = leaf.NewLink(d.linkOptions(), d.router); err != nil {
+			return nil, err
+		}
+	}
+	if d.hw, err = hw.New(hw.Options{Devices: cfg.Devices, Attach: d.attach, Log: log}); err != nil {
+		return nil, err
+	}
+	if err := d.listen(); err != nil {
+		return nil, errors.Join(err, d.closeListeners())
+	}
+	return d, nil
+}
+
+func (d *daemon) natsOptions() leaf.Options {
+	c := d.cfg
+	o := leaf.Options{ServerID: d.id, ServerName: d.name, MaxPayload: c.MaxPayload, MaxControlLine: c.MaxControlLine,
+		MaxConns: c.MaxConnections, MaxSubs: c.MaxSubs, PingInterval: c.PingInterval, PingMax: c.PingMax,
+		Outbound:    leaf.OutboundOptions{MaxPending: c.MaxPending, WriteDeadline: c.WriteDeadline},
+		AuthTimeout: c.Auth.Timeout, Logger: d.log}
+	if !c.Auth.Anyone() {
+		o.Authenticate = func(who *leaf.Connect) error { return c.Auth.check(who.User, who.Pass, who.Token) }
+	}
+	return o
+}
+
+func (d *daemon) mqttOptions() mqttbridge.Options {
+	c := d.cfg.MQTT
+	o := mqttbridge.Options{Router: d.router, MaxPacket: c.MaxPacket, MaxConns: c.MaxConns, MaxSubs: c.MaxSubs,
+		MaxPending: c.MaxPending, WriteDeadline: c.WriteDeadline, ConnectTimeout: c.ConnectTimeout, Logger: d.log}
+	if !c.Auth.Anyone() {
+		// As in nats-server, a token is given as the password.
+		o.Auth = func(user string, pass []byte, _ bool) error { return c.Auth.check(user, string(pass), string(pass)) }
+	}
+	return o
+}
+
+func (d *daemon) linkOptions() leaf.LinkOptions {
+	r := d.cfg.Remote
+	o := leaf.LinkOptions{NoRandomize: r.KeepOrder, ServerName: d.name, ServerID: d.id, CredsFile: r.Credentials,
+		NKeySeed: r.NKey, DenyImports: r.DenyImports, DenyExports: r.DenyExports,
+		FirstInfoTimeout: r.FirstInfoTimeout, ReconnectMax: r.Reconnect, Logger: d.log}
+	for _, u := range r.URLs {
+		o.URLs = append(o.URLs, u.String())
+	}
+	return o
+}
+
+// attach gives hardware its port.
+func (d *daemon) attach(name string, s msg.Sink) hw.Port {
+	p := d.router.Attach(name, s, leaf.EachSub)
+	p.Echo(false)
+	return p
+}
+
+// check compares in constant time; every user is looked at.
+func (a *Auth) check(user, pass, token string) error {
+	ok := 0
+	if a.Token != "" {
+		ok |= subtle.ConstantTimeCompare([]byte(token), []byte(a.Token))
+	}
+	for _, u := range a.Users {
+		ok |= subtle.ConstantTimeCompare([]byte(user), []byte(u.Name)) & subtle.ConstantTimeCompare([]byte(pass), []byte(u.Password))
+	}
+	if ok == 0 {
+		return errors.New("unknown user or wrong password")
+	}
+	return nil
+}
+
+func (d *daemon) listen() (err error) {
+	if d.natsLn, err = net.Listen("tcp", d.cfg.Listen); err != nil {
+		return listenError("NATS clients", "listen", d.cfg.Listen, err)
+	}
+	if d.cfg.MQTT != nil {
+		if d.mqttLn, err = net.Listen("tcp", d.cfg.MQTT.Listen); err != nil {
+			return listenError("MQTT", "mqtt.listen", d.cfg.MQTT.Listen, err)
+		}
+	}
+	if d.cfg.HTTP != "" {
+		if d.httpLn, err = net.Listen("tcp", d.cfg.HTTP); err != nil {
+			return listenError("monitoring", "http", d.cfg.HTTP, err)
+		}
+	}
+	return nil
+}
+
+func (d *daemon) closeListeners() (err error) {
+	for _, ln := range []net.Listener{d.natsLn, d.mqttLn, d.httpLn} {
+		if ln != nil {
+			err = errors.Join(err, ln.Close())
+		}
+	}
+	return err
+}
+
+// run serves until ctx ends or a part fails, and then stops the parts in the order
+// in which data flows: listeners, hardware, link.
+func (d *daemon) run(ctx context.Context) error {
+	if err := d.writePid(); err != nil {
+		return errors.Join(err, d.closeListeners())
+	}
+	for _, w := range d.cfg.Warnings {
+		d.log.Warn(w)
+	}
+	var failed error
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	outer := startStage(cancel)
+	if d.link != nil {
+		outer.run(d.link.Run)
+	}
+	middle := startStage(cancel)
+	middle.run(d.hw.Run)
+	inner := startStage(cancel)
+	inner.run(func(ctx context.Context) error { return d.nats.Serve(ctx, d.natsLn) })
+	d.log.Info("serving NATS clients", "listen", d.natsLn.Addr())
+	if d.mqttLn != nil {
+		inner.run(func(ctx context.Context) error { return d.mqtt.Serve(ctx, d.mqttLn) })
+		d.log.Info("serving MQTT devices", "listen", d.mqttLn.Addr())
+	}
+	if d.httpLn != nil {
+		h := monitor.New(monitor.Options{Health: d.health, Varz: d.varz, Uplinkz: d.uplinkz, Logger: d.log})
+		inner.run(func(ctx context.Context) error { return monitor.Serve(ctx, d.httpLn, h, d.log) })
+		d.log.Info("serving monitoring", "listen", d.httpLn.Addr())
+	}
+	d.log.Info("leafd is ready", "version", version, "name", d.name)
+	<-ctx.Done()
+	d.log.Info("stopping")
+	for _, s := range []*stage{inner, middle, outer} {
+		failed = errors.Join(failed, s.stop())
+	}
+	return errors.Join(failed, d.removePid())
+}
+
+// stage is a set of parts that stop together. A part that ends early with an error
+// ends the daemon.
+type stage struct {
+	ctx    context.Context
+	cancel context.CancelFunc
+	group  errgroup.Group
+	failed context.CancelFunc
+}
+
+func startStage(failed context.CancelFunc) *stage {
+	s := &stage{failed: failed}
+	s.ctx, s.cancel = context.WithCancel(context.Background())
+	return s
+}
+
+func (s *stage) run(fn func(context.Context) error) {
+	s.group.Go(func() error {
+		err := fn(s.ctx)
+		if s.ctx.Err() != nil && errors.Is(err, context.Canceled) {
+			return nil
+		}
+		if err != nil {
+			s.failed()
+		}
+		return err
+	})
+}
+
+func (s *stage) stop() error {
+	s.cancel()
+	return s.group.Wait()
+}
+
+func (d *daemon) writePid() error {
+	if d.cfg.PidFile == "" {
+		return nil
+	}
+	if err := os.WriteFile(d.cfg.PidFile, []byte(strconv.Itoa(os.Getpid())+"\n"), 0o644); err != nil {
+		return fmt.Errorf("pid_file: %w; choose a path that this user may write", err)
+	}
+	return nil
+}
+
+func (d *daemon) removePid() error {
+	if d.cfg.PidFile == "" {
+		return nil
+	}
+	return os.Remove(d.cfg.PidFile)
+}

@@ -1,0 +1,76 @@
+package main
+
+import (
+	"net"
+	"strconv"
+
+	"github.com/leafd/leafd/internal/monitor"
+	"github.com/leafd/leafd/internal/msg"
+	"github.com/leafd/leafd/leaf"
+)
+
+// health says what needs a person. A hub out of reach does not, and a missing
+// device is shown with the hardware.
+func (d *daemon) health() []string { return nil }
+
+func (d *daemon) varz() monitor.Varz {
+	c, n, st := d.cfg, d.nats.Counters(), d.router.Stats()
+	v := monitor.Varz{ServerID: d.id, ServerName: d.name, Version: leaf.ProtocolVersion,
+		AuthRequired: !c.Auth.Anyone(), MaxConn: c.MaxConnections, MaxSubs: c.MaxSubs, MaxPayload: c.MaxPayload,
+		MaxControl: c.MaxControlLine, MaxPending: c.MaxPending, PingInterval: c.PingInterval, PingMax: c.PingMax,
+		WriteDeadline: c.WriteDeadline, Connections: d.nats.Conns(), TotalConnections: n.Accepted.Load(),
+		Subscriptions: d.router.Subscriptions(), InMsgs: st.InMsgs.Load(), OutMsgs: st.OutMsgs.Load(),
+		InBytes: st.InBytes.Load(), OutBytes: st.OutBytes.Load(), SlowConsumers: n.SlowConsumers.Load(),
+		Leafd: monitor.Leafd{Drops: map[string]uint64{}, Refused: n.Refused.Load(), BadProto: n.ProtocolErrors.Load(),
+			BadAuth: n.AuthErrors.Load(), Panics: n.Panics.Load()}}
+	v.Host, v.Port = hostPort(d.natsLn)
+	v.HTTPHost, v.HTTPPort = hostPort(d.httpLn)
+	if d.link != nil && d.link.Status().State == leaf.LinkUp {
+		v.Leafnodes = 1
+	}
+	for r := msg.NoQuota; r < msg.NumDrops; r++ {
+		v.Leafd.Drops[r.String()] = st.Drops[r].Load()
+	}
+	if d.mqtt != nil {
+		v.Leafd.MQTT = d.mqttz()
+	}
+	for _, h := range d.hw.Health() {
+		v.Leafd.Hardware = append(v.Leafd.Hardware, monitor.Device{Name: h.Name, Driver: h.Driver, Subject: h.Subject,
+			Part: h.Part, State: h.State.String(), Since: h.Since, LastError: h.Err, Readings: h.Readings,
+			Commands: h.Commands, Failures: h.Failures})
+	}
+	return v
+}
+
+func (d *daemon) mqttz() *monitor.MQTT {
+	s := d.mqtt.Stats()
+	m := &monitor.MQTT{Connections: s.Connections, TotalConnections: s.Accepted, Refused: s.Refused, InMsgs: s.InMsgs,
+		OutMsgs: s.OutMsgs, InBytes: s.InBytes, OutBytes: s.OutBytes, Takeovers: s.Takeovers, Wills: s.Wills, Faults: s.Faults}
+	m.Host, m.Port = hostPort(d.mqttLn)
+	return m
+}
+
+func (d *daemon) uplinkz() monitor.Uplinkz {
+	u := monitor.Uplinkz{ServerName: d.name, Remotes: []monitor.Remote{}, Outboxes: []monitor.Outbox{}}
+	if d.link == nil {
+		return u
+	}
+	s := d.link.Status()
+	sessions := s.Reconnects
+	if s.HubName != "" { // it was up once
+		sessions++
+	}
+	u.Remotes = append(u.Remotes, monitor.Remote{URL: s.URL, State: s.State.String(), Since: s.Since, LastError: s.LastError,
+		Attempts: uint64(s.Attempts), Sessions: uint64(sessions), RTT: monitor.Duration(s.RTT), HubName: s.HubName,
+		HubVersion: s.HubVersion, Domain: s.Domain, InMsgs: s.InMsgs, OutMsgs: s.OutMsgs, InBytes: s.InBytes, OutBytes: s.OutBytes})
+	return u
+}
+
+func hostPort(ln net.Listener) (host string, port int) {
+	if ln == nil {
+		return "", 0
+	}
+	host, p, _ := net.SplitHostPort(ln.Addr().String())
+	port, _ = strconv.Atoi(p)
+	return host, port
+}
