@@ -67,7 +67,7 @@ func TestLinkBackoffOfTransientFaults(t *testing.T) {
 	d := &tries{err: &net.OpError{Op: "dial", Err: syscall.ECONNREFUSED}}
 	dial := func(_ context.Context, addr string) (net.Conn, error) { return nil, d.note(addr) }
 	inBubble(t, LinkOptions{}, dial, func(l *Link) {
-		time.Sleep(time.Hour)
+		<-time.After(time.Hour)
 		gaps := d.gaps()
 		for i, g := range gaps {
 			most := min(250*time.Millisecond<<min(i, 8), time.Second)
@@ -91,7 +91,7 @@ func TestLinkBackoffByRounds(t *testing.T) {
 	dial := func(_ context.Context, addr string) (net.Conn, error) { return nil, d.note(addr) }
 	inBubble(t, LinkOptions{URLs: []string{"nats-leaf://a", "nats://b:1", "nats-leaf://[::1]"}, NoRandomize: true, ReconnectMin: time.Second, ReconnectMax: 4 * time.Second}, dial,
 		func(l *Link) {
-			time.Sleep(time.Minute)
+			<-time.After(time.Minute)
 			for i, g := range d.gaps()[:8] {
 				if most := time.Second << (i / 3); g > most || g < most/2 {
 					t.Errorf("delay %d is %v, not between %v and %v", i, g, most/2, most)
@@ -120,7 +120,7 @@ func TestLinkBackoffOfRefusals(t *testing.T) {
 	var log lockedBuilder
 	o := LinkOptions{Logger: slog.New(slog.NewTextHandler(&log, nil))}
 	inBubble(t, o, refusing(d, "Authorization Violation"), func(l *Link) {
-		time.Sleep(time.Hour)
+		<-time.After(time.Hour)
 		for i, g := range d.gaps() {
 			if most := min(time.Second<<i, 5*time.Minute); g > most || g < most/2 {
 				t.Errorf("delay %d is %v, not between %v and %v", i, g, most/2, most)
@@ -156,7 +156,7 @@ func (b *lockedBuilder) Write(p []byte) (int, error) {
 func TestLinkBackoffOfLoops(t *testing.T) {
 	d := &tries{}
 	inBubble(t, LinkOptions{}, refusing(d, `Loop detected for leafnode account="$G"`), func(l *Link) {
-		time.Sleep(5 * time.Minute)
+		<-time.After(5 * time.Minute)
 		for i, g := range d.gaps() {
 			if g < 30*time.Second || g > 38*time.Second {
 				t.Errorf("delay %d is %v", i, g)
@@ -192,7 +192,7 @@ func TestLinkBackoffOfFlapping(t *testing.T) {
 		}
 		c := h.accept()
 		c.join()
-		time.Sleep(time.Minute / 3)
+		<-time.After(time.Minute / 3)
 		c.Close()
 		if took := join(); took > 250*time.Millisecond {
 			t.Errorf("after a long link it waits %v", took)
@@ -233,7 +233,7 @@ func TestLinkPings(t *testing.T) {
 			if got := c.line(); got != "PING" {
 				t.Fatalf("got %q", got)
 			}
-			time.Sleep(70 * time.Millisecond)
+			<-time.After(70 * time.Millisecond)
 			c.send([]string{"PONG\r\n", "LS+ a\r\n"}[i%2])
 		}
 		synctest.Wait()

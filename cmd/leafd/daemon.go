@@ -18,6 +18,7 @@ import (
 	"github.com/leafd/leafd/internal/msg"
 	"github.com/leafd/leafd/leaf"
 	"github.com/leafd/leafd/mqttbridge"
+	"github.com/leafd/leafd/storefwd"
 )
 
 // daemon is the gateway, wired and not yet running. All fields are static after
@@ -33,16 +34,24 @@ type daemon struct {
 	link   *leaf.Link         // nil without a remote
 	mqtt   *mqttbridge.Server // nil without an MQTT listener
 	hw     *hw.Manager
+	store  *storefwd.Store // nil without outboxes
+	boxes  []box
 
 	natsLn, mqttLn, httpLn net.Listener // the last two may be nil
+}
+
+// box is one outbox: what is kept, and who drains it.
+type box struct {
+	cfg  Outbox
+	log  *storefwd.Log
+	fwd  *storefwd.Forwarder
+	port *leaf.Port // of the log
+	ack  *leaf.Port // of the forwarder's inbox
 }
 
 // newDaemon builds everything and takes the ports, so that what cannot work is
 // said before anything runs.
 func newDaemon(cfg *Config, log *slog.Logger) (d *daemon, err error) {
-	if len(cfg.Outboxes) > 0 {
-		return nil, fmt.Errorf("outbox %q: this release does not keep messages for the hub yet; remove the outbox block, and what it covers goes over the link while it is up", cfg.Outboxes[0].Name)
-	}
 	d = &daemon{cfg: cfg, log: log, name: cfg.ServerName, router: leaf.NewRouter()}
 	if d.name == "" {
 		if d.name, err = os.Hostname(); err != nil {
@@ -56,10 +65,6 @@ func newDaemon(cfg *Config, log *slog.Logger) (d *daemon, err error) {
 	if d.id, err = pair.PublicKey(); err != nil {
 		return nil, err
 	}
-	d.nats = leaf.New(d.natsOptions(), d.router)
-	if cfg.MQTT != nil {
-		d.mqtt = mqttbridge.New(d.mqttOptions())
-	}
 	if cfg.Remote != nil {
 		if d.link, err = leaf.NewLink(d.linkOptions(), d.router); err != nil {
 			return nil, err
@@ -68,10 +73,69 @@ func newDaemon(cfg *Config, log *slog.Logger) (d *daemon, err error) {
 	if d.hw, err = hw.New(hw.Options{Devices: cfg.Devices, Attach: d.attach, Log: log}); err != nil {
 		return nil, err
 	}
+	if err := d.openStore(); err != nil {
+		return nil, errors.Join(err, d.closeStore())
+	}
+	d.nats = leaf.New(d.natsOptions(), d.router)
+	if cfg.MQTT != nil {
+		d.mqtt = mqttbridge.New(d.mqttOptions())
+	}
 	if err := d.listen(); err != nil {
-		return nil, errors.Join(err, d.closeListeners())
+		return nil, errors.Join(err, d.closeListeners(), d.closeStore())
 	}
 	return d, nil
+}
+
+// openStore opens the store if there is something to keep, and puts each outbox on
+// its subjects before anything can be published to them.
+func (d *daemon) openStore() (err error) {
+	c := d.cfg
+	if len(c.Outboxes) == 0 {
+		return nil
+	}
+	d.store, err = storefwd.Open(c.Store.Dir, storefwd.Options{Node: d.name, JournalBytes: c.Store.JournalSize,
+		SpillAfter: c.Store.SpillAfter, CommitInterval: c.Store.CommitInterval, Logger: d.log})
+	if err != nil {
+		return storeError(c.Store.Dir, err)
+	}
+	for _, o := range c.Outboxes {
+		if err := d.openBox(o); err != nil {
+			return fmt.Errorf("outbox %q: %w", o.Name, err)
+		}
+	}
+	return nil
+}
+
+func (d *daemon) openBox(o Outbox) (err error) {
+	r := storefwd.Retention{MaxMsgs: o.MaxMsgs, MaxBytes: o.MaxBytes, Keep: storefwd.UntilAcked, Full: storefwd.DropOldest}
+	if o.Refuse {
+		r.Full = storefwd.Refuse
+	}
+	b := box{cfg: o}
+	if b.log, err = d.store.Log("OUT/"+o.Name, r); err != nil {
+		return err
+	}
+	b.fwd = storefwd.NewForwarder(storefwd.ForwarderOptions{Log: b.log, Uplink: d.link, Filters: o.Subjects, Class: o.Name,
+		Stream: o.Stream, Domain: o.Domain, Window: o.Window, AckTimeout: o.AckTimeout, Logger: d.log})
+	b.ack = d.router.Attach("forwarder:"+o.Name, b.fwd, leaf.EachSub)
+	if err := b.ack.Subscribe(&msg.Sub{Subject: b.fwd.Inbox()}); err != nil {
+		return err
+	}
+	b.port = d.router.Attach("outbox:"+o.Name, b.log, leaf.Outbox)
+	for _, s := range o.Subjects {
+		if err := b.port.Subscribe(&msg.Sub{Subject: s}); err != nil {
+			return err
+		}
+	}
+	d.boxes = append(d.boxes, b)
+	return nil
+}
+
+func (d *daemon) closeStore() error {
+	if d.store == nil {
+		return nil
+	}
+	return d.store.Close()
 }
 
 func (d *daemon) natsOptions() leaf.Options {
@@ -90,6 +154,9 @@ func (d *daemon) mqttOptions() mqttbridge.Options {
 	c := d.cfg.MQTT
 	o := mqttbridge.Options{Router: d.router, MaxPacket: c.MaxPacket, MaxConns: c.MaxConns, MaxSubs: c.MaxSubs,
 		MaxPending: c.MaxPending, WriteDeadline: c.WriteDeadline, ConnectTimeout: c.ConnectTimeout, Logger: d.log}
+	if d.store != nil {
+		o.Barrier = d.store.Barrier
+	}
 	if !c.Auth.Anyone() {
 		// As in nats-server, a token is given as the password.
 		o.Auth = func(user string, pass []byte, _ bool) error { return c.Auth.check(user, string(pass), string(pass)) }
@@ -160,7 +227,7 @@ func (d *daemon) closeListeners() (err error) {
 // in which data flows: listeners, hardware, link.
 func (d *daemon) run(ctx context.Context) error {
 	if err := d.writePid(); err != nil {
-		return errors.Join(err, d.closeListeners())
+		return errors.Join(err, d.closeListeners(), d.closeStore())
 	}
 	for _, w := range d.cfg.Warnings {
 		d.log.Warn(w)
@@ -171,6 +238,9 @@ func (d *daemon) run(ctx context.Context) error {
 	outer := startStage(cancel)
 	if d.link != nil {
 		outer.run(d.link.Run)
+	}
+	for _, b := range d.boxes {
+		outer.run(b.fwd.Run)
 	}
 	middle := startStage(cancel)
 	middle.run(d.hw.Run)
@@ -192,7 +262,7 @@ func (d *daemon) run(ctx context.Context) error {
 	for _, s := range []*stage{inner, middle, outer} {
 		failed = errors.Join(failed, s.stop())
 	}
-	return errors.Join(failed, d.removePid())
+	return errors.Join(failed, d.closeStore(), d.removePid())
 }
 
 // stage is a set of parts that stop together. A part that ends early with an error

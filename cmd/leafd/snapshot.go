@@ -11,7 +11,12 @@ import (
 
 // health says what needs a person. A hub out of reach does not, and a missing
 // device is shown with the hardware.
-func (d *daemon) health() []string { return nil }
+func (d *daemon) health() []string {
+	if d.store == nil {
+		return nil
+	}
+	return d.store.Health()
+}
 
 func (d *daemon) varz() monitor.Varz {
 	c, n, st := d.cfg, d.nats.Counters(), d.router.Stats()
@@ -52,6 +57,7 @@ func (d *daemon) mqttz() *monitor.MQTT {
 
 func (d *daemon) uplinkz() monitor.Uplinkz {
 	u := monitor.Uplinkz{ServerName: d.name, Remotes: []monitor.Remote{}, Outboxes: []monitor.Outbox{}}
+	d.storez(&u)
 	if d.link == nil {
 		return u
 	}
@@ -64,6 +70,33 @@ func (d *daemon) uplinkz() monitor.Uplinkz {
 		Attempts: uint64(s.Attempts), Sessions: uint64(sessions), RTT: monitor.Duration(s.RTT), HubName: s.HubName,
 		HubVersion: s.HubVersion, Domain: s.Domain, InMsgs: s.InMsgs, OutMsgs: s.OutMsgs, InBytes: s.InBytes, OutBytes: s.OutBytes})
 	return u
+}
+
+// storez adds the outboxes and the disk under them.
+func (d *daemon) storez(u *monitor.Uplinkz) {
+	for _, b := range d.boxes {
+		l, f := b.log.Stats(), b.fwd.Stats()
+		reason := f.Detail
+		if reason == "" {
+			reason = f.LastError
+		}
+		u.Outboxes = append(u.Outboxes, monitor.Outbox{Class: b.cfg.Name, State: f.State, Reason: reason,
+			Subjects: b.cfg.Subjects, Stream: f.Stream, Domain: b.cfg.Domain, Messages: l.Msgs, Bytes: l.Bytes,
+			MaxBytes: b.cfg.MaxBytes, OldestAge: monitor.Duration(l.OldestAge), FirstSeq: l.First, LastSeq: l.Last,
+			AckedSeq: l.First - 1, InFlight: f.InFlight, Sent: f.Sent, Acked: f.Acked + f.Resumed,
+			Duplicates: f.Duplicates, Dropped: l.Lost})
+	}
+	if d.store == nil {
+		return
+	}
+	s := d.store.Stats()
+	st := &monitor.Store{Dir: d.cfg.Store.Dir, State: "ok", Epoch: s.Epoch, FileSize: s.BoltSize, JournalSize: d.cfg.Store.JournalSize,
+		Written:  map[string]uint64{"journal": uint64(s.JournalBytes), "fold": uint64(s.BoltBytes), "open": uint64(s.MetaBytes)},
+		Salvaged: d.store.Health()}
+	if len(st.Salvaged) > 0 {
+		st.State = "failed"
+	}
+	u.Store = st
 }
 
 func hostPort(ln net.Listener) (host string, port int) {

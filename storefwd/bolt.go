@@ -1,0 +1,316 @@
+package storefwd
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime/debug"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	bolt "go.etcd.io/bbolt"
+	berrors "go.etcd.io/bbolt/errors"
+)
+
+// boltEngine is the engine on disk: one bbolt file with two flat buckets.
+//
+//	records   log id (u32, big endian) ‖ seq (u64, big endian) → record
+//	state     log id → checksum ‖ JSON of logState;  "folded" → generation (u64)
+type boltEngine struct {
+	path string // static
+
+	mu   sync.RWMutex // guards db: held for writing only while Reset exchanges the file
+	db   *bolt.DB
+	size atomic.Int64
+}
+
+var (
+	recordsBucket = []byte("records")
+	stateBucket   = []byte("state")
+	foldedKey     = []byte("folded")
+)
+
+const boltPage = 4096 // not the kernel's: 16 KiB pages would quadruple the wear
+
+// openBolt opens the file, making it if it is not there. A crash in the middle of
+// making it leaves path.tmp, never a half-made file.
+func openBolt(path string) (e *boltEngine, written int64, err error) {
+	if _, err = os.Lstat(path); errors.Is(err, os.ErrNotExist) {
+		if written, err = createBolt(path, &foldBatch{}); err != nil {
+			return nil, 0, err
+		}
+	}
+	e = &boltEngine{path: path}
+	if e.db, err = openDB(path); err != nil {
+		return nil, 0, err
+	}
+	e.measure()
+	return e, written, nil
+}
+
+func openDB(path string) (db *bolt.DB, err error) {
+	defer onFaultPanic()()
+	defer asError(&err)
+	return bolt.Open(path, 0o600, &bolt.Options{
+		Timeout: time.Second, PageSize: boltPage, FreelistType: bolt.FreelistMapType,
+	})
+}
+
+// createBolt makes a file that holds b and puts it in path's place.
+func createBolt(path string, b *foldBatch) (written int64, err error) {
+	tmp := path + ".new"
+	if err := os.Remove(tmp); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return 0, err
+	}
+	db, err := openDB(tmp)
+	if err != nil {
+		return 0, err
+	}
+	err = db.Update(func(tx *bolt.Tx) error {
+		for _, name := range [][]byte{recordsBucket, stateBucket} {
+			if _, err := tx.CreateBucketIfNotExists(name); err != nil {
+				return err
+			}
+		}
+		return apply(tx, b)
+	})
+	if err = errors.Join(err, db.Close()); err != nil {
+		return 0, errors.Join(err, os.Remove(tmp))
+	}
+	info, err := os.Stat(tmp)
+	if err != nil {
+		return 0, err
+	}
+	if err := os.Rename(tmp, path); err != nil {
+		return 0, err
+	}
+	return info.Size(), syncDir(filepath.Dir(path))
+}
+
+func (e *boltEngine) Load() (states map[uint32]logState, folded uint64, err error) {
+	states = map[uint32]logState{}
+	var broken []uint32
+	err = e.view(func(tx *bolt.Tx, _ *bolt.Bucket) error {
+		return tx.Bucket(stateBucket).ForEach(func(k, v []byte) error {
+			switch {
+			case bytes.Equal(k, foldedKey) && len(v) == 8:
+				folded = binary.BigEndian.Uint64(v)
+			case len(k) == 4:
+				s, err := decodeState(v)
+				if id := binary.BigEndian.Uint32(k); err == nil {
+					states[id] = s
+				} else {
+					broken = append(broken, id)
+				}
+			}
+			return nil
+		})
+	})
+	for _, id := range broken {
+		s, err := e.recount(id)
+		if err != nil {
+			return nil, 0, err
+		}
+		states[id] = s
+	}
+	return states, folded, err
+}
+
+// recount rebuilds the state of a log from its records: the one scan there is,
+// for a state that failed its checksum.
+func (e *boltEngine) recount(id uint32) (s logState, err error) {
+	err = e.Read(id, 0, 1<<64-1, func(seq uint64, rec []byte) bool {
+		if s.Msgs == 0 {
+			s.Base, s.First = seq, seq
+		}
+		s.Folded, s.Last = seq, seq
+		s.Msgs++
+		s.Bytes += int64(len(rec))
+		if len(rec) >= recHeader {
+			if n := len(s.Epochs); n == 0 || s.Epochs[n-1].Epoch != recordEpoch(rec) {
+				s.Epochs = append(s.Epochs, epochStart{recordEpoch(rec), seq})
+			}
+		}
+		return true
+	})
+	return s, err
+}
+
+func (e *boltEngine) Read(log uint32, from, to uint64, fn func(seq uint64, rec []byte) bool) error {
+	return e.view(func(_ *bolt.Tx, records *bolt.Bucket) error {
+		var key [12]byte
+		c := records.Cursor()
+		for k, v := c.Seek(recordKey(key[:], log, from)); len(k) == 12 && binary.BigEndian.Uint32(k) == log; k, v = c.Next() {
+			if seq := binary.BigEndian.Uint64(k[4:]); seq > to || !fn(seq, v) {
+				return nil
+			}
+		}
+		return nil
+	})
+}
+
+func (e *boltEngine) view(fn func(tx *bolt.Tx, records *bolt.Bucket) error) (err error) {
+	e.mu.RLock()
+	defer e.mu.RUnlock()
+	defer onFaultPanic()()
+	defer asError(&err)
+	return e.db.View(func(tx *bolt.Tx) error {
+		records := tx.Bucket(recordsBucket)
+		if records == nil || tx.Bucket(stateBucket) == nil {
+			return errors.New("a bucket is missing")
+		}
+		return fn(tx, records)
+	})
+}
+
+func (e *boltEngine) Fold(b *foldBatch) (written int64, err error) {
+	e.mu.RLock()
+	defer e.mu.RUnlock()
+	defer func() { err = spaceError(err) }()
+	defer onFaultPanic()()
+	defer asError(&err)
+	tx, err := e.db.Begin(true)
+	if err != nil {
+		return 0, err
+	}
+	defer tx.Rollback() // of no effect after Commit
+	if err := apply(tx, b); err != nil {
+		return 0, err
+	}
+	if err := tx.Commit(); err != nil {
+		return 0, err
+	}
+	stats := tx.Stats()
+	e.measure()
+	return stats.GetPageAlloc() + boltPage, nil // the pages of the tree, and one meta page
+}
+
+func apply(tx *bolt.Tx, b *foldBatch) error {
+	records, state := tx.Bucket(recordsBucket), tx.Bucket(stateBucket)
+	if records == nil || state == nil {
+		return errors.New("a bucket is missing")
+	}
+	records.FillPercent = 0.9 // keys only ever grow within a log
+	for _, r := range b.remove {
+		if err := removeRange(records, r); err != nil {
+			return err
+		}
+	}
+	for _, r := range b.put {
+		if err := records.Put(recordKey(make([]byte, 12), r.log, r.seq), r.rec); err != nil {
+			return err
+		}
+	}
+	for id, s := range b.states {
+		v, err := encodeState(s)
+		if err == nil {
+			err = state.Put(binary.BigEndian.AppendUint32(nil, id), v)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	if b.folded == 0 {
+		return nil
+	}
+	return state.Put(foldedKey, binary.BigEndian.AppendUint64(nil, b.folded))
+}
+
+// removeRange collects first and deletes then: a cursor skips keys when its page
+// changes under it.
+func removeRange(records *bolt.Bucket, r seqRange) error {
+	var keys [][]byte
+	c := records.Cursor()
+	for k, _ := c.Seek(recordKey(make([]byte, 12), r.log, r.from)); len(k) == 12 &&
+		binary.BigEndian.Uint32(k) == r.log && binary.BigEndian.Uint64(k[4:]) <= r.to; k, _ = c.Next() {
+		keys = append(keys, bytes.Clone(k))
+	}
+	for _, k := range keys {
+		if err := records.Delete(k); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func recordKey(b []byte, log uint32, seq uint64) []byte {
+	binary.BigEndian.PutUint32(b, log)
+	binary.BigEndian.PutUint64(b[4:], seq)
+	return b
+}
+
+// Reset exchanges the file for a fresh one, since a bbolt file never shrinks. In a
+// crash either the old file is there or the new one.
+func (e *boltEngine) Reset(b *foldBatch) (written int64, err error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	defer func() { err = spaceError(err) }()
+	if written, err = createBolt(e.path, b); err != nil {
+		return 0, err
+	}
+	db, err := openDB(e.path)
+	if err != nil {
+		return written, err
+	}
+	err = e.db.Close()
+	e.db = db
+	e.measure()
+	return written, err
+}
+
+func (e *boltEngine) measure() {
+	if info, err := os.Stat(e.path); err == nil {
+		e.size.Store(info.Size())
+	}
+}
+
+func (e *boltEngine) Size() int64 { return e.size.Load() }
+
+func (e *boltEngine) Close() error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.db.Close()
+}
+
+// asError turns what bbolt does on a damaged file, a panic or a fault in its memory
+// map, into an error.
+func asError(err *error) {
+	if p := recover(); p != nil {
+		*err = fmt.Errorf("damaged: %v", p)
+	}
+}
+
+// onFaultPanic makes a fault in a memory map a panic of this goroutine instead of
+// the end of the process. The result undoes it.
+func onFaultPanic() (undo func()) {
+	old := debug.SetPanicOnFault(true)
+	return func() { debug.SetPanicOnFault(old) }
+}
+
+func spaceError(err error) error {
+	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) || errors.Is(err, berrors.ErrMaxSizeReached) {
+		return fmt.Errorf("%w: %w", errNoSpace, err)
+	}
+	return err
+}
+
+// keep leaves a second name on a damaged file before Reset takes its first.
+func (e *boltEngine) keep(epoch uint64) string {
+	for i := 0; ; i++ {
+		to := fmt.Sprintf("%s.corrupt-%d", e.path, epoch)
+		if i > 0 {
+			to += fmt.Sprintf("-%d", i)
+		}
+		switch err := os.Link(e.path, to); {
+		case err == nil:
+			return filepath.Base(to)
+		case !errors.Is(err, os.ErrExist):
+			return "nothing: " + err.Error()
+		}
+	}
+}

@@ -1,0 +1,309 @@
+package storefwd
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"time"
+)
+
+// This file is the life of a record from append to safe: the queue of what is not
+// safe yet, the barriers that wait for it, and the committer that writes it.
+//
+// A record is safe when it was synced to the journal, when the hub acknowledged
+// it, or when its retention dropped it. The first unsafe record holds back every
+// barrier behind it.
+
+type barrier struct {
+	pos uint64 // of the last append before it
+	fn  func(error)
+}
+
+// rec is a record in RAM. seq, buf and log are static; the others are guarded by
+// Store.mu.
+type rec struct {
+	log   *Log
+	buf   []byte // the record as record.go lays it out
+	seq   uint64
+	pos   uint64 // order of appends over all logs
+	at    int64  // when it was appended, by mono
+	state recState
+	gone  bool // acknowledged or dropped: need not be written
+}
+
+type recState uint8
+
+const (
+	recNew  recState = iota // not safe
+	recSafe                 // safe
+)
+
+// makeSafe marks r safe. The caller holds mu and calls unlockAndFire after.
+func (s *Store) makeSafe(r *rec) {
+	if r.state == recNew {
+		r.state = recSafe
+		s.unsafeBytes -= int64(len(r.buf))
+	}
+}
+
+// settle forgets the safe records at the head of the queue.
+func (s *Store) settle() {
+	for s.queue.len() > 0 && (*s.queue.at(0)).state == recSafe {
+		s.queue.pop()
+	}
+	if s.behind != nil && s.unsafeBytes <= s.limit/4 {
+		close(s.behind)
+		s.behind = nil
+	}
+}
+
+// unlockAndFire answers the barriers that can be answered, without the lock, one
+// goroutine at a time so that their order holds. It unlocks mu.
+func (s *Store) unlockAndFire() {
+	s.settle()
+	if s.firing {
+		s.mu.Unlock() // whoever is firing will see them
+		return
+	}
+	s.firing = true
+	var ready []barrier
+	for {
+		ready = ready[:0]
+		err := s.failed
+		if err == nil && s.barriers.len() > 0 && s.barriers.at(0).pos <= s.refuseTo {
+			err = s.refused
+		}
+		for s.barriers.len() > 0 && (err != nil || s.queue.len() == 0 || s.barriers.at(0).pos < (*s.queue.at(0)).pos) {
+			ready = append(ready, s.barriers.pop())
+		}
+		if len(ready) == 0 {
+			s.firing = false
+			if s.barriers.len() > 0 {
+				s.wakeBy(s.due(*s.queue.at(0), true))
+			}
+			s.mu.Unlock()
+			return
+		}
+		s.mu.Unlock()
+		for _, b := range ready {
+			b.fn(err)
+		}
+		s.mu.Lock()
+		s.settle()
+	}
+}
+
+// due is when r must be written, by mono. waited says that a barrier waits for it.
+func (s *Store) due(r *rec, waited bool) int64 {
+	spill := int64(0)
+	if r.log.live {
+		spill = max(int64(s.o.SpillAfter), r.log.spill)
+	}
+	if !waited {
+		spill = max(spill, int64(s.o.CommitInterval))
+	}
+	return r.at + spill
+}
+
+// wakeBy makes sure that the committer looks at time at, by mono.
+func (s *Store) wakeBy(at int64) {
+	if s.armed == 0 || at < s.armed {
+		s.armed = at
+		select {
+		case s.wake <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// run is the committer: the only goroutine that writes to files after Open.
+func (s *Store) run() {
+	defer close(s.done)
+	timer := time.NewTimer(math.MaxInt64)
+	defer timer.Stop()
+	for {
+		select {
+		case <-s.wake:
+		case <-timer.C:
+		case <-s.closing:
+			s.finish()
+			return
+		}
+		s.commitDue(false)
+		s.foldDue()
+		s.mu.Lock()
+		next := s.next()
+		s.armed = next
+		s.mu.Unlock()
+		if next == 0 {
+			timer.Stop()
+		} else {
+			timer.Reset(max(0, time.Duration(next-s.mono())))
+		}
+	}
+}
+
+// finish is the committer's last work.
+func (s *Store) finish() {
+	s.commitDue(true)
+	s.mu.Lock()
+	ok := s.failed == nil
+	s.mu.Unlock()
+	for first := s.j.used != [2]bool{}; ok && (first || s.foldable()); first = false {
+		ok = s.fold() == nil
+	}
+	s.mu.Lock()
+	if s.failed == nil {
+		s.failed = ErrClosed
+	}
+	for _, l := range s.logs {
+		l.wakeReaders()
+	}
+	s.unlockAndFire()
+}
+
+// next is when the committer has something to do, by mono; 0 for not foreseeable.
+func (s *Store) next() int64 {
+	if s.failed != nil {
+		return 0
+	}
+	s.settle()
+	at := int64(math.MaxInt64)
+	waited := s.waited()
+	for i := range s.queue.len() {
+		if r := *s.queue.at(i); r.state == recNew {
+			at = min(at, s.due(r, r.pos <= waited))
+		}
+	}
+	if s.dirtySince != 0 {
+		at = min(at, s.foldAt())
+	}
+	if at == math.MaxInt64 {
+		return 0
+	}
+	return max(at, s.retryAt)
+}
+
+// waited is the position up to which somebody waits.
+func (s *Store) waited() uint64 {
+	if n := s.barriers.len(); n > 0 {
+		return s.barriers.at(n - 1).pos
+	}
+	return 0
+}
+
+// commitDue writes batches until nothing is due: what arrived during one sync is
+// the next batch.
+func (s *Store) commitDue(all bool) {
+	for {
+		s.mu.Lock()
+		s.settle()
+		if s.mono() < s.retryAt {
+			s.refuse(errNoSpace)
+			s.unlockAndFire()
+			return
+		}
+		if s.failed != nil || !s.gather(all) {
+			s.mu.Unlock()
+			return
+		}
+		s.mu.Unlock()
+		n, err := s.commit()
+		s.mu.Lock()
+		switch {
+		case err == nil:
+			s.committed(n)
+		case errors.Is(err, errNoSpace):
+			s.retryAt = s.mono() + int64(foldRetry)
+			s.refuse(err)
+		default:
+			s.fail(fmt.Errorf("%w: journal: %w", ErrFailed, err))
+		}
+		s.unlockAndFire()
+	}
+}
+
+// gather fills batch with what is to be written now. Nothing is, until one record
+// is due; then the records of all other logs that will be written anyway go along.
+func (s *Store) gather(all bool) bool {
+	clear(s.batch)
+	s.batch = s.batch[:0]
+	now, waited := s.mono(), s.waited()
+	full := s.unsafeBytes >= int64(s.o.CommitBytes)
+	due := all || full
+	for i := 0; i < s.queue.len() && !due; i++ {
+		r := *s.queue.at(i)
+		due = r.state == recNew && s.due(r, r.pos <= waited) <= now
+	}
+	if !due {
+		return false
+	}
+	var size int64
+	for i := range s.queue.len() {
+		r := *s.queue.at(i)
+		if r.state != recNew {
+			continue
+		}
+		// Of a live log only what the hub has had half its time for: the rest is
+		// likely to be acknowledged before it would reach the disk.
+		if r.log.live && !all && !full && now-r.at < max(int64(s.o.SpillAfter), r.log.spill)/2 {
+			continue
+		}
+		if size += frameSize(len(r.buf)); size > s.j.half-sector || len(s.batch) > 0 && size > 2<<20 {
+			break
+		}
+		s.batch = append(s.batch, r)
+	}
+	return len(s.batch) > 0
+}
+
+// commit writes batch to the journal, turning to the other half if need be.
+func (s *Store) commit() (n int, err error) {
+	var size int64
+	clear(s.frames)
+	s.frames = s.frames[:0]
+	for _, r := range s.batch {
+		size += frameSize(len(r.buf))
+		s.frames = append(s.frames, r.buf)
+	}
+	if !s.j.room((size + sector - 1) &^ (sector - 1)) {
+		if s.j.used[(s.j.gen+1)&1] {
+			if err := s.fold(); err != nil {
+				return 0, err
+			}
+		} else {
+			s.j.turn()
+		}
+	}
+	return s.j.write(s.frames)
+}
+
+// committed notes that batch is on disk.
+func (s *Store) committed(bytes int) {
+	s.stats.JournalBytes += int64(bytes)
+	s.stats.Commits++
+	s.stats.CommitMsgs += int64(len(s.batch))
+	for _, r := range s.batch {
+		r.log.journaled = max(r.log.journaled, r.seq)
+		r.log.written++
+		s.makeSafe(r)
+		r.log.wakeReaders()
+	}
+	s.dirty()
+}
+
+// refuse answers all who wait now with err: the disk is full, the journal too.
+// Their records stay, and may yet become safe.
+func (s *Store) refuse(err error) {
+	s.refused, s.refuseTo = fmt.Errorf("%w: %w", ErrFull, err), s.waited()
+}
+
+// fail ends all acknowledging: after an error of a write or a sync the kernel may
+// have forgotten the data and call it clean, so what is on disk is known only to
+// the next open.
+func (s *Store) fail(err error) {
+	if s.failed == nil {
+		s.failed = err
+		s.o.Logger.Error("store: nothing is acknowledged any more", "dir", s.dir, "err", err)
+	}
+}

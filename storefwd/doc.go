@@ -1,0 +1,26 @@
+// Package storefwd keeps messages until the hub has them: durable logs on a
+// journal and one bbolt file, and a forwarder that drains a log to a stream.
+//
+// Call [Open] first, then [Store.Log] for each log and [NewForwarder] for each that
+// goes to the hub. A [Log] is a sink: attach it to the subjects it keeps. Ask
+// [Store.Barrier] before acknowledging anything to a device.
+//
+// # Safe
+//
+// A record is safe when it was synced to the journal, or when the hub's stream
+// acknowledged it. While the link is up a record waits in memory for the hub, and
+// what the hub acknowledges in time is never written: a gateway that is online
+// writes nothing to its flash.
+//
+// # Reading order
+//
+// record.go (the one form of a record), journal.go, engine.go and bolt.go (the two
+// levels on disk), meta.go (epochs), store.go, log.go, cursor.go, commit.go (from
+// append to safe), fold.go (from journal to bbolt), forward.go, puback.go,
+// resume.go.
+//
+// # Concurrency
+//
+// Everything exported is safe for all goroutines, but for Forwarder.Run, which is
+// called once. One goroutine, the committer, writes to the files.
+package storefwd

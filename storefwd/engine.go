@@ -1,0 +1,87 @@
+package storefwd
+
+import (
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"hash/crc32"
+)
+
+// engine holds the records that were folded out of the journal. Fold and Reset
+// have one caller, the committer; the others may be called at any time. No call
+// keeps anything open after it returned.
+type engine interface {
+	// Load returns the states and the generation that the last Fold wrote.
+	Load() (states map[uint32]logState, folded uint64, err error)
+	// Fold applies a batch in one transaction, durable when it returns nil. After
+	// an error the batch may still have been applied; applying it again is harmless.
+	Fold(b *foldBatch) (written int64, err error)
+	// Read calls fn for the records of a log with from ≤ seq ≤ to in order, until
+	// fn returns false. rec is borrowed until fn returns.
+	Read(log uint32, from, to uint64, fn func(seq uint64, rec []byte) bool) error
+	// Reset forgets all records and writes b, which has none to remove, as Fold
+	// does; the space goes back to the file system.
+	Reset(b *foldBatch) (written int64, err error)
+	// Size is what the records occupy on disk, free space within included.
+	Size() int64
+	Close() error
+}
+
+// errNoSpace marks an engine error after which the engine is as it was before and
+// may be tried again.
+var errNoSpace = errors.New("no space left")
+
+// foldBatch is one transaction.
+type foldBatch struct {
+	put    []foldRecord // ascending within a log
+	remove []seqRange
+	states map[uint32]logState
+	folded uint64 // journal generations up to this one hold nothing new
+}
+
+type foldRecord struct {
+	log uint32
+	seq uint64
+	rec []byte
+}
+
+type seqRange struct {
+	log      uint32
+	from, to uint64 // both included
+}
+
+// logState is what an engine keeps of a log besides its records, so that opening
+// a large one needs no scan.
+type logState struct {
+	Name    string            `json:"name"`
+	Base    uint64            `json:"base"`   // no record is below
+	First   uint64            `json:"first"`  // below are only records that wait for removal
+	Folded  uint64            `json:"folded"` // no record is above
+	Last    uint64            `json:"last"`   // highest sequence ever seen on disk
+	Msgs    int64             `json:"msgs"`
+	Bytes   int64             `json:"bytes"`
+	Epochs  []epochStart      `json:"epochs,omitempty"`
+	Cursors map[string]uint64 `json:"cursors,omitempty"` // ack floors
+}
+
+// epochStart says that records from First on were appended in Epoch.
+type epochStart struct {
+	Epoch uint64 `json:"e"`
+	First uint64 `json:"s"`
+}
+
+func encodeState(s logState) ([]byte, error) {
+	b, err := json.Marshal(s)
+	if err != nil {
+		return nil, err
+	}
+	return append(binary.LittleEndian.AppendUint32(nil, crc32.Checksum(b, castagnoli)), b...), nil
+}
+
+func decodeState(b []byte) (s logState, err error) {
+	if len(b) < 4 || crc32.Checksum(b[4:], castagnoli) != binary.LittleEndian.Uint32(b) {
+		return s, errors.New("log state: checksum does not match")
+	}
+	err = json.Unmarshal(b[4:], &s)
+	return s, err
+}

@@ -1,0 +1,258 @@
+package storefwd
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// The journal is one file of fixed size: a header block, two halves, the header
+// block again.
+//
+//	| header 4096 | half 0 | half 1 | header 4096 |
+//
+// A half holds batches. A batch starts on a 512-byte sector that holds nothing
+// older, is written with one pwrite and one fdatasync, and is a row of frames,
+// each padded to 8 bytes:
+//
+//	0 length of the frame, padding left out    4 crc32c of salt, length, generation, record checksum
+//	8 generation                              16 the record (record.go)
+//
+// Each pass over a half has a generation of its own, one higher than the last, so
+// what an older pass left behind is not taken for new. The salt is random and
+// never leaves the file: a payload cannot imitate a frame.
+type journal struct {
+	f    journalFile
+	half int64
+	salt [8]byte
+	gen  uint64 // the pass being written; its lowest bit names the half
+	off  int64  // next free sector in that half
+	used [2]bool
+	buf  []byte
+}
+
+// journalFile is what the journal needs of *os.File; tests put faults in between.
+type journalFile interface {
+	ReadAt(b []byte, off int64) (int, error)
+	WriteAt(b []byte, off int64) (int, error)
+	Datasync() error
+	Close() error
+}
+
+type osFile struct{ *os.File }
+
+func (f osFile) Datasync() error { return unix.Fdatasync(int(f.Fd())) }
+
+const (
+	journalMagic = "leafdjnl"
+	journalBlock = 4096
+	sector       = 512
+	frameHeader  = 16
+)
+
+var errJournalHeader = errors.New("both headers are damaged")
+
+// createJournal makes an empty journal of the given size. Its zeroes are really
+// written: in space that is only reserved, the first write of each block changes
+// the file's metadata and costs a second write.
+func createJournal(path string, size int64) (written int64, err error) {
+	head := make([]byte, journalBlock)
+	copy(head, journalMagic)
+	binary.LittleEndian.PutUint32(head[8:], 1)
+	binary.LittleEndian.PutUint64(head[16:], uint64(size-2*journalBlock)/2)
+	copy(head[24:36], random(12)) // salt, and the upper half of all generations
+	binary.LittleEndian.PutUint32(head[36:], crc32.Checksum(head[:36], castagnoli))
+	err = replaceFile(path, func(f *os.File) error {
+		if err := unix.Fallocate(int(f.Fd()), 0, 0, size); err != nil && !errors.Is(err, unix.EOPNOTSUPP) {
+			return err
+		}
+		zero := make([]byte, 1<<20)
+		for off := int64(0); off < size; off += int64(len(zero)) {
+			if _, err := f.WriteAt(zero[:min(int64(len(zero)), size-off)], off); err != nil {
+				return err
+			}
+		}
+		_, err1 := f.WriteAt(head, 0)
+		_, err2 := f.WriteAt(head, size-journalBlock)
+		return errors.Join(err1, err2)
+	})
+	return size + 2*journalBlock, err
+}
+
+// openJournal reads the header of a journal of size bytes.
+func openJournal(f journalFile, size int64) (*journal, error) {
+	head := make([]byte, 40)
+	for _, at := range []int64{0, size - journalBlock} {
+		if at < 0 {
+			continue
+		}
+		if _, err := f.ReadAt(head, at); err != nil {
+			continue
+		}
+		le := binary.LittleEndian
+		half := int64(le.Uint64(head[16:]))
+		if string(head[:8]) != journalMagic || crc32.Checksum(head[:36], castagnoli) != le.Uint32(head[36:]) ||
+			half <= 0 || half%sector != 0 || half*2+2*journalBlock > size {
+			continue
+		}
+		if v := le.Uint32(head[8:]); v != 1 {
+			return nil, fmt.Errorf("format %d is not one this version knows", v)
+		}
+		j := &journal{f: f, half: half, off: half, gen: uint64(le.Uint32(head[32:])) << 32}
+		copy(j.salt[:], head[24:])
+		return j, nil
+	}
+	return nil, errJournalHeader
+}
+
+// room reports whether n bytes of frames still fit the current half.
+func (j *journal) room(n int64) bool { return j.off+n <= j.half }
+
+// turn starts a new pass in the other half. It must not hold anything unfolded.
+func (j *journal) turn() {
+	j.gen++
+	j.off = 0
+}
+
+func frameSize(rec int) int64 { return (int64(frameHeader+rec) + 7) &^ 7 }
+
+// write appends one batch and makes it durable. After an error nothing may be
+// assumed about the file, and nothing may be written to it any more.
+func (j *journal) write(recs [][]byte) (n int, err error) {
+	b := j.buf[:0]
+	le := binary.LittleEndian
+	for _, r := range recs {
+		seal(r)
+		at := len(b)
+		b = le.AppendUint32(b, uint32(frameHeader+len(r)))
+		b = le.AppendUint32(b, 0)
+		b = le.AppendUint64(b, j.gen)
+		b = append(b, r...)
+		le.PutUint32(b[at+4:], j.frameSum(b[at:]))
+		for len(b)%8 != 0 {
+			b = append(b, 0)
+		}
+	}
+	for len(b)%sector != 0 {
+		b = append(b, 0)
+	}
+	if j.buf = b; cap(b) > 2<<20 {
+		j.buf = nil
+	}
+	if _, err := j.f.WriteAt(b, j.start(j.gen)+j.off); err != nil {
+		return 0, err
+	}
+	if err := j.f.Datasync(); err != nil {
+		return 0, err
+	}
+	j.off += int64(len(b))
+	j.used[j.gen&1] = true
+	return len(b), nil
+}
+
+func (j *journal) start(gen uint64) int64 { return journalBlock + int64(gen&1)*j.half }
+
+// frameSum covers the frame's own fields and, through its checksum, the record.
+func (j *journal) frameSum(frame []byte) uint32 {
+	sum := crc32.Update(crc32.Checksum(j.salt[:], castagnoli), castagnoli, frame[:4])
+	return crc32.Update(sum, castagnoli, frame[8:frameHeader+4])
+}
+
+// frame decodes the frame at the start of b, which must be of generation gen, or
+// of any if gen is 0.
+func (j *journal) frame(b []byte, gen uint64) (rec []byte, ok bool) {
+	if len(b) < frameHeader+recHeader {
+		return nil, false
+	}
+	le := binary.LittleEndian
+	n, g := le.Uint32(b), le.Uint64(b[8:])
+	if gen != 0 && g != gen || n < frameHeader+recHeader || uint64(n) > uint64(len(b)) || le.Uint32(b[4:]) != j.frameSum(b) {
+		return nil, false
+	}
+	return b[frameHeader:n], true
+}
+
+// replay calls fn for every record that is newer than generation folded, in
+// order, with bytes that stay valid. It returns what was found damaged. The next
+// write goes to a new generation.
+func (j *journal) replay(folded uint64, fn func(rec []byte)) (notes []string) {
+	var halves [2][]byte
+	var gens [2]uint64
+	for i := range halves {
+		b := make([]byte, j.half)
+		if n, err := j.f.ReadAt(b, journalBlock+int64(i)*j.half); err != nil {
+			notes = append(notes, fmt.Sprintf("journal half %d is unreadable after %d bytes: %v", i, n, err))
+			b = b[:n]
+		}
+		halves[i], gens[i] = b, j.newest(b)
+		j.gen = max(j.gen, gens[i])
+	}
+	order := []int{0, 1}
+	if gens[0] > gens[1] {
+		order = []int{1, 0}
+	}
+	for _, i := range order {
+		if g := gens[i]; g == 0 || g>>32 == folded>>32 && g <= folded {
+			continue
+		}
+		j.used[i] = true
+		if note := j.replayHalf(halves[i], gens[i], fn); note != "" {
+			notes = append(notes, fmt.Sprintf("journal half %d: %s", i, note))
+		}
+	}
+	j.off = j.half // this generation is closed: a torn batch may lie behind its end
+	return notes
+}
+
+// newest finds the generation of the pass that was written last over a half: the
+// highest of any frame in it, wherever the frame lies.
+func (j *journal) newest(b []byte) (gen uint64) {
+	le := binary.LittleEndian
+	for at := 0; at+frameHeader+recHeader <= len(b); at += 8 {
+		g := le.Uint64(b[at+8:])
+		if g>>32 != j.gen>>32 || g <= gen {
+			continue
+		}
+		if _, ok := j.frame(b[at:], g); ok {
+			gen = g
+		}
+	}
+	return gen
+}
+
+// replayHalf walks the frames of one generation. Where one is unreadable it looks
+// for the next that can be read: if there is one, something is missing.
+func (j *journal) replayHalf(b []byte, gen uint64, fn func(rec []byte)) (note string) {
+	var good, bad, skipped int
+	clean := true
+	for at := 0; at < len(b); {
+		rec, ok := j.frame(b[at:], gen)
+		if ok {
+			if _, _, err := parseRecord(rec); err == nil {
+				good++
+				if !clean {
+					bad++
+				}
+				fn(rec)
+			} else {
+				bad++
+			}
+			clean = true
+			at += int(frameSize(len(rec)))
+			continue
+		}
+		if at%sector == 0 || b[at] != 0 {
+			clean = false
+		}
+		at += 8
+		skipped++
+	}
+	if bad > 0 {
+		note = fmt.Sprintf("damaged in %d places; %d records were read", bad, good)
+	}
+	return note
+}

@@ -1,0 +1,590 @@
+package storefwd
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/leafd/leafd/internal/msg"
+)
+
+// Retention says what a log keeps. The zero value keeps everything, on disk.
+type Retention struct {
+	MaxMsgs, MaxBytes int64 // 0: no bound
+	Keep              Keep
+	Full              Full
+	Memory            bool // in RAM only: gone at the end of the process, and safe by definition; needs a bound
+}
+
+// Keep says for how long.
+type Keep uint8
+
+const (
+	Limits     Keep = iota // until a bound is reached
+	UntilAcked             // until every cursor has acknowledged it, too
+)
+
+// Full says what happens when a bound is reached.
+type Full uint8
+
+const (
+	DropOldest Full = iota // the oldest record goes, and is counted
+	Refuse                 // the new one is refused
+)
+
+func (r Retention) check() error {
+	switch {
+	case r.MaxMsgs < 0 || r.MaxBytes < 0 || r.Keep > UntilAcked || r.Full > Refuse:
+		return fmt.Errorf("retention %+v is out of range", r)
+	case r.Memory && r.MaxMsgs == 0 && r.MaxBytes == 0:
+		return errors.New("a log in memory needs a bound")
+	}
+	return nil
+}
+
+// Loss says why a log does not have a message that it was given.
+type Loss uint8
+
+const (
+	LostOldest   Loss = iota // dropped for a newer one when the log was full
+	LostRefused              // refused: the log is full
+	LostTooLarge             // refused: larger than the log or the journal can hold
+	LostNoRoom               // refused: too much waits for the disk
+	LostFailed               // refused: the store has failed or is closed
+	LostRejected             // the hub will not take it
+	LostDamaged              // what was on disk cannot be read
+	NumLosses
+)
+
+var lossNames = [NumLosses]string{"oldest_dropped", "log_full", "too_large", "disk_behind", "store_failed", "rejected_by_hub", "damaged"}
+
+func (l Loss) String() string { return lossNames[min(l, NumLosses-1)] }
+
+// Log is a sequence of messages. All methods are safe for any goroutine.
+type Log struct {
+	// Static after Store.Log.
+	s  *Store
+	id uint32
+
+	// Guarded by s.mu.
+	name    string // "" until somebody opens it, if only the journal knows it
+	ret     Retention
+	claimed bool
+
+	// Sequences: base ≤ first ≤ last+1. Records wait for removal from the engine in
+	// [base, first), are in the engine in [first, folded], and in ram above. In ram
+	// all up to journaled are in the journal, too. There may be gaps anywhere.
+	base, first, folded, journaled, last uint64
+	ram                                  deque[*rec]
+	oldest                               deque[ref] // the first of those in the engine, read ahead
+
+	msgs, bytes       int64  // that still count: from first on
+	ramMsgs, ramBytes int64  // of these, those in ram
+	removeTo          uint64 // base up to here wait for removal from the engine
+	removeMsgs        int64  // about how many these are
+	removeBytes       int64
+
+	epochs  []epochStart // ascending by First; who appended what
+	cursors map[string]*Cursor
+	live    bool  // the forwarder sends at once and expects an acknowledgement
+	spill   int64 // what it asks for instead of Options.SpillAfter, ns
+
+	chunk []byte // the free rest of the buffer that records are made in
+	slab  []rec
+	grow  int
+
+	appended, acked, written uint64
+	lost                     [NumLosses]uint64
+}
+
+// ref is what the accounts need of a record that is not in RAM.
+type ref struct {
+	seq  uint64
+	size int64
+	at   int64
+	r    *rec // or nil
+}
+
+func (s *Store) restoreLog(id uint32, st logState) *Log {
+	l := &Log{
+		s: s, id: id, name: st.Name, base: max(st.Base, 1), first: max(st.First, 1), folded: st.Folded,
+		journaled: st.Folded, msgs: st.Msgs, bytes: st.Bytes, epochs: st.Epochs, cursors: map[string]*Cursor{},
+	}
+	if l.first > l.base { // a crash, or a close, came before their removal
+		l.removeTo = min(l.first-1, l.folded)
+		l.removeMsgs = int64(min(l.removeTo, l.base+maxRemove)) - int64(l.base) + 1
+	}
+	l.last = max(st.Last, l.folded, l.first-1)
+	for name, floor := range st.Cursors {
+		l.cursors[name] = &Cursor{l: l, name: name, floor: floor, next: floor + 1, wake: make(chan struct{}, 1)}
+	}
+	return l
+}
+
+// state is what the engine is to know about the log, apart from the fold itself.
+func (l *Log) state() logState {
+	st := logState{
+		Name: l.name, Base: l.base, First: l.first, Folded: l.folded, Last: l.last,
+		Epochs: slices.Clone(l.epochs), Cursors: map[string]uint64{},
+	}
+	st.Msgs, st.Bytes = l.msgs, l.bytes
+	for i := l.ram.len() - 1; i >= 0; i-- { // what is only in RAM is not the engine's to count
+		r := *l.ram.at(i)
+		if r.seq <= l.journaled {
+			break
+		}
+		st.Msgs--
+		st.Bytes -= int64(len(r.buf))
+	}
+	for name, c := range l.cursors {
+		st.Cursors[name] = c.floor
+	}
+	return st
+}
+
+// Name is what the log was opened as.
+func (l *Log) Name() string { return l.name }
+
+// Deliver appends m: a Log may be attached to a router. It answers msg.Kept or
+// msg.StoreFull.
+func (l *Log) Deliver(m *msg.Msg, _ *msg.Sub) msg.Drop {
+	if _, err := l.Append(m); err != nil {
+		return msg.StoreFull
+	}
+	return msg.Kept
+}
+
+// Flush implements msg.Flusher: publishers pause while too much waits for the disk.
+func (l *Log) Flush() (behind <-chan struct{}) {
+	s := l.s
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.behind == nil && s.unsafeBytes > s.limit/2 && s.failed == nil {
+		s.behind = make(chan struct{})
+	}
+	return s.behind
+}
+
+// Append copies subject, header and data of m to the end of the log; a reply
+// subject is not kept. The record is safe only after a Barrier. The error is
+// ErrFull, ErrTooLarge, ErrClosed or ErrFailed, and has been counted.
+func (l *Log) Append(m *msg.Msg) (seq uint64, err error) {
+	s := l.s
+	now := s.o.Now().UnixNano()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	size := int64(recordSize(m))
+	if loss, err := l.admit(m, size); err != nil {
+		l.lost[loss]++
+		return 0, err
+	}
+	l.last++
+	s.pos++
+	r := l.newRec()
+	*r = rec{log: l, seq: l.last, pos: s.pos, at: s.mono()}
+	r.buf = appendRecord(l.alloc(int(size)), l.id, s.epoch, r.seq, now, m)
+	l.insert(r, s.epoch)
+	l.appended++
+	if l.ret.Memory {
+		r.state = recSafe
+	} else {
+		s.queue.push(r)
+		s.unsafeBytes += size
+		switch {
+		case s.unsafeBytes >= int64(s.o.CommitBytes):
+			s.wakeBy(r.at)
+		case s.armed == 0:
+			s.wakeBy(s.due(r, false))
+		}
+	}
+	l.wakeReaders()
+	return r.seq, nil
+}
+
+// admit makes room for a record of size bytes, or says why there is none.
+func (l *Log) admit(m *msg.Msg, size int64) (Loss, error) {
+	s := l.s
+	switch {
+	case s.closed:
+		return LostFailed, ErrClosed
+	case s.failed != nil && !l.ret.Memory:
+		return LostFailed, s.failed
+	case !fits(m) || !l.ret.Memory && frameSize(int(size)) > s.limit-sector || l.ret.MaxBytes > 0 && size > l.ret.MaxBytes:
+		return LostTooLarge, ErrTooLarge
+	case !l.ret.Memory && s.unsafeBytes+size > s.limit:
+		return LostNoRoom, fmt.Errorf("%w: the disk is behind", ErrFull)
+	}
+	for l.over(1, size) {
+		if l.ret.Full == Refuse {
+			return LostRefused, ErrFull
+		}
+		o, ok := l.head()
+		if !ok {
+			break
+		}
+		l.pop(o)
+		l.lost[LostOldest]++
+	}
+	l.trimEpochs()
+	s.settle()
+	return 0, nil
+}
+
+func (l *Log) over(msgs, bytes int64) bool {
+	return l.ret.MaxMsgs > 0 && l.msgs+msgs > l.ret.MaxMsgs || l.ret.MaxBytes > 0 && l.bytes+bytes > l.ret.MaxBytes
+}
+
+// enforce applies bounds that have become narrower.
+func (l *Log) enforce() {
+	for l.over(0, 0) && l.ret.Full == DropOldest {
+		o, ok := l.head()
+		if !ok {
+			return
+		}
+		l.pop(o)
+		l.lost[LostOldest]++
+	}
+}
+
+// insert puts a record with the next sequence into RAM and the accounts.
+func (l *Log) insert(r *rec, epoch uint64) {
+	if n := len(l.epochs); n == 0 || l.epochs[n-1].Epoch != epoch {
+		l.epochs = append(l.epochs, epochStart{epoch, r.seq})
+	}
+	l.ram.push(r)
+	l.last = max(l.last, r.seq)
+	l.msgs++
+	l.ramMsgs++
+	l.bytes += int64(len(r.buf))
+	l.ramBytes += int64(len(r.buf))
+}
+
+// newRec and alloc take from blocks, so that an append seldom allocates. A block
+// holds records of one log in order, so it is free soon after its first record is.
+func (l *Log) newRec() *rec {
+	if len(l.slab) == 0 {
+		l.slab = make([]rec, 32)
+	}
+	r := &l.slab[0]
+	l.slab = l.slab[1:]
+	return r
+}
+
+func (l *Log) alloc(size int) []byte {
+	const most = 64 << 10
+	if size > most/8 {
+		return make([]byte, 0, size)
+	}
+	if size > len(l.chunk) {
+		l.grow = min(max(2*l.grow, 4<<10, 2*size), most)
+		l.chunk = make([]byte, l.grow)
+	}
+	b := l.chunk[:0:size]
+	l.chunk = l.chunk[size:]
+	return b
+}
+
+// head is the oldest record that counts. It may read ahead in the engine.
+func (l *Log) head() (ref, bool) {
+	if l.first <= l.folded && l.oldest.len() == 0 {
+		l.readAhead()
+	}
+	for l.oldest.len() > 0 {
+		if o := *l.oldest.at(0); o.seq >= l.first {
+			return o, true
+		}
+		l.oldest.pop()
+	}
+	if l.ram.len() == 0 {
+		return ref{}, false
+	}
+	r := *l.ram.at(0)
+	return ref{r.seq, int64(len(r.buf)), recordTime(r.buf), r}, true
+}
+
+func (l *Log) readAhead() {
+	err := l.s.eng.Read(l.id, l.first, l.folded, func(seq uint64, b []byte) bool {
+		o := ref{seq: seq, size: int64(len(b))}
+		if len(b) >= recHeader {
+			o.at = recordTime(b)
+		}
+		l.oldest.push(o)
+		return l.oldest.len() < 512
+	})
+	if err != nil {
+		l.s.engineDamaged(err)
+	} else if l.oldest.len() == 0 { // only gaps were left
+		l.first = l.folded + 1
+	}
+}
+
+// pop takes the oldest record, o, out of the accounts.
+func (l *Log) pop(o ref) {
+	l.first = o.seq + 1
+	l.msgs--
+	l.bytes -= o.size
+	if o.r == nil {
+		l.oldest.pop()
+		l.remove(o.seq, o.seq, 1, o.size)
+		return
+	}
+	l.ram.pop()
+	l.ramMsgs--
+	l.ramBytes -= o.size
+	o.r.gone = true
+	l.s.makeSafe(o.r)
+}
+
+// remove asks the committer to take from…to out of the engine.
+func (l *Log) remove(from, to uint64, msgs, bytes int64) {
+	if !l.removable() {
+		l.base = from // what is below was removed, or never there
+	}
+	l.removeTo = max(l.removeTo, to)
+	l.removeMsgs += msgs
+	l.removeBytes += bytes
+	l.s.dirty()
+}
+
+// removable reports whether the engine holds records that count no more.
+func (l *Log) removable() bool { return l.base <= l.removeTo }
+
+// removed notes that the engine has nothing more up to to.
+func (l *Log) removed(to uint64) {
+	n := int64(min(to+1-min(l.base, to+1), uint64(max(l.removeMsgs, 0))))
+	if l.base = to + 1; !l.removable() || l.removeMsgs == 0 {
+		l.removeMsgs, l.removeBytes = 0, 0
+		return
+	}
+	l.removeBytes -= l.removeBytes / l.removeMsgs * n
+	l.removeMsgs -= n
+}
+
+// inEngine notes that from…upTo is in the engine. What was acknowledged meanwhile
+// is there, too, and must go again.
+func (l *Log) inEngine(from, upTo uint64) {
+	if l.first > from {
+		l.remove(from, min(l.first-1, upTo), 1, 0)
+	}
+	l.folded = max(l.folded, upTo)
+	for l.ram.len() > 0 && (*l.ram.at(0)).seq <= upTo {
+		r := l.ram.pop()
+		l.ramMsgs--
+		l.ramBytes -= int64(len(r.buf))
+	}
+}
+
+// engineDamaged gives up what is in the engine: no log can read it any more.
+// The committer moves the file aside and starts another.
+func (s *Store) engineDamaged(err error) {
+	s.note(fmt.Sprintf("store.db cannot be read: %v", err))
+	s.resetting = true
+	s.wakeBy(s.mono())
+	for _, l := range s.logs {
+		if l.first <= l.folded {
+			l.lost[LostDamaged] += uint64(l.msgs - l.ramMsgs)
+			l.msgs, l.bytes = l.ramMsgs, l.ramBytes
+			l.first = l.folded + 1
+		}
+		l.oldest.clear()
+		l.removeTo, l.removeMsgs, l.removeBytes = 0, 0, 0
+	}
+}
+
+// Read appends to dst records with sequence ≥ from, oldest first: up to cap(dst)
+// or, if that is 0, up to 64. It sees what is not yet safe, too.
+func (l *Log) Read(dst []Record, from uint64) ([]Record, error) {
+	l.s.mu.Lock()
+	from = max(from, l.first)
+	l.s.mu.Unlock()
+	return l.read(dst, from, 1<<64-1, readBytes)
+}
+
+const readBytes = 1 << 20
+
+// read appends records with from ≤ seq ≤ to until dst is full or they weigh more
+// than limit bytes, at least one if there is one. Records of the engine are
+// copied out before it returns.
+func (l *Log) read(dst []Record, from, to uint64, limit int) ([]Record, error) {
+	if cap(dst) == 0 {
+		dst = make([]Record, 0, 64)
+	}
+	s := l.s
+	for len(dst) < cap(dst) && from <= to {
+		s.mu.Lock()
+		folded, gen := l.folded, s.resetting
+		if from > folded {
+			dst = l.readRAM(dst, from, to, limit)
+			s.mu.Unlock()
+			return dst, nil
+		}
+		s.mu.Unlock()
+		had := len(dst)
+		var err error
+		if dst, err = l.readEngine(dst, from, min(to, folded), limit); err != nil {
+			s.mu.Lock()
+			if !gen && l.first <= folded {
+				s.engineDamaged(err)
+			}
+			from = max(from, l.first)
+			s.mu.Unlock()
+			continue
+		}
+		if len(dst) > had {
+			return dst, nil
+		}
+		from = folded + 1
+	}
+	return dst, nil
+}
+
+func (l *Log) readRAM(dst []Record, from, to uint64, limit int) []Record {
+	for i := l.find(from); i < l.ram.len() && len(dst) < cap(dst) && limit > 0; i++ {
+		r := *l.ram.at(i)
+		if r.seq > to {
+			break
+		}
+		dst = append(dst, viewRecord(r.buf))
+		limit -= len(r.buf)
+	}
+	return dst
+}
+
+func (l *Log) readEngine(dst []Record, from, to uint64, limit int) ([]Record, error) {
+	var bad uint64
+	var buf []byte
+	err := l.s.eng.Read(l.id, from, to, func(seq uint64, b []byte) bool {
+		if id, r, err := parseRecord(b); err != nil || id != l.id || r.Seq != seq {
+			bad++
+			return true
+		}
+		if len(buf)+len(b) > cap(buf) {
+			buf = make([]byte, 0, max(32<<10, len(b)))
+		}
+		at := len(buf)
+		buf = append(buf, b...)
+		dst = append(dst, viewRecord(buf[at:len(buf):len(buf)]))
+		limit -= len(b)
+		return len(dst) < cap(dst) && limit > 0
+	})
+	if bad > 0 {
+		l.s.mu.Lock()
+		l.lost[LostDamaged] += bad
+		l.s.note(fmt.Sprintf("store.db: records of log %q fail their checksum and are left out", l.name))
+		l.s.mu.Unlock()
+	}
+	return dst, err
+}
+
+// find is the index in ram of the first record with sequence ≥ seq.
+func (l *Log) find(seq uint64) int {
+	lo, hi := 0, l.ram.len()
+	if hi > 0 && (*l.ram.at(0)).seq >= seq {
+		return 0
+	}
+	for lo < hi {
+		if mid := (lo + hi) / 2; (*l.ram.at(mid)).seq < seq {
+			lo = mid + 1
+		} else {
+			hi = mid
+		}
+	}
+	return lo
+}
+
+// upTo is the last sequence of this log that was appended no later than seq of
+// epoch. ok is false if epoch says nothing about this log's order: it is of
+// another store.
+func (l *Log) upTo(epoch, seq uint64) (last uint64, ok bool) {
+	ok = sameStore(epoch, l.s.epoch)
+	for i, e := range l.epochs {
+		if !sameStore(e.Epoch, epoch) || e.Epoch > epoch {
+			continue
+		}
+		ok = true
+		end := l.last
+		if i+1 < len(l.epochs) {
+			end = l.epochs[i+1].First - 1
+		}
+		if e.Epoch == epoch {
+			end = min(end, seq)
+		}
+		last = max(last, end)
+	}
+	return last, ok
+}
+
+// trimEpochs forgets epochs that no record is left of, but for the last.
+func (l *Log) trimEpochs() {
+	for len(l.epochs) > 1 && l.epochs[1].First <= l.first {
+		l.epochs = l.epochs[1:]
+	}
+}
+
+// setLive says whether the hub acknowledges what is appended, within about spill.
+func (l *Log) setLive(live bool, spill time.Duration) {
+	l.s.mu.Lock()
+	defer l.s.mu.Unlock()
+	if l.live && !live {
+		l.s.wakeBy(l.s.mono())
+	}
+	l.live, l.spill = live, int64(spill)
+}
+
+func (l *Log) wakeReaders() {
+	for _, c := range l.cursors {
+		c.signal()
+	}
+}
+
+// LogStats describe a log at one moment.
+type LogStats struct {
+	Name        string
+	Msgs, Bytes int64
+	First, Last uint64 // sequences; First is Last+1 if the log is empty
+	OldestAge   time.Duration
+	Live        bool
+
+	Appended, Acked, Written uint64            // since Open; Written counts records that went to the journal
+	Lost                     map[string]uint64 // by Loss, those that happened
+}
+
+// Stats is a snapshot.
+func (l *Log) Stats() LogStats {
+	now := l.s.o.Now()
+	l.s.mu.Lock()
+	defer l.s.mu.Unlock()
+	st := l.counts()
+	if o, ok := l.head(); ok {
+		st.First = o.seq
+		st.OldestAge = max(0, now.Sub(time.Unix(0, o.at)))
+	}
+	return st
+}
+
+// counts fills in what needs no look at the oldest record.
+func (l *Log) counts() LogStats {
+	st := LogStats{
+		Name: l.name, Msgs: l.msgs, Bytes: l.bytes, First: l.last + 1, Last: l.last, Live: l.live,
+		Appended: l.appended, Acked: uint64(max(0, l.acked)), Written: l.written, Lost: map[string]uint64{},
+	}
+	for i, n := range l.lost {
+		if n > 0 {
+			st.Lost[Loss(i).String()] = n
+		}
+	}
+	return st
+}
+
+// Logs lists the logs that were opened, by name.
+func (s *Store) Logs() []*Log {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	all := slices.Collect(maps.Values(s.logs))
+	all = slices.DeleteFunc(all, func(l *Log) bool { return !l.claimed })
+	slices.SortFunc(all, func(a, b *Log) int { return strings.Compare(a.name, b.name) })
+	return all
+}

@@ -1,0 +1,188 @@
+package storefwd
+
+import (
+	"crypto/rand"
+	"encoding/binary"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// meta is the file that makes an epoch: {"format":1,"base":…,"boots":…,"node":…,"sum":…}.
+// It is replaced, never changed in place, once at each open.
+type meta struct {
+	Format int    `json:"format"`
+	Base   uint32 `json:"base"`  // random, drawn when the store was created
+	Boots  uint64 `json:"boots"` // opens so far
+	Node   string `json:"node"`
+	Sum    string `json:"sum"` // crc32c of the object with an empty sum
+}
+
+const (
+	metaFile   = "meta.json"
+	metaFormat = 1
+	bootBits   = 24
+)
+
+// epoch puts the random base above the count of boots: a store that was wiped and
+// made anew draws another base, so its ids cannot meet those of the one before,
+// and no clock has a say in it.
+func (m *meta) epoch() uint64 { return uint64(m.Base)<<bootBits + m.Boots }
+
+// sameStore reports whether two epochs come from one store.
+func sameStore(a, b uint64) bool { return a>>bootBits == b>>bootBits }
+
+func (m meta) encode() ([]byte, error) {
+	m.Sum = ""
+	b, err := json.Marshal(m)
+	if err != nil {
+		return nil, err
+	}
+	m.Sum = hex.EncodeToString(binary.BigEndian.AppendUint32(nil, crc32.Checksum(b, castagnoli)))
+	b, err = json.Marshal(m)
+	return append(b, '\n'), err
+}
+
+func decodeMeta(b []byte) (meta, error) {
+	var m meta
+	if err := json.Unmarshal(b, &m); err != nil {
+		return meta{}, err
+	}
+	want, err := m.encode()
+	if err != nil || string(want) != string(b) {
+		return meta{}, errors.New("checksum does not match")
+	}
+	if m.Format != metaFormat {
+		return meta{}, fmt.Errorf("format %d is not one this version knows", m.Format)
+	}
+	return m, nil
+}
+
+// openMeta reads the meta file, counts one more boot and makes that durable.
+// It returns a note for Health if the file was damaged.
+func openMeta(dir, node string) (m meta, written int, note string, err error) {
+	path := filepath.Join(dir, metaFile)
+	b, err := os.ReadFile(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		m.Base = binary.BigEndian.Uint32(random(4))
+	case err != nil:
+		return m, 0, "", err
+	default:
+		if m, err = decodeMeta(b); err != nil {
+			m = meta{Base: binary.BigEndian.Uint32(random(4))}
+			note = fmt.Sprintf("%s was damaged (%v) and is kept as %s", metaFile, err, moveAside(path, m.epoch()))
+		}
+	}
+	m.Format = metaFormat
+	m.Boots++
+	if node != "" {
+		m.Node = node
+	}
+	if m.Node == "" {
+		m.Node = "leafd-" + hex.EncodeToString(random(4))
+	}
+	if err := validNode(m.Node); err != nil {
+		return m, 0, "", err
+	}
+	if b, err = m.encode(); err != nil {
+		return m, 0, "", err
+	}
+	err = replaceFile(path, func(f *os.File) error { _, err := f.Write(b); return err })
+	return m, len(b), note, err
+}
+
+func validNode(node string) error {
+	if len(node) > 128 || strings.ContainsFunc(node, func(r rune) bool { return r <= ' ' || r == 0x7f }) {
+		return fmt.Errorf("node name %q cannot be part of a message id; use up to 128 bytes without white space", node)
+	}
+	return nil
+}
+
+func random(n int) []byte {
+	b := make([]byte, n)
+	rand.Read(b) // never fails: crypto/rand ends the process instead
+	return b
+}
+
+// replaceFile makes path hold what fill writes, or leaves it as it was: written
+// beside, synced, renamed over, and the directory synced.
+// In a crash the old file or the new one is there, perhaps with path.tmp beside it,
+// which the next call truncates.
+func replaceFile(path string, fill func(f *os.File) error) error {
+	tmp := path + ".tmp"
+	f, err := os.OpenFile(tmp, os.O_CREATE|os.O_RDWR|os.O_TRUNC|unix.O_NOFOLLOW, 0o600)
+	if err != nil {
+		return err
+	}
+	err = fill(f)
+	if err == nil {
+		err = f.Sync()
+	}
+	if err = errors.Join(err, f.Close()); err != nil {
+		return errors.Join(err, os.Remove(tmp))
+	}
+	if err := os.Rename(tmp, path); err != nil {
+		return err
+	}
+	return syncDir(filepath.Dir(path))
+}
+
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
+
+// moveAside renames a damaged file to one that is never opened again and returns
+// its new base name, or why it could not.
+func moveAside(path string, epoch uint64) string {
+	for i := 0; ; i++ {
+		to := fmt.Sprintf("%s.corrupt-%d", path, epoch)
+		if i > 0 {
+			to += fmt.Sprintf("-%d", i)
+		}
+		if _, err := os.Lstat(to); err == nil {
+			continue
+		}
+		if err := os.Rename(path, to); err != nil {
+			return "nothing: " + err.Error()
+		}
+		return filepath.Base(to)
+	}
+}
+
+// lockDir takes the directory for this process until the file is closed.
+func lockDir(dir string) (*os.File, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("store directory %s cannot be made: %w; choose another store_dir or create it", dir, reason(err))
+	}
+	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR|unix.O_NOFOLLOW, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("store directory %s is not writable: %w; give it to the user leafd runs as", dir, reason(err))
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		f.Close()
+		return nil, fmt.Errorf("store directory %s is in use by another process: %w; stop that one or choose another store_dir", dir, ErrInUse)
+	}
+	return f, nil
+}
+
+// reason is the cause of a path error without the path, which is named already.
+func reason(err error) error {
+	var pe *fs.PathError
+	if errors.As(err, &pe) {
+		return pe.Err
+	}
+	return err
+}

@@ -1,0 +1,109 @@
+package storefwd
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"math"
+)
+
+// pubAck is a stream's answer to a publish.
+type pubAck struct {
+	Stream    string    `json:"stream"`
+	Seq       uint64    `json:"seq"`
+	Duplicate bool      `json:"duplicate"`
+	Error     *apiError `json:"error"`
+}
+
+// apiError is the error of any JetStream answer.
+type apiError struct {
+	Code        int    `json:"code"` // as in HTTP
+	ErrCode     int    `json:"err_code"`
+	Description string `json:"description"`
+}
+
+func (e *apiError) String() string { return fmt.Sprintf("%s (%d)", e.Description, e.ErrCode) }
+func (e *apiError) Error() string  { return e.String() }
+
+// permanent reports whether the same message will be refused for ever.
+func (e *apiError) permanent() bool {
+	switch e.ErrCode {
+	case 10054, // message size exceeds maximum allowed
+		10097: // header size exceeds maximum allowed
+		return true
+	}
+	return false
+}
+
+// parsePubAck reads an acknowledgement. ok is false if it is none: anybody on the
+// hub may answer to a reply subject.
+func parsePubAck(b []byte) (a pubAck, ok bool) {
+	if a, ok = scanPubAck(b); ok {
+		return a, true
+	}
+	a = pubAck{}
+	if json.Unmarshal(b, &a) != nil {
+		return pubAck{}, false
+	}
+	return a, a.Error != nil || a.Stream != "" && a.Seq > 0
+}
+
+// scanPubAck reads the form that nats-server sends for a success, without
+// allocating: {"stream":"T","domain":"hub","seq":1,"duplicate":true}. The stream's
+// name, which is not needed, is left out.
+func scanPubAck(b []byte) (a pubAck, ok bool) {
+	b, ok = bytes.CutPrefix(b, []byte(`{"stream":"`))
+	if !ok || len(b) > 1024 {
+		return a, false
+	}
+	if b, ok = afterString(b); !ok {
+		return a, false
+	}
+	for {
+		switch {
+		case bytes.HasPrefix(b, []byte(`,"domain":"`)):
+			if b, ok = afterString(b[len(`,"domain":"`):]); !ok {
+				return a, false
+			}
+		case bytes.HasPrefix(b, []byte(`,"seq":`)):
+			b = b[len(`,"seq":`):]
+			n := 0
+			for n < len(b) && b[n] >= '0' && b[n] <= '9' {
+				n++
+			}
+			if a.Seq, ok = parseUint(b[:n]); !ok {
+				return a, false
+			}
+			b = b[n:]
+		case bytes.HasPrefix(b, []byte(`,"duplicate":true`)):
+			a.Duplicate = true
+			b = b[len(`,"duplicate":true`):]
+		default:
+			return a, string(b) == "}" && a.Seq > 0
+		}
+	}
+}
+
+// afterString skips the rest of a plain JSON string, not empty and without escapes.
+func afterString(b []byte) ([]byte, bool) {
+	i := bytes.IndexByte(b, '"')
+	if i < 1 || bytes.IndexByte(b[:i], '\\') >= 0 {
+		return nil, false
+	}
+	return b[i+1:], true
+}
+
+// parseUint reads a decimal number.
+func parseUint(b []byte) (n uint64, ok bool) {
+	if len(b) == 0 {
+		return 0, false
+	}
+	for _, c := range b {
+		d := uint64(c - '0')
+		if c < '0' || c > '9' || n > (math.MaxUint64-d)/10 {
+			return 0, false
+		}
+		n = n*10 + d
+	}
+	return n, true
+}

@@ -1,0 +1,113 @@
+package storefwd
+
+import (
+	"encoding/binary"
+	"errors"
+	"hash/crc32"
+	"math"
+	"time"
+
+	"github.com/leafd/leafd/internal/msg"
+)
+
+// Record is one message of a log. Its slices are never written again, whoever
+// holds them may keep them.
+type Record struct {
+	Seq                   uint64 // place in the log; grows, may have gaps
+	Epoch                 uint64 // run of the store that appended it
+	Time                  time.Time
+	QoS                   uint8
+	Retain                bool
+	Subject, Header, Data []byte
+
+	size int // bytes it weighs in the log's accounts
+}
+
+// A record has one form everywhere: in RAM, as the payload of a journal frame
+// and as a bbolt value. Little endian:
+//
+//	 0 crc32c of all that follows    4 log id
+//	 8 epoch                        16 seq
+//	24 time, Unix ns                32 kind · 33 flags · 34 subject length (u16)
+//	36 header length (u32)          40 subject, header, data
+//
+// It names its own log and sequence, so that it can be recognised on a page whose
+// surroundings are damaged.
+const (
+	recHeader = 40
+	kindMsg   = 1
+
+	flagQoS    = 0x03
+	flagRetain = 0x04
+	flagHeader = 0x08 // has a header block, perhaps an empty one
+
+	maxRecord = 64 << 20 // larger than any payload a server accepts
+)
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+var errRecord = errors.New("not a valid record")
+
+// recordSize is what m weighs as a record.
+func recordSize(m *msg.Msg) int { return recHeader + len(m.Subject) + len(m.Header) + len(m.Data) }
+
+// appendRecord appends m as a record without its checksum; seal adds it.
+func appendRecord(b []byte, log uint32, epoch, seq uint64, at int64, m *msg.Msg) []byte {
+	flags := m.QoS & flagQoS
+	if m.Retain {
+		flags |= flagRetain
+	}
+	if m.Header != nil {
+		flags |= flagHeader
+	}
+	le := binary.LittleEndian
+	b = le.AppendUint32(b, 0)
+	b = le.AppendUint32(b, log)
+	b = le.AppendUint64(b, epoch)
+	b = le.AppendUint64(b, seq)
+	b = le.AppendUint64(b, uint64(at))
+	b = append(b, kindMsg, flags)
+	b = le.AppendUint16(b, uint16(len(m.Subject)))
+	b = le.AppendUint32(b, uint32(len(m.Header)))
+	b = append(b, m.Subject...)
+	b = append(b, m.Header...)
+	return append(b, m.Data...)
+}
+
+// seal writes the checksum. Readers of a record in RAM never look at it.
+func seal(b []byte) { binary.LittleEndian.PutUint32(b, crc32.Checksum(b[4:], castagnoli)) }
+
+// parseRecord checks a record that comes from outside this process. The result
+// borrows b.
+func parseRecord(b []byte) (log uint32, r Record, err error) {
+	le := binary.LittleEndian
+	if len(b) < recHeader || len(b) > maxRecord || crc32.Checksum(b[4:], castagnoli) != le.Uint32(b) ||
+		b[32] != kindMsg || uint64(le.Uint16(b[34:]))+uint64(le.Uint32(b[36:])) > uint64(len(b)-recHeader) {
+		return 0, Record{}, errRecord
+	}
+	return le.Uint32(b[4:]), viewRecord(b), nil
+}
+
+// viewRecord reads a record that is known to be well formed.
+func viewRecord(b []byte) Record {
+	le := binary.LittleEndian
+	s := recHeader + int(le.Uint16(b[34:]))
+	h := s + int(le.Uint32(b[36:]))
+	r := Record{
+		Epoch: le.Uint64(b[8:]), Seq: le.Uint64(b[16:]), Time: time.Unix(0, int64(le.Uint64(b[24:]))),
+		QoS: b[33] & flagQoS, Retain: b[33]&flagRetain != 0,
+		Subject: b[recHeader:s:s], Data: b[h:len(b):len(b)], size: len(b),
+	}
+	if b[33]&flagHeader != 0 {
+		r.Header = b[s:h:h]
+	}
+	return r
+}
+
+func recordEpoch(b []byte) uint64 { return binary.LittleEndian.Uint64(b[8:]) }
+func recordTime(b []byte) int64   { return int64(binary.LittleEndian.Uint64(b[24:])) }
+
+// fits reports whether m can be a record at all.
+func fits(m *msg.Msg) bool {
+	return len(m.Subject) <= math.MaxUint16 && m.Size() <= maxRecord-recHeader
+}

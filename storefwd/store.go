@@ -1,0 +1,416 @@
+package storefwd
+
+import (
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/leafd/leafd/internal/msg"
+)
+
+var (
+	ErrClosed   = errors.New("store is closed")
+	ErrFailed   = errors.New("store has failed")
+	ErrFull     = errors.New("log is full")
+	ErrTooLarge = errors.New("message is too large for the store")
+	ErrInUse    = errors.New("locked")
+)
+
+// Options of a Store. The zero value is good.
+type Options struct {
+	Node           string        // name in front of message ids; default: the one of the last open, at first leafd-<random>
+	JournalBytes   int64         // size of the journal file, and the bound on unfolded records in RAM; default 8 MiB, at least 256 KiB
+	CommitInterval time.Duration // records that nobody waits for are on disk after this; default 1s
+	CommitBytes    int           // or once this many bytes wait; default 1 MiB
+	SpillAfter     time.Duration // how long a record of a live outbox waits for the hub before it is written; default 250ms
+	FoldAfter      time.Duration // how long the journal keeps what is left in it before it is folded; default 1m
+
+	Logger *slog.Logger
+	Now    func() time.Time // wall clock, for the time in records and ages; default time.Now
+
+	faults faults // of tests
+}
+
+// faults lets tests stand between the store and its files.
+type faults struct {
+	journal func(journalFile) journalFile
+	engine  func(engine) engine
+}
+
+func (o *Options) setDefaults() {
+	o.JournalBytes = max(min(cmpOr(o.JournalBytes, 8<<20), 1<<30), 256<<10) &^ (2*sector - 1)
+	o.CommitInterval = cmpOr(o.CommitInterval, time.Second)
+	o.CommitBytes = cmpOr(o.CommitBytes, 1<<20)
+	o.SpillAfter = cmpOr(o.SpillAfter, 250*time.Millisecond)
+	o.FoldAfter = cmpOr(o.FoldAfter, time.Minute)
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+}
+
+func cmpOr[T ~int | ~int64](v, def T) T {
+	if v > 0 {
+		return v
+	}
+	return def
+}
+
+// Store keeps the logs of one gateway in one directory.
+type Store struct {
+	// Static after Open.
+	o       Options
+	dir     string
+	node    string
+	epoch   uint64
+	idHead  []byte // "<node>"
+	start   time.Time
+	eng     engine
+	lock    *os.File
+	wake    chan struct{} // holds one; for the committer
+	closing chan struct{}
+	done    chan struct{} // the committer has ended
+	limit   int64         // bytes that may be unsafe at once
+
+	// Owned by the committer.
+	j      *journal
+	batch  []*rec
+	frames [][]byte
+
+	// Guarded by mu.
+	mu          sync.Mutex
+	logs        map[uint32]*Log
+	origins     map[string]bool // id prefixes taken by running forwarders
+	queue       deque[*rec]     // appended and, the first at least, not yet safe; in the order of pos
+	pos         uint64          // of the last append
+	unsafeBytes int64
+	behind      chan struct{} // not nil while publishers should pause
+	barriers    deque[barrier]
+	firing      bool  // some goroutine is running callbacks
+	armed       int64 // when the committer will look next, by mono; 0: not before it is woken
+	dirtySince  int64 // when there began to be something to fold, by mono; 0: nothing
+	retryAt     int64 // a full disk is tried again then, by mono
+	refused     error // the answer to barriers up to position refuseTo
+	refuseTo    uint64
+	failed      error
+	closed      bool
+	resetting   bool // the engine proved damaged and is to be replaced
+	health      []string
+	stats       Stats
+}
+
+// Stats of a Store. Bytes are those handed to the kernel since Open.
+type Stats struct {
+	Node  string
+	Epoch uint64
+
+	JournalBytes int64 // written to the journal for records
+	BoltBytes    int64 // written to the bbolt file
+	MetaBytes    int64 // written at open: the meta file, and empty files where none were
+	Commits      int64 // batches made durable in the journal
+	CommitMsgs   int64 // records in them
+	Folds        int64
+
+	UnsafeMsgs, UnsafeBytes int64 // appended, and neither on disk nor with the hub
+	Barriers                int   // waiting
+	BoltSize                int64 // of the bbolt file
+}
+
+// Open opens the store in dir, or makes it. Only one process may have it open; the
+// error says in one line what to do about it. Damaged files are moved aside and
+// reported by Health, they do not stop the start.
+func Open(dir string, o Options) (*Store, error) {
+	o.setDefaults()
+	lock, err := lockDir(dir)
+	if err != nil {
+		return nil, err
+	}
+	s := &Store{
+		o: o, dir: dir, lock: lock, start: time.Now(), wake: make(chan struct{}, 1), closing: make(chan struct{}),
+		done: make(chan struct{}), logs: map[uint32]*Log{}, origins: map[string]bool{},
+	}
+	if err := s.open(); err != nil {
+		if s.eng != nil {
+			err = errors.Join(err, s.eng.Close())
+		}
+		return nil, errors.Join(fmt.Errorf("store directory %s: %w", dir, err), lock.Close())
+	}
+	go s.run()
+	return s, nil
+}
+
+func (s *Store) open() error {
+	m, n, note, err := openMeta(s.dir, s.o.Node)
+	if err != nil {
+		return err
+	}
+	s.node, s.epoch, s.idHead = m.Node, m.epoch(), []byte(m.Node)
+	s.stats.MetaBytes += int64(n)
+	s.note(note)
+	folded, err := s.openEngine()
+	if err != nil {
+		return err
+	}
+	if err := s.openJournal(folded); err != nil {
+		return err
+	}
+	s.limit = s.j.half
+	return nil
+}
+
+// openEngine opens the bbolt file and learns from it what logs there are. One that
+// cannot be opened is moved aside.
+func (s *Store) openEngine() (folded uint64, err error) {
+	path := filepath.Join(s.dir, "store.db")
+	var states map[uint32]logState
+	for try := 0; ; try++ {
+		states, folded, err = s.tryEngine(path)
+		if err == nil {
+			break
+		}
+		if s.eng != nil {
+			s.eng.Close()
+			s.eng = nil
+		}
+		if try > 0 || errors.Is(err, fs.ErrPermission) || errors.Is(err, errNoSpace) {
+			return 0, err
+		}
+		s.note(fmt.Sprintf("store.db could not be opened (%v) and is kept as %s", err, moveAside(path, s.epoch)))
+	}
+	for id, st := range states {
+		s.logs[id] = s.restoreLog(id, st)
+	}
+	return folded, nil
+}
+
+func (s *Store) tryEngine(path string) (states map[uint32]logState, folded uint64, err error) {
+	b, written, err := openBolt(path)
+	if err != nil {
+		return nil, 0, spaceError(err)
+	}
+	s.stats.MetaBytes += written
+	s.eng = b
+	if s.o.faults.engine != nil {
+		s.eng = s.o.faults.engine(b)
+	}
+	return s.eng.Load()
+}
+
+// openJournal opens the journal and puts back into RAM what was not folded.
+func (s *Store) openJournal(folded uint64) error {
+	path := filepath.Join(s.dir, "journal")
+	if _, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) {
+		return s.newJournal(path)
+	}
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	info, err := f.Stat()
+	if err != nil {
+		return errors.Join(err, f.Close())
+	}
+	if s.j, err = openJournal(s.faulty(f), info.Size()); err != nil {
+		f.Close()
+		s.note(fmt.Sprintf("the journal could not be read (%v) and is kept as %s", err, moveAside(path, s.epoch)))
+		return s.newJournal(path)
+	}
+	for _, n := range s.j.replay(folded, s.restore) {
+		s.note(n)
+	}
+	if info.Size() == s.o.JournalBytes || s.j.used != [2]bool{} {
+		return nil // a journal of another size is exchanged at an open that finds it empty
+	}
+	return errors.Join(f.Close(), s.newJournal(path))
+}
+
+func (s *Store) newJournal(path string) error {
+	n, err := createJournal(path, s.o.JournalBytes)
+	if err != nil {
+		return err
+	}
+	s.stats.MetaBytes += n
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	if s.j, err = openJournal(s.faulty(f), s.o.JournalBytes); err != nil {
+		return errors.Join(err, f.Close())
+	}
+	return nil
+}
+
+func (s *Store) faulty(f *os.File) journalFile {
+	if s.o.faults.journal != nil {
+		return s.o.faults.journal(osFile{f})
+	}
+	return osFile{f}
+}
+
+// restore takes back one record of the journal.
+func (s *Store) restore(b []byte) {
+	id, r, err := parseRecord(b)
+	if err != nil {
+		return
+	}
+	l := s.logs[id]
+	if l == nil {
+		l = s.restoreLog(id, logState{})
+		s.logs[id] = l
+	}
+	if r.Seq <= l.folded || r.Seq <= l.journaled {
+		return // folded before the crash, or seen in the other half
+	}
+	l.insert(&rec{log: l, seq: r.Seq, buf: b, state: recSafe}, r.Epoch)
+	l.journaled = r.Seq
+	s.dirty()
+}
+
+// Log opens the log of that name, or makes it. A log may be opened once; what
+// earlier runs left in it is there. The retention applies from now on.
+func (s *Store) Log(name string, r Retention) (*Log, error) {
+	if name == "" || len(name) > 256 {
+		return nil, fmt.Errorf("log name %q: must have 1 to 256 bytes", name)
+	}
+	if err := r.check(); err != nil {
+		return nil, fmt.Errorf("log %q: %w", name, err)
+	}
+	id := crc32.Checksum([]byte(name), castagnoli)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	l := s.logs[id]
+	switch {
+	case s.closed:
+		return nil, ErrClosed
+	case l == nil:
+		l = s.restoreLog(id, logState{})
+		s.logs[id] = l
+	case l.claimed && l.name == name:
+		return nil, fmt.Errorf("log %q is open already", name)
+	case l.name != "" && l.name != name:
+		return nil, fmt.Errorf("log %q: its id is taken by log %q; choose another name", name, l.name)
+	}
+	l.name, l.ret, l.claimed = name, r, true
+	l.enforce()
+	return l, nil
+}
+
+// Barrier calls fn once everything appended before the call is safe, with nil, or
+// with why it is not. Safe means on disk, or acknowledged by the hub.
+//
+// If nothing is unsafe fn runs at once, before Barrier returns; otherwise on the
+// committer's goroutine or on one that delivers acknowledgements. fn must not
+// block. Of two barriers the one that was called first gets its answer first.
+func (s *Store) Barrier(fn func(error)) {
+	s.mu.Lock()
+	s.settle()
+	switch {
+	case s.barriers.len() > 0 || s.firing:
+	case s.failed != nil:
+		err := s.failed
+		s.mu.Unlock()
+		fn(err)
+		return
+	case s.queue.len() == 0:
+		s.mu.Unlock()
+		fn(nil)
+		return
+	}
+	s.barriers.push(barrier{pos: s.pos, fn: fn})
+	if s.queue.len() > 0 {
+		first := *s.queue.at(0)
+		s.wakeBy(s.due(first, true))
+	}
+	s.unlockAndFire()
+}
+
+// Node is the name in front of message ids, Epoch the number of this run.
+func (s *Store) Node() string  { return s.node }
+func (s *Store) Epoch() uint64 { return s.epoch }
+
+// appendID appends the message id <origin>.<epoch>.<seq>.
+func appendID(b, origin []byte, epoch, seq uint64) []byte {
+	b = append(b, origin...)
+	b = append(b, '.')
+	b = strconv.AppendUint(b, epoch, 10)
+	b = append(b, '.')
+	return strconv.AppendUint(b, seq, 10)
+}
+
+// Health lists what is wrong or was found damaged, in sentences for people. It is
+// empty for a sound store.
+func (s *Store) Health() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	h := slices.Clone(s.health)
+	if s.failed != nil && !s.closed {
+		h = append(h, fmt.Sprintf("nothing is acknowledged any more: %v; repair or replace the disk and restart", s.failed))
+	}
+	for _, l := range s.logs {
+		if !l.claimed && l.msgs > 0 {
+			h = append(h, fmt.Sprintf("log %q is not configured and still holds %d messages", l.name, l.msgs))
+		}
+	}
+	slices.Sort(h)
+	return h
+}
+
+// note adds a finding to Health. The caller holds mu, or is Open.
+func (s *Store) note(text string) {
+	if text != "" && !slices.Contains(s.health, text) {
+		s.health = append(s.health, text)
+		s.o.Logger.Warn("store: "+text, "dir", s.dir)
+	}
+}
+
+// Stats is a snapshot.
+func (s *Store) Stats() Stats {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	st := s.stats
+	st.Node, st.Epoch, st.Barriers, st.BoltSize = s.node, s.epoch, s.barriers.len(), s.eng.Size()
+	st.UnsafeBytes = s.unsafeBytes
+	for i := range s.queue.len() {
+		if (*s.queue.at(i)).state == recNew {
+			st.UnsafeMsgs++
+		}
+	}
+	return st
+}
+
+// Close makes everything safe, answers all barriers and gives the directory back.
+// Appends fail from now on.
+func (s *Store) Close() error {
+	s.mu.Lock()
+	if s.closed {
+		s.mu.Unlock()
+		<-s.done
+		return nil
+	}
+	s.closed = true
+	s.mu.Unlock()
+	close(s.closing)
+	<-s.done
+	s.mu.Lock()
+	err := s.failed
+	if errors.Is(err, ErrClosed) {
+		err = nil
+	}
+	s.mu.Unlock()
+	return errors.Join(err, s.j.f.Close(), s.eng.Close(), s.lock.Close())
+}
+
+// mono is the time since Open in nanoseconds, by a clock that cannot be set.
+func (s *Store) mono() int64 { return int64(time.Since(s.start)) + 1 }
+
+var _ msg.Flusher = (*Log)(nil)
