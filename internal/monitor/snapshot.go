@@ -153,7 +153,6 @@ type Store struct {
 	LastError   string            `json:"last_error,omitempty"`
 	Epoch       uint64            `json:"epoch"`
 	Written     map[string]uint64 `json:"written_bytes"` // by cause
-	JournalUsed int64             `json:"journal_used"`
 	JournalSize int64             `json:"journal_size"`
 	FileSize    int64             `json:"file_size"`
 	Salvaged    []string          `json:"salvaged,omitempty"` // what was moved aside as damaged
