@@ -3,6 +3,7 @@ package leaf
 import (
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
@@ -45,7 +46,7 @@ func clientOf(t testing.TB, url string, o ...nats.Option) *nats.Conn {
 func gateway(t testing.TB, o LinkOptions) (l *Link, url string) {
 	t.Helper()
 	s, addr := startServer(t, Options{})
-	o.ServerName = "edge"
+	o.ServerName, o.Logger = "edge", slog.New(slog.DiscardHandler)
 	l, err := NewLink(o, s.Router())
 	if err != nil {
 		t.Fatal(err)
@@ -246,7 +247,7 @@ func TestHubRequestsBothWays(t *testing.T) {
 				t.Fatal(err)
 			}
 			testkit.Eventually(t, func() bool {
-				_, err := dir.from.RequestMsg(req, 5*time.Second)
+				_, err := dir.from.RequestMsg(req, 100*time.Millisecond) // the last of them may cross the LS- of its responder
 				return errors.Is(err, nats.ErrNoResponders)
 			}, "no responders")
 		})
@@ -369,7 +370,7 @@ func TestHubJetStream(t *testing.T) {
 		t.Fatal(err)
 	}
 	flush(t, nc)
-	waitLeafz(t, h, "inbox.1")
+	testkit.Eventually(t, func() bool { return slices.Contains(leafz(t, h), "inbox.1") }, "the hub knows the inbox")
 	if err := l.Send(&msg.Msg{Subject: []byte("$JS.API.INFO"), Reply: []byte("inbox.1")}); err != nil {
 		t.Fatal(err)
 	}
@@ -381,8 +382,7 @@ func TestHubJetStream(t *testing.T) {
 
 // The hub's permissions are known here, so the hub never has to cut the link.
 func TestHubPermissions(t *testing.T) {
-	h := testkit.StartHub(t, testkit.HubOptions{Leafnodes: `authorization { users: [ { user: u, password: p, account: A } ] }`,
-		Config: `accounts { A { users: [ { user: u, password: p, permissions { publish: { allow: ["up.>"], deny: ["up.no"] }, subscribe: { allow: ["down.>"], deny: ["down.no"] } } }, { user: boss, password: p } ] } }`})
+	h := testkit.StartHub(t, testkit.HubOptions{Config: `accounts { A { users: [ { user: u, password: p, permissions { publish: { allow: ["up.>"], deny: ["up.no"] }, subscribe: { allow: ["down.>"], deny: ["down.no"] } } }, { user: boss, password: p } ] } }`})
 	l := linkTo(t, LinkOptions{URLs: []string{strings.Replace(h.LeafURL(), "//", "//u:p@", 1)}, DenyExports: []string{"up.secret"}})
 	down := l.Down()
 	boss := clientOf(t, h.ClientURL(), nats.UserInfo("boss", "p"))
