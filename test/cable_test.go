@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -18,7 +19,8 @@ import (
 // again what was not acknowledged: what a sensor with a small buffer does.
 type device struct {
 	id, total, acked int
-	sent             []int // how often each number was handed to the client
+	sent             []int         // how often each number was handed to the client
+	progress         *atomic.Int64 // acknowledged by all devices
 }
 
 const batch = 50
@@ -32,7 +34,6 @@ func (d *device) run(url string) {
 			c = mqtt.NewClient(o)
 			if tok := c.Connect(); !tok.WaitTimeout(5*time.Second) || tok.Error() != nil {
 				c = nil
-				<-time.After(20 * time.Millisecond)
 				continue
 			}
 		}
@@ -46,6 +47,7 @@ func (d *device) run(url string) {
 				break
 			}
 			d.acked++
+			d.progress.Add(1)
 		}
 	}
 	c.Disconnect(100)
@@ -60,18 +62,23 @@ func TestCable(t *testing.T) {
 	l := testkit.StartLeafd(t, testkit.LeafdOptions{Config: cableConfig, Env: map[string]string{"LEAFD_HUB_URL": hub.LeafURL()}})
 	devices := make([]*device, 5)
 	var wg sync.WaitGroup
+	var progress atomic.Int64
+	reached := func(n int64) {
+		testkit.Eventually(t, func() bool { return progress.Load() >= n }, "%d acknowledgements", n)
+	}
 	for i := range devices {
-		d := &device{id: i, total: 4000, sent: make([]int, 4000)}
+		d := &device{id: i, total: 4000, sent: make([]int, 4000), progress: &progress}
 		devices[i] = d
 		wg.Go(func() { d.run(l.MQTTURL()) })
 	}
-	for i := range 3 {
-		<-time.After(700 * time.Millisecond)
+	for _, at := range []int64{2000, 8000, 14000} {
+		reached(at)
 		hub.Kill()
-		<-time.After(300 * time.Millisecond)
-		if i < 2 {
+		reached(at + 2000) // with the hub away
+		if at < 14000 {
 			l.Kill()
 			l.Restart()
+			reached(at + 3000)
 		}
 		hub.Restart()
 	}
@@ -117,7 +124,7 @@ func verify(t *testing.T, hub *testkit.Hub, js jetstream.JetStream, devices []*d
 		return n
 	}
 	testkit.Eventually(t, func() bool { got = readAll(t, js); return missing() <= 0 }, "all acknowledged messages at the hub")
-	acked, stored, dupUs, dupDev, disorder := 0, 0, 0, 0, 0
+	acked, stored, dupUs, dupDev, disorder, again := 0, 0, 0, 0, 0, 0
 	for _, d := range devices {
 		acked += d.acked
 		times, next := make([]int, d.total), 0
@@ -131,12 +138,13 @@ func verify(t *testing.T, hub *testkit.Hub, js jetstream.JetStream, devices []*d
 			}
 		}
 		for v, n := range times {
+			again += d.sent[v] - 1
 			dupUs += max(0, n-d.sent[v])
 			dupDev += max(0, min(n, d.sent[v])-1)
 		}
 	}
-	t.Logf("acked %d, stored %d, lost %d, duplicated by us %d, sent again by the device %d, out of order %d",
-		acked, stored, missing(), dupUs, dupDev, disorder)
+	t.Logf("acked %d, stored %d, lost %d, duplicated by us %d, stored again since a device sent again %d of %d, out of order %d",
+		acked, stored, missing(), dupUs, dupDev, again, disorder)
 	if missing() > 0 || dupUs > 0 || disorder > 0 {
 		t.Fail()
 	}
