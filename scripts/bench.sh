@@ -122,7 +122,7 @@ CONF
 "${on_generator[@]}" "$work/nats-server" -c "$work/hub.conf" >"$work/hub.log" 2>&1 &
 pids+=($!)
 await "${ports[3]}" "${ports[4]}"
-"$perf" stream -addr "127.0.0.1:${ports[3]}" -name DEMO -subjects 'demo.>'
+"$perf" stream -addr "127.0.0.1:${ports[3]}" -name DEMO -subjects 'barn.>'
 declare -A conf=([leafd]=$root/scripts/demo/leafd.conf [nats-server]=$work/gateway.conf)
 for ((round = 1; round <= rounds; round++)); do
 	for name in "${servers[@]}"; do

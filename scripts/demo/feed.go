@@ -11,8 +11,8 @@ import (
 
 // The feed's numbers go out as MQTT messages and arrive as NATS ones.
 const (
-	feedTopic   = "demo/feed"
-	feedSubject = "demo.feed"
+	feedTopic   = "barn/feed"
+	feedSubject = "barn.feed"
 )
 
 // feed is an MQTT client that publishes 1, 2, 3, … at QoS 1 and remembers which

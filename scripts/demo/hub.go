@@ -45,7 +45,7 @@ func (w *watcher) start(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	w.stream, err = js.CreateStream(ctx, jetstream.StreamConfig{Name: hubStream, Subjects: []string{"demo.>"}})
+	w.stream, err = js.CreateStream(ctx, jetstream.StreamConfig{Name: hubStream, Subjects: []string{"barn.>"}})
 	if err != nil {
 		return err
 	}

@@ -117,13 +117,13 @@ func (d *demo) setUp(ctx context.Context) {
 func (d *demo) explain(terminal bool) {
 	fmt.Printf(`
 leafd runs, with %s:
-    MQTT    %s       a sensor publishes below demo/
+    MQTT    %s       a sensor publishes below barn/
     NATS    %s
     status  %s
-The hub is a stock nats-server at %s; its stream %s keeps demo.>
+The hub is a stock nats-server at %s; its stream %s keeps barn.>
 
 In another terminal, be a sensor:
-    mosquitto_pub -p %d -q 1 -t demo/t1 -m 21.5
+    mosquitto_pub -p %d -q 1 -t barn/t1 -m 21.5
 `, confPath, testkit.Addr(d.leafd.MQTTPort), testkit.Addr(d.leafd.NATSPort), d.leafd.HTTPURL(), d.hub.ClientURL(), hubStream, d.leafd.MQTTPort)
 	if enter := " and Enter"; len(d.steps) == 0 || terminal {
 		if terminal {
@@ -178,7 +178,7 @@ func rank(a arrival) int {
 	switch a.subject {
 	case feedSubject:
 		return 2
-	case "demo.counter", "demo.greenhouse":
+	case "barn.counter", "barn.greenhouse":
 		return 1
 	}
 	return 0
