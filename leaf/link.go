@@ -92,6 +92,10 @@ type LinkStatus struct {
 // the first message leave within a second of the hub's return. A failure that
 // somebody must repair is retried after 1 s, doubling to 5 minutes. All delays
 // are shortened at random by up to a half, so that a fleet does not come at once.
+//
+// Reading order: link_session.go (one connection), link_handshake.go,
+// link_interest.go, link_deliver.go, link_perms.go, link_errors.go (what a
+// failure means), link_backoff.go, link_urls.go.
 type Link struct {
 	// Static after NewLink.
 	opts   LinkOptions

@@ -351,11 +351,17 @@ func TestLinkEndsOnViolation(t *testing.T) {
 			if st := l.Status(); !strings.Contains(st.LastError, tc.want) {
 				t.Errorf("last error %q, want %q", st.LastError, tc.want)
 			}
-			if n := l.router.Subscriptions(); n != 0 {
-				t.Errorf("%d subscriptions are left", n)
+			if n := l.router.Subscriptions(); n != 0 || watchers(l.router) != 0 {
+				t.Errorf("%d subscriptions and %d watchers are left", n, watchers(l.router))
 			}
 		})
 	}
+}
+
+func watchers(r *Router) int {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	return len(r.watchers)
 }
 
 // What changes nothing.
@@ -411,18 +417,32 @@ func TestLinkInterest(t *testing.T) {
 	c.sees("", "LS- a", "LS+ a q 2", "LS+ a q 1", "LS- a q")
 
 	for _, tc := range []struct {
-		send string
-		subs int
+		send   string
+		subs   int
+		weight int // of all together
 	}{
-		{"LS+ b\r\nLS+ b\r\n", 1}, {"LS+ b q 2\r\n", 2}, {"LS+ b q 5\r\n", 2}, {"LS+ b q2 0\r\n", 3}, {"LS- c\r\n", 3},
-		{"LS- b q\r\n", 2}, {"LS- b\r\nLS- b\r\n", 1}, {"LS- b q2\r\n", 0},
+		{"LS+ b\r\nLS+ b\r\n", 1, 1}, {"LS+ b q 2\r\n", 2, 3}, {"LS+ b q 5\r\n", 2, 6}, {"LS+ b q 5\r\n", 2, 6}, {"LS+ b q2 0\r\n", 3, 7}, {"LS- c\r\n", 3, 7},
+		{"LS- b q\r\n", 2, 2}, {"LS- b\r\nLS- b\r\n", 1, 1}, {"LS+ b q2 999999999\r\n", 1, maxWeight}, {"LS- b q2\r\n", 0, 0},
 	} {
 		c.sees(tc.send)
 		if n := l.router.Subscriptions(); n != tc.subs || l.Status().HubInterest != n {
 			t.Errorf("after %q: %d subscriptions, status %d", tc.send, n, l.Status().HubInterest)
 		}
+		if n := hubWeight(l); n != tc.weight {
+			t.Errorf("after %q: weight %d, want %d", tc.send, n, tc.weight)
+		}
 	}
 	c.sees("LS+ b..c\r\n", "-ERR 'Invalid Subscription'")
+}
+
+// hubWeight adds up what the router has subscribed for the hub.
+func hubWeight(l *Link) (sum int) {
+	l.router.mu.RLock()
+	defer l.router.mu.RUnlock()
+	for sub := range l.live.Load().port.subs {
+		sum += int(sub.Weight)
+	}
+	return sum
 }
 
 // While the link is down nothing is subscribed for the hub.
@@ -621,6 +641,9 @@ func TestLinkPermissions(t *testing.T) {
 	got := map[string]bool{c.line(): true, c.line(): true}
 	if !got["LS- in.>"] || !got["LS+ elsewhere"] {
 		t.Errorf("announced %v", got)
+	}
+	if n := watchers(l.router); n != 1 {
+		t.Errorf("%d watchers of interest", n)
 	}
 	local.Publish(text("out.a"))
 	local.Publish(text("out.no"))
