@@ -311,12 +311,6 @@ func (c *Cursor) oldestPending() time.Duration {
 	return 0
 }
 
-func (c *Cursor) inFlight() int {
-	c.l.s.mu.Lock()
-	defer c.l.s.mu.Unlock()
-	return c.pending.len()
-}
-
 // ackedTo is the floor of the slowest cursor; ok is false if acknowledgements do
 // not matter to this log.
 func (l *Log) ackedTo() (floor uint64, ok bool) {
