@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"runtime/debug"
 	"strconv"
 
 	"github.com/nats-io/nkeys"
@@ -256,6 +257,7 @@ func (d *daemon) run(ctx context.Context) error {
 		inner.run(func(ctx context.Context) error { return monitor.Serve(ctx, d.httpLn, h, d.log) })
 		d.log.Info("serving monitoring", "listen", d.httpLn.Addr())
 	}
+	debug.FreeOSMemory() // what reading the journal and the configuration took is not needed again
 	d.log.Info("leafd is ready", "version", version, "name", d.name)
 	<-ctx.Done()
 	d.log.Info("stopping")
