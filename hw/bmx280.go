@@ -65,17 +65,19 @@ func (d *bmx280) String() string { return fmt.Sprintf("%s at %#x", d.name, d.add
 
 func (d *bmx280) Sense(ctx context.Context) ([]Reading, error) {
 	d.bus.ctx, d.bus.err = ctx, nil
+	if err := d.stillSet(); err != nil {
+		return nil, err
+	}
 	var env physic.Env
 	if err := d.dev.Sense(&env); err != nil {
 		return nil, d.bus.cause(err)
 	}
 	// In the parts' own resolution, so that 21.14 is not published as 21.139999.
 	hundredths := float64((env.Temperature - physic.ZeroCelsius) / (10 * physic.MilliKelvin))
-	pascal := float64(env.Pressure / physic.Pascal)
-	humid := float64(env.Humidity / physic.MilliRH)
+	pascal := float64((env.Pressure + physic.Pascal/2) / physic.Pascal)
+	tenths := float64((env.Humidity + physic.MilliRH/2) / physic.MilliRH)
 	if t := hundredths / 100; t < -45 || t > 90 || pascal < 30000 || pascal > 120000 {
-		// The parts measure -40 to 85 °C and 300 to 1100 hPa. Beyond that they
-		// say what an unpowered or reset part says.
+		// The parts measure -40 to 85 °C and 300 to 1100 hPa.
 		return nil, fmt.Errorf("it reads %v °C and %v Pa, which it cannot measure: check its supply and wiring", t, pascal)
 	}
 	now := time.Now()
@@ -84,9 +86,27 @@ func (d *bmx280) Sense(ctx context.Context) ([]Reading, error) {
 		{Measure: "pressure", Value: Number(pascal / 100), Unit: "hPa", Time: now},
 	}
 	if d.name == "BME280" {
-		readings = append(readings, Reading{Measure: "humidity", Value: Number(humid / 10), Unit: "%", Time: now})
+		readings = append(readings, Reading{Measure: "humidity", Value: Number(tenths / 10), Unit: "%", Time: now})
 	}
 	return readings, nil
+}
+
+// stillSet makes sure that the part measures humidity. After its power failed for a
+// moment it does not, and periph, which sets that once, would read a constant that
+// looks like a value. (Data sheet BST-BME280-DS002, 5.4.3, "ctrl_hum".)
+func (d *bmx280) stillSet() error {
+	if d.name != "BME280" {
+		return nil
+	}
+	const ctrlHum = 0xf2
+	var now [1]byte
+	if err := d.bus.Tx(d.addr, []byte{ctrlHum}, now[:]); err != nil {
+		return err
+	}
+	if now[0]&7 != byte(bmxx80.DefaultOpts.Humidity) {
+		return errors.New("it lost its settings: check its supply")
+	}
+	return nil
 }
 
 // impatientBus gives up for periph, whose driver waits for a part to become idle as

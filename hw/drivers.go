@@ -202,7 +202,7 @@ func (par *Param) convert(v any) (any, *ParamError) {
 	text, isText := v.(string)
 	whole, isWhole := v.(int64)
 	wrong := func(remedy string) (any, *ParamError) {
-		return nil, bad(par.Name, fmt.Sprintf("%v is not a %s", v, par.Kind), remedy)
+		return nil, bad(par.Name, fmt.Sprintf("%v is no %s", v, par.Kind), remedy)
 	}
 	switch par.Kind {
 	case StringKind:

@@ -31,8 +31,9 @@ func (v Value) Bool() (on, ok bool) { return v.num == 1, v.num == 0 || v.num == 
 // Number tells the quantity; a state is 0 or 1.
 func (v Value) Number() float64 { return v.num }
 
-// Finite reports whether v can be said in JSON.
-func (v Value) Finite() bool { return !math.IsNaN(v.num) && !math.IsInf(v.num, 0) }
+// Finite reports whether v can be said in JSON: not NaN, not infinite, and not so
+// big that rounding could make it so.
+func (v Value) Finite() bool { return math.Abs(v.num) <= 1e300 }
 
 func (v Value) String() string { return string(v.append(nil)) }
 

@@ -173,10 +173,10 @@ func (w *worker) attend(ctx context.Context, d *device) {
 			}
 			return
 		}
-		d.wait = 0
 	case Actuator:
 		w.publishState(d, part)
 	}
+	d.wait = 0
 	d.health.well()
 	d.reschedule()
 }
@@ -249,7 +249,6 @@ func (w *worker) set(ctx context.Context, d *device, payload []byte) (Value, err
 		}
 		return Value{}, err
 	}
-	d.wait = 0
 	return a.State(), nil
 }
 

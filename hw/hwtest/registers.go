@@ -13,9 +13,9 @@ import (
 // WireTime is how long a transaction on a Registers takes.
 const WireTime = 300 * time.Microsecond
 
-// Registers is an I2C bus with parts that are plain memory: writing one byte selects
-// a register, reading goes on from there, and what else is written is forgotten. It
-// implements i2c.Bus; the zero value has no parts.
+// Registers is an I2C bus with parts that are plain memory, written as Bosch's are:
+// one byte selects a register, from which reading goes on; more bytes are pairs of a
+// register and its value. It implements i2c.Bus; the zero value has no parts.
 type Registers struct {
 	mu     sync.Mutex
 	parts  map[uint16]*[256]byte // guarded by mu
@@ -39,14 +39,15 @@ func (b *Registers) Put(addr uint16, reg byte, values ...byte) {
 
 // PutBME280 makes a BME280 exist at addr. Its temperature and pressure are those of
 // the worked example in Bosch's data sheet BST-BMP280-DS001, section 3.12: 25.08 °C
-// and 100653 Pa.
+// and 100653 Pa; its humidity is 45.4 %, after the formula of BST-BME280-DS002,
+// appendix 8.1.
 func (b *Registers) PutBME280(addr uint16) {
 	words := []int{27504, 26435, -1000, 36477, -10685, 3024, 2855, 140, -7, 15500, -14600, 6000} // T1 to P9
 	var calibration []byte
 	for _, w := range words {
 		calibration = append(calibration, byte(w), byte(w>>8))
 	}
-	const adcP, adcT, adcH = 415148, 519888, 25000
+	const adcP, adcT, adcH = 415148, 519888, 29000
 	b.Put(addr, 0xd0, 0x60)
 	b.Put(addr, 0x88, calibration...)
 	b.Put(addr, 0xa1, 75)                                        // H1
@@ -96,6 +97,9 @@ func (b *Registers) Tx(addr uint16, w, r []byte) error {
 	part := b.parts[addr]
 	if part == nil {
 		return fmt.Errorf("%w: nothing answers at address %#x", hw.ErrMissing, addr)
+	}
+	for i := 0; i+1 < len(w); i += 2 {
+		part[w[i]] = w[i+1]
 	}
 	if len(r) > 0 {
 		copy(r, part[w[0]:])
