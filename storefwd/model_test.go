@@ -1,0 +1,194 @@
+package storefwd
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+
+	"github.com/leafd/leafd/internal/msg"
+)
+
+// model is what a log must hold: numbers in the order of their appends. A number
+// below safe must be there; one above may be lost in a crash; one that was
+// acknowledged may come back after a crash, since floors are written lazily.
+type model struct {
+	t     *rapid.T
+	dir   string
+	s     *Store
+	l     *Log
+	c     *Cursor
+	next  uint64          // number of the next append
+	live  []uint64        // appended and not acknowledged
+	safe  int             // of live, how many are behind a barrier
+	acked map[uint64]bool // ever
+	seqs  map[uint64]uint64
+}
+
+func (m *model) open() {
+	s, err := Open(m.dir, Options{Node: "n", JournalBytes: 256 << 10, CommitInterval: time.Hour, FoldAfter: time.Hour})
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	l, err := s.Log("OUT/a", Retention{Keep: UntilAcked, Full: Refuse, MaxBytes: 64 << 20})
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	c, err := l.Cursor("hub", CursorConfig{MaxPending: 1 << 20, MaxPendingBytes: 64 << 20, Ahead: true})
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	m.s, m.l, m.c, m.seqs = s, l, c, map[uint64]uint64{}
+}
+
+// present reads the whole log.
+func (m *model) present() (got []uint64) {
+	recs, from := []Record(nil), uint64(0)
+	for {
+		var err error
+		if recs, err = m.l.Read(recs[:0], from); err != nil {
+			m.t.Fatal(err)
+		}
+		if len(recs) == 0 {
+			return got
+		}
+		for _, r := range recs {
+			n := binary.BigEndian.Uint64(r.Data)
+			if string(r.Subject) != "a.b" || len(r.Data) != sizeOf(n) {
+				m.t.Fatalf("record %d is not what was appended: %q, %d bytes", r.Seq, r.Subject, len(r.Data))
+			}
+			m.seqs[n] = r.Seq
+			got, from = append(got, n), r.Seq+1
+		}
+	}
+}
+
+func sizeOf(n uint64) int { return 8 + int(n*2654435761%3000) }
+
+func (m *model) append(t *rapid.T) {
+	for range rapid.IntRange(1, 40).Draw(t, "n") {
+		data := make([]byte, sizeOf(m.next))
+		binary.BigEndian.PutUint64(data, m.next)
+		seq, err := m.l.Append(&msg.Msg{Subject: []byte("a.b"), Data: data})
+		if errors.Is(err, ErrFull) { // more than half a journal is not safe yet
+			m.barrier(t)
+			seq, err = m.l.Append(&msg.Msg{Subject: []byte("a.b"), Data: data})
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		m.seqs[m.next] = seq
+		m.live = append(m.live, m.next)
+		m.next++
+	}
+}
+
+func (m *model) barrier(t *rapid.T) {
+	done := make(chan error, 1)
+	m.s.Barrier(func(err error) { done <- err })
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	m.safe = len(m.live)
+}
+
+func (m *model) ack(t *rapid.T) {
+	if len(m.live) == 0 {
+		return
+	}
+	n := rapid.IntRange(1, len(m.live)).Draw(t, "n")
+	for handed := 0; handed < n; { // Next hands out what is acknowledged then
+		recs, err := m.c.Next(t.Context(), make([]Record, 0, n-handed))
+		if err != nil && !errors.Is(err, context.Canceled) {
+			t.Fatal(err)
+		}
+		for _, r := range recs {
+			if got := binary.BigEndian.Uint64(r.Data); got != m.live[handed] {
+				t.Fatalf("cursor hands out %d, want %d", got, m.live[handed])
+			}
+			m.c.Ack(r.Seq)
+			handed++
+		}
+	}
+	for _, v := range m.live[:n] {
+		m.acked[v] = true
+	}
+	m.live, m.safe = m.live[n:], max(0, m.safe-n)
+}
+
+func (m *model) reopen(t *rapid.T) {
+	if err := m.s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	m.open()
+	m.safe = len(m.live)
+}
+
+// crash goes on with a copy of the files as they are, as if the process had died.
+func (m *model) crash(t *rapid.T) {
+	old := m.dir
+	m.dir = filepath.Join(filepath.Dir(old), filepath.Base(old)+"x")
+	if err := os.CopyFS(m.dir, os.DirFS(old)); err != nil {
+		t.Fatal(err)
+	}
+	if err := m.s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	m.open()
+	got, must := m.present(), m.live[:m.safe]
+	var live []uint64
+	for _, n := range got {
+		if n >= m.next {
+			t.Fatalf("%d was never appended", n)
+		}
+		if len(live) > 0 && n <= live[len(live)-1] {
+			t.Fatalf("%d after %d", n, live[len(live)-1])
+		}
+		live = append(live, n)
+		if len(must) > 0 && must[0] == n {
+			must = must[1:]
+		} else if !m.acked[n] && len(must) > 0 {
+			t.Fatalf("%d stands before %d, which was safe", n, must[0])
+		}
+	}
+	if len(must) > 0 {
+		t.Fatalf("%d safe records are gone, the first is %d", len(must), must[0])
+	}
+	m.live, m.safe = live, len(live)
+}
+
+func (m *model) check(t *rapid.T) {
+	got := m.present()
+	if len(got) != len(m.live) {
+		t.Fatalf("log holds %d records, want %d", len(got), len(m.live))
+	}
+	for i, n := range got {
+		if n != m.live[i] {
+			t.Fatalf("record %d is %d, want %d", i, n, m.live[i])
+		}
+	}
+	if st := m.l.Stats(); st.Msgs != int64(len(m.live)) {
+		t.Fatalf("stats say %d messages, there are %d", st.Msgs, len(m.live))
+	}
+}
+
+func TestLogAgainstModel(t *testing.T) {
+	rapid.Check(t, func(rt *rapid.T) {
+		dir, err := os.MkdirTemp(t.TempDir(), "")
+		if err != nil {
+			rt.Fatal(err)
+		}
+		m := &model{t: rt, dir: filepath.Join(dir, "s"), acked: map[uint64]bool{}}
+		m.open()
+		defer func() { m.s.Close(); os.RemoveAll(dir) }()
+		rt.Repeat(map[string]func(*rapid.T){
+			"append": m.append, "append more": m.append, "barrier": m.barrier, "ack": m.ack,
+			"reopen": m.reopen, "crash": m.crash, "": m.check,
+		})
+	})
+}
