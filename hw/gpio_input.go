@@ -41,8 +41,10 @@ var gpioInputDriver = Driver{
 	},
 }
 
-// idleWait is how long a WaitForEdge with nothing else to do lasts.
-const idleWait = time.Minute
+// idleWait is how long a WaitForEdge with nothing else to do lasts. Then the line is
+// read: not every kernel wakes who waits on a chip that goes away (6.1 does not), and
+// an edge may be lost.
+const idleWait = 10 * time.Second
 
 // gpioInput watches one pin.
 type gpioInput struct {
@@ -83,12 +85,14 @@ func (in *gpioInput) Watch(ctx context.Context, emit func(Reading)) error {
 	}
 	for ctx.Err() == nil {
 		edge := in.pin.WaitForEdge(in.patience(time.Now()))
-		if err := in.pin.Err(); err != nil {
-			return err
-		}
 		now = time.Now()
 		if edge {
 			in.moved(bool(in.pin.Edge()) != in.activeLow, now)
+		} else if on := in.read(); on != in.state && in.since.IsZero() {
+			in.moved(on, now)
+		}
+		if err := in.pin.Err(); err != nil {
+			return err
 		}
 		in.settle(now, emit)
 	}

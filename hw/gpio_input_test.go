@@ -94,6 +94,17 @@ func TestInputDebounceLooksAgain(t *testing.T) {
 	})
 }
 
+func TestInputFindsAnEdgeThatGotLost(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r, pin := inputRig(t, gpio.Low, 0, nil)
+		pin.SetUnseen(gpio.High)
+		r.pass(10 * time.Second)
+		pin.SetUnseen(gpio.Low)
+		r.pass(10 * time.Second)
+		wantValues(t, r.broker.Payloads("barn.button"), false, true, false)
+	})
+}
+
 func TestInputRepeatsItsState(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r, pin := inputRig(t, gpio.High, 10*time.Second, map[string]any{"edge": "rising", "debounce": "20ms"})
