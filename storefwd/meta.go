@@ -165,15 +165,15 @@ func moveAside(path string, epoch uint64) string {
 // lockDir takes the directory for this process until the file is closed.
 func lockDir(dir string) (*os.File, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, fmt.Errorf("store directory %s cannot be made: %w; choose another store_dir or create it", dir, reason(err))
+		return nil, fmt.Errorf("it cannot be made: %w", reason(err))
 	}
 	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR|unix.O_NOFOLLOW, 0o600)
 	if err != nil {
-		return nil, fmt.Errorf("store directory %s is not writable: %w; give it to the user leafd runs as", dir, reason(err))
+		return nil, fmt.Errorf("it is not writable: %w", reason(err))
 	}
 	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		f.Close()
-		return nil, fmt.Errorf("store directory %s is in use by another process: %w; stop that one or choose another store_dir", dir, ErrInUse)
+		return nil, fmt.Errorf("another process uses it: %w", ErrInUse)
 	}
 	return f, nil
 }

@@ -82,7 +82,8 @@ func seal(b []byte) { binary.LittleEndian.PutUint32(b, crc32.Checksum(b[4:], cas
 func parseRecord(b []byte) (log uint32, r Record, err error) {
 	le := binary.LittleEndian
 	if len(b) < recHeader || len(b) > maxRecord || crc32.Checksum(b[4:], castagnoli) != le.Uint32(b) ||
-		b[32] != kindMsg || uint64(le.Uint16(b[34:]))+uint64(le.Uint32(b[36:])) > uint64(len(b)-recHeader) {
+		b[32] != kindMsg || uint64(le.Uint16(b[34:]))+uint64(le.Uint32(b[36:])) > uint64(len(b)-recHeader) ||
+		b[33]&flagHeader == 0 && le.Uint32(b[36:]) != 0 {
 		return 0, Record{}, errRecord
 	}
 	return le.Uint32(b[4:]), viewRecord(b), nil

@@ -126,8 +126,8 @@ type Stats struct {
 	BoltSize                int64 // of the bbolt file
 }
 
-// Open opens the store in dir, or makes it. Only one process may have it open; the
-// error says in one line what to do about it. Damaged files are moved aside and
+// Open opens the store in dir, or makes it. Only one process may have it open. The
+// error says what is wrong with dir and does not name it. Damaged files are moved aside and
 // reported by Health, they do not stop the start.
 func Open(dir string, o Options) (*Store, error) {
 	o.setDefaults()
@@ -143,7 +143,7 @@ func Open(dir string, o Options) (*Store, error) {
 		if s.eng != nil {
 			err = errors.Join(err, s.eng.Close())
 		}
-		return nil, errors.Join(fmt.Errorf("store directory %s: %w", dir, err), lock.Close())
+		return nil, errors.Join(err, lock.Close())
 	}
 	go s.run()
 	return s, nil

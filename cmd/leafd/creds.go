@@ -9,6 +9,8 @@ import (
 	"syscall"
 
 	"github.com/nats-io/nkeys"
+
+	"github.com/leafd/leafd/storefwd"
 )
 
 // Errors a person meets at the start, each as one line with what to do.
@@ -41,6 +43,9 @@ func credsError(path string, err error) error {
 
 // storeError explains why the durable logs in dir cannot be opened.
 func storeError(dir string, err error) error {
+	if errors.Is(err, storefwd.ErrInUse) {
+		return fmt.Errorf("cannot open the store in %s: %w; stop the other leafd, or set store.dir to a directory of its own", dir, err)
+	}
 	return fmt.Errorf("cannot open the store in %s: %w; %s", dir, reasonOf(err), fileRemedy(err,
 		"set store.dir to a directory leafd may write to"))
 }

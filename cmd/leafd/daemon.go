@@ -67,6 +67,11 @@ func newDaemon(cfg *Config, log *slog.Logger) (d *daemon, err error) {
 		return nil, err
 	}
 	if cfg.Remote != nil {
+		if f := cfg.Remote.Credentials; f != "" {
+			if err := checkCreds(f); err != nil {
+				return nil, err
+			}
+		}
 		if d.link, err = leaf.NewLink(d.linkOptions(), d.router); err != nil {
 			return nil, err
 		}
