@@ -191,6 +191,11 @@ func (j *journal) replay(folded uint64, fn func(rec []byte)) (notes []string) {
 		halves[i], gens[i] = b, j.newest(b)
 		j.gen = max(j.gen, gens[i])
 	}
+	if folded>>32 == j.gen>>32 {
+		// A fold that only removed records moved on without a write here. What is
+		// written from now on must be newer than it, or replay would pass it over.
+		j.gen = max(j.gen, folded)
+	}
 	order := []int{0, 1}
 	if gens[0] > gens[1] {
 		order = []int{1, 0}
