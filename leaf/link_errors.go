@@ -14,7 +14,7 @@ import (
 var (
 	ErrLinkDown = errors.New("the link to the hub is down")
 	ErrLinkBusy = errors.New("too much is waiting for the hub already")
-	ErrTooLarge = errors.New("larger than the hub takes")
+	ErrTooLarge = error(neverError("larger than the hub takes"))
 	ErrDenied   = errors.New("not permitted toward the hub")
 )
 
@@ -136,3 +136,11 @@ var (
 	errHubMaxPayload = &linkFault{transient, errors.New("the hub sent a message larger than max_payload"),
 		"raise max_payload to that of the hub"}
 )
+
+// neverError is why a message will not pass, however often it is sent.
+type neverError string
+
+func (e neverError) Error() string { return string(e) }
+
+// Permanent tells whoever keeps the message that keeping it is of no use.
+func (e neverError) Permanent() bool { return true }

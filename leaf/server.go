@@ -112,7 +112,7 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 			if ctx.Err() != nil {
 				return nil
 			}
-			if !pauseAccept(ctx, s.log, ln, err) {
+			if !PauseAccept(ctx, s.log, ln, err) {
 				return fmt.Errorf("accept clients on %s: %w", ln.Addr(), err)
 			}
 			continue
@@ -124,14 +124,14 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 	}
 }
 
-// pauseAccept waits out a lack of file descriptors or memory, which passes; it
-// reports false for other errors.
-func pauseAccept(ctx context.Context, log *slog.Logger, ln net.Listener, err error) bool {
+// PauseAccept waits out a lack of file descriptors or memory, which passes; it
+// reports false for other errors of Accept. For every listener of the gateway.
+func PauseAccept(ctx context.Context, log *slog.Logger, ln net.Listener, err error) bool {
 	for _, e := range []error{syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM, syscall.ECONNABORTED} {
 		if !errors.Is(err, e) {
 			continue
 		}
-		log.Warn("accepting no clients for a second", "listener", ln.Addr(), "err", err)
+		log.Warn("accepting nobody for a second", "listener", ln.Addr(), "err", err)
 		select {
 		case <-time.After(time.Second):
 		case <-ctx.Done():

@@ -3,13 +3,11 @@ package mqttbridge
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"github.com/leafd/leafd/leaf"
@@ -91,7 +89,7 @@ func (srv *Server) Serve(ctx context.Context, ln net.Listener) error {
 			if ctx.Err() != nil {
 				return nil
 			}
-			if !srv.pauseAccept(ctx, ln, err) {
+			if !leaf.PauseAccept(ctx, srv.log, ln, err) {
 				return fmt.Errorf("accept MQTT clients on %s: %w", ln.Addr(), err)
 			}
 			continue
@@ -100,23 +98,6 @@ func (srv *Server) Serve(ctx context.Context, ln net.Listener) error {
 			running.Go(s.serve)
 		}
 	}
-}
-
-// pauseAccept waits out a lack of file descriptors or memory, which passes; it
-// reports false for other errors.
-func (srv *Server) pauseAccept(ctx context.Context, ln net.Listener, err error) bool {
-	for _, e := range []error{syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM, syscall.ECONNABORTED} {
-		if !errors.Is(err, e) {
-			continue
-		}
-		srv.log.Warn("accepting no MQTT clients for a second", "listener", ln.Addr(), "err", err)
-		select {
-		case <-time.After(time.Second):
-		case <-ctx.Done():
-		}
-		return true
-	}
-	return false
 }
 
 // admit registers a connection, or closes it: before a CONNECT there is nothing

@@ -214,6 +214,7 @@ func (s *Store) commitDue(all bool) {
 		case err == nil:
 			s.committed(n)
 		case errors.Is(err, errNoSpace):
+			s.setFull(true)
 			s.retryAt = s.mono() + int64(foldRetry)
 			s.refuse(err)
 		default:

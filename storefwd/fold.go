@@ -98,6 +98,7 @@ func (s *Store) fold() error {
 	}
 	s.stats.BoltBytes += n
 	s.stats.Folds++
+	s.setFull(false)
 	s.resetting = s.resetting && !damaged
 	s.j.used = [2]bool{}
 	s.j.turn()
@@ -140,7 +141,7 @@ func (s *Store) foldFailed(err error) error {
 		s.fail(fmt.Errorf("%w: %w", ErrFailed, err))
 		return err
 	}
-	s.note("the disk is full: records stay in the journal; free some space")
+	s.setFull(true)
 	s.dirtySince = s.mono() - int64(s.o.FoldAfter) + int64(foldRetry)
 	return err
 }

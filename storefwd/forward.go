@@ -16,7 +16,10 @@ import (
 
 // Uplink is the link to the hub, as much of it as a Forwarder needs.
 type Uplink interface {
-	Send(m *msg.Msg) error // appends toward the hub; m is borrowed; fails while the link is down
+	// Send appends toward the hub; m is borrowed. It fails while the link is down.
+	// An error with a method Permanent() bool that returns true says that m will
+	// never pass.
+	Send(m *msg.Msg) error
 	Flush()                // pushes what Send appended
 	Up() <-chan struct{}   // closed while the link is up
 	Down() <-chan struct{} // closed once the session that is up now has ended, or if there is none
@@ -259,7 +262,13 @@ func (f *Forwarder) send(r *Record, most int) error {
 	f.reply = append(f.reply, '_')
 	f.reply = strconv.AppendUint(f.reply, r.Seq, 10)
 	f.out = msg.Msg{Subject: r.Subject, Reply: f.reply, Header: f.header, Data: r.Data}
-	return f.up.Send(&f.out)
+	err := f.up.Send(&f.out)
+	var never interface{ Permanent() bool }
+	if errors.As(err, &never) && never.Permanent() {
+		f.reject(r.Seq, r.Subject, err.Error())
+		return nil
+	}
+	return err
 }
 
 var (

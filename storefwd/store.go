@@ -104,6 +104,7 @@ type Store struct {
 	refuseTo    uint64
 	failed      error
 	closed      bool
+	full        bool // the last fold or commit found no room on the disk
 	resetting   bool // the engine proved damaged and is to be replaced
 	health      []string
 	stats       Stats
@@ -124,6 +125,10 @@ type Stats struct {
 	UnsafeMsgs, UnsafeBytes int64 // appended, and neither on disk nor with the hub
 	Barriers                int   // waiting
 	BoltSize                int64 // of the bbolt file
+
+	Full     bool     // the disk is full: nothing new becomes safe until there is room
+	Salvaged []string // what was found damaged and moved aside, since Open
+	Failed   string   // why nothing is acknowledged any more; empty while that is not so
 }
 
 // Open opens the store in dir, or makes it. Only one process may have it open. The
@@ -356,6 +361,9 @@ func (s *Store) Health() []string {
 	if s.failed != nil && !s.closed {
 		h = append(h, fmt.Sprintf("nothing is acknowledged any more: %v; repair or replace the disk and restart", s.failed))
 	}
+	if s.full {
+		h = append(h, "the disk is full: records stay in the journal while it has room; free some space")
+	}
 	for _, l := range s.logs {
 		if !l.claimed && l.msgs > 0 {
 			h = append(h, fmt.Sprintf("log %q is not configured and still holds %d messages", l.name, l.msgs))
@@ -373,13 +381,31 @@ func (s *Store) note(text string) {
 	}
 }
 
+// setFull notes whether the disk has room, and logs when that changes. The caller
+// holds mu.
+func (s *Store) setFull(full bool) {
+	if full == s.full {
+		return
+	}
+	s.full = full
+	if full {
+		s.o.Logger.Warn("store: the disk is full, free some space", "dir", s.dir)
+	} else {
+		s.o.Logger.Info("store: the disk has room again", "dir", s.dir)
+	}
+}
+
 // Stats is a snapshot.
 func (s *Store) Stats() Stats {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	st := s.stats
 	st.Node, st.Epoch, st.Barriers, st.BoltSize = s.node, s.epoch, s.barriers.len(), s.eng.Size()
-	st.UnsafeBytes = s.unsafeBytes
+	st.Salvaged = slices.Clone(s.health)
+	st.UnsafeBytes, st.Full = s.unsafeBytes, s.full
+	if s.failed != nil {
+		st.Failed = s.failed.Error()
+	}
 	for i := range s.queue.len() {
 		if (*s.queue.at(i)).state == recNew {
 			st.UnsafeMsgs++

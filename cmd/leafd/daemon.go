@@ -43,11 +43,9 @@ type daemon struct {
 
 // box is one outbox: what is kept, and who drains it.
 type box struct {
-	cfg  Outbox
-	log  *storefwd.Log
-	fwd  *storefwd.Forwarder
-	port *leaf.Port // of the log
-	ack  *leaf.Port // of the forwarder's inbox
+	cfg Outbox
+	log *storefwd.Log
+	fwd *storefwd.Forwarder
 }
 
 // newDaemon builds everything and takes the ports, so that what cannot work is
@@ -123,13 +121,13 @@ func (d *daemon) openBox(o Outbox) (err error) {
 	}
 	b.fwd = storefwd.NewForwarder(storefwd.ForwarderOptions{Log: b.log, Uplink: d.link, Filters: o.Subjects, Class: o.Name,
 		Stream: o.Stream, Domain: o.Domain, Window: o.Window, AckTimeout: o.AckTimeout, Logger: d.log})
-	b.ack = d.router.Attach("forwarder:"+o.Name, b.fwd, leaf.EachSub)
-	if err := b.ack.Subscribe(&msg.Sub{Subject: b.fwd.Inbox()}); err != nil {
+	inbox := d.router.Attach("forwarder:"+o.Name, b.fwd, leaf.EachSub)
+	if err := inbox.Subscribe(&msg.Sub{Subject: b.fwd.Inbox()}); err != nil {
 		return err
 	}
-	b.port = d.router.Attach("outbox:"+o.Name, b.log, leaf.Outbox)
+	outbox := d.router.Attach("outbox:"+o.Name, b.log, leaf.Outbox)
 	for _, s := range o.Subjects {
-		if err := b.port.Subscribe(&msg.Sub{Subject: s}); err != nil {
+		if err := outbox.Subscribe(&msg.Sub{Subject: s}); err != nil {
 			return err
 		}
 	}
@@ -230,7 +228,7 @@ func (d *daemon) closeListeners() (err error) {
 }
 
 // run serves until ctx ends or a part fails, and then stops the parts in the order
-// in which data flows: listeners, hardware, link.
+// in which data flows: listeners, hardware, link and forwarders, store.
 func (d *daemon) run(ctx context.Context) error {
 	if err := d.writePid(); err != nil {
 		return errors.Join(err, d.closeListeners(), d.closeStore())
@@ -238,7 +236,6 @@ func (d *daemon) run(ctx context.Context) error {
 	for _, w := range d.cfg.Warnings {
 		d.log.Warn(w)
 	}
-	var failed error
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	outer := startStage(cancel)
@@ -266,6 +263,7 @@ func (d *daemon) run(ctx context.Context) error {
 	d.log.Info("leafd is ready", "version", version, "name", d.name)
 	<-ctx.Done()
 	d.log.Info("stopping")
+	var failed error
 	for _, s := range []*stage{inner, middle, outer} {
 		failed = errors.Join(failed, s.stop())
 	}

@@ -34,6 +34,9 @@ func run(args []string) int {
 	case *show:
 		fmt.Println("leafd: v" + version)
 		return 0
+	case *check && file == "":
+		fmt.Fprintln(os.Stderr, "leafd: -t checks a configuration file; name it with -c FILE")
+		return 2
 	case *check:
 		return report(checkConfig(file))
 	}

@@ -3,6 +3,7 @@ package main
 import (
 	"net"
 	"strconv"
+	"time"
 
 	"github.com/leafd/leafd/internal/monitor"
 	"github.com/leafd/leafd/internal/msg"
@@ -56,7 +57,7 @@ func (d *daemon) mqttz() *monitor.MQTT {
 }
 
 func (d *daemon) uplinkz() monitor.Uplinkz {
-	u := monitor.Uplinkz{ServerName: d.name, Remotes: []monitor.Remote{}, Outboxes: []monitor.Outbox{}}
+	u := monitor.Uplinkz{ServerName: d.name, Now: time.Now(), Remotes: []monitor.Remote{}, Outboxes: []monitor.Outbox{}}
 	d.storez(&u)
 	if d.link == nil {
 		return u
@@ -91,10 +92,13 @@ func (d *daemon) storez(u *monitor.Uplinkz) {
 	}
 	s := d.store.Stats()
 	st := &monitor.Store{Dir: d.cfg.Store.Dir, State: "ok", Epoch: s.Epoch, FileSize: s.BoltSize, JournalSize: d.cfg.Store.JournalSize,
-		Written:  map[string]uint64{"journal": uint64(s.JournalBytes), "fold": uint64(s.BoltBytes), "open": uint64(s.MetaBytes)},
-		Salvaged: d.store.Health()}
-	if len(st.Salvaged) > 0 {
+		Written:   map[string]uint64{"journal": uint64(s.JournalBytes), "fold": uint64(s.BoltBytes), "open": uint64(s.MetaBytes)},
+		LastError: s.Failed, Salvaged: s.Salvaged}
+	switch {
+	case s.Failed != "":
 		st.State = "failed"
+	case s.Full:
+		st.State = "full"
 	}
 	u.Store = st
 }
