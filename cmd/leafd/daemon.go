@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"runtime"
 	"runtime/debug"
 	"strconv"
 
@@ -97,6 +98,7 @@ func (d *daemon) openStore() (err error) {
 	if len(c.Outboxes) == 0 {
 		return nil
 	}
+	shareOneCore()
 	d.store, err = storefwd.Open(c.Store.Dir, storefwd.Options{Node: d.name, JournalBytes: c.Store.JournalSize,
 		SpillAfter: c.Store.SpillAfter, CommitInterval: c.Store.CommitInterval, Logger: d.log})
 	if err != nil {
@@ -108,6 +110,15 @@ func (d *daemon) openStore() (err error) {
 		}
 	}
 	return nil
+}
+
+// shareOneCore lets connections be served while the store waits for the disk. Go
+// counts a thread in fdatasync as running for up to 10 ms, so on a single core
+// nothing else would run, and each batch would hold what one device sent.
+func shareOneCore() {
+	if runtime.GOMAXPROCS(0) == 1 && os.Getenv("GOMAXPROCS") == "" {
+		runtime.GOMAXPROCS(2)
+	}
 }
 
 func (d *daemon) openBox(o Outbox) (err error) {
