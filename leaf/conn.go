@@ -157,7 +157,7 @@ func (c *conn) handlePub(m *msg.Msg) error {
 		return errHeadersOff
 	}
 	rc := c.port.Publish(m)
-	if rc.Taken == 0 && c.noResponders && len(m.Reply) > 0 {
+	if rc.Taken == 0 && rc.Refused == msg.Taken && c.noResponders && len(m.Reply) > 0 {
 		c.sayNoResponders(m)
 	}
 	return nil

@@ -96,6 +96,8 @@ type Outbox struct {
 	Stream     string // the hub's stream; empty: found by subject
 	Domain     string // the hub's JetStream domain; empty: as the hub says
 	AckTimeout time.Duration
+
+	DuplicateWindow time.Duration // how long a publisher's Nats-Msg-Id is remembered; 0: not
 }
 
 func defaultConfig() *Config {
@@ -137,7 +139,7 @@ func defaultRemote() *Remote {
 }
 
 func defaultOutbox(name string) Outbox {
-	return Outbox{Name: name, MaxBytes: 256 << 20, Window: 256, AckTimeout: 5 * time.Second}
+	return Outbox{Name: name, MaxBytes: 256 << 20, Window: 256, AckTimeout: 5 * time.Second, DuplicateWindow: 2 * time.Minute}
 }
 
 // loadConfig reads the file at path and whatever it includes. The error is a

@@ -303,6 +303,7 @@ func readOutbox(b *block, name string) Outbox {
 	b.size(&o.MaxMsgs, 0, 1e12, "max_msgs")
 	b.integer(&o.Window, 1, 65536, "window")
 	b.dur(&o.AckTimeout, 100*time.Millisecond, 5*time.Minute, "ack_timeout")
+	b.dur(&o.DuplicateWindow, 0, 24*time.Hour, "duplicate_window")
 	full := "old"
 	b.oneOf(&full, []string{"old", "refuse"}, "full")
 	o.Refuse = full == "refuse"

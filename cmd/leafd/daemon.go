@@ -46,6 +46,7 @@ type daemon struct {
 type box struct {
 	cfg Outbox
 	log *storefwd.Log
+	in  *pubacks // in front of log
 	fwd *storefwd.Forwarder
 }
 
@@ -136,7 +137,8 @@ func (d *daemon) openBox(o Outbox) (err error) {
 	if err := inbox.Subscribe(&msg.Sub{Subject: b.fwd.Inbox()}); err != nil {
 		return err
 	}
-	outbox := d.router.Attach("outbox:"+o.Name, b.log, leaf.Outbox)
+	b.in = newPubacks(o.Name, b.log, d.store.Barrier, o.DuplicateWindow, d.router, d.log)
+	outbox := d.router.Attach("outbox:"+o.Name, b.in, leaf.Outbox)
 	for _, s := range o.Subjects {
 		if err := outbox.Subscribe(&msg.Sub{Subject: s}); err != nil {
 			return err
@@ -255,6 +257,10 @@ func (d *daemon) run(ctx context.Context) error {
 	}
 	for _, b := range d.boxes {
 		outer.run(b.fwd.Run)
+		outer.run(func(ctx context.Context) error {
+			b.in.run(ctx.Done())
+			return nil
+		})
 	}
 	middle := startStage(cancel)
 	middle.run(d.hw.Run)

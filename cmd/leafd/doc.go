@@ -8,6 +8,7 @@
 // Without a file it serves NATS clients on 127.0.0.1:4222.
 //
 // Reading order: main.go (flags, signals), daemon.go (who is wired to whom, and the
-// order of stopping), snapshot.go (what monitoring shows), config.go and the files
+// order of stopping), pubacks.go (what publishers into an outbox are told),
+// pubacks_ids.go, snapshot.go (what monitoring shows), config.go and the files
 // that start with config_, logging.go, creds.go.
 package main

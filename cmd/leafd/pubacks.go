@@ -1,0 +1,260 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"log/slog"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/leafd/leafd/internal/msg"
+	"github.com/leafd/leafd/leaf"
+	"github.com/leafd/leafd/storefwd"
+)
+
+// pubacks is an outbox's log as the router sees it: it answers a publish that has a
+// reply subject the way a stream does, with a PubAck once the message is safe, or
+// with the error that says why it is not. What has no reply subject and no message
+// id goes to the log as it is.
+//
+// Deliver gathers what is to be answered; Flush, which publishers call after each
+// batch, asks one barrier for all of it; run publishes the answers. A publisher
+// that does not wait for its answers is slowed down by Flush, and refused without
+// an answer when maxAnswers are on their way.
+type pubacks struct {
+	// Static after newPubacks.
+	name    string // of the outbox
+	log     *storefwd.Log
+	barrier func(func(error))
+	port    *leaf.Port // its Publish and Flush belong to run
+	logger  *slog.Logger
+	wake    chan struct{} // holds one; for run
+
+	mu      sync.Mutex
+	ids     idWindow      // guarded by mu
+	open    []answer      // guarded by mu; no barrier asked for them yet
+	ready   []answer      // guarded by mu; to be published
+	waiting int           // guarded by mu; answers that are not published yet
+	behind  chan struct{} // guarded by mu; not nil while publishers should pause
+
+	quiet   time.Time // guarded by mu; refusals are not logged before
+	refused int       // guarded by mu; since the last one that was logged
+}
+
+// answer is what one publisher is told.
+type answer struct {
+	reply     []byte // its own
+	id        idKey  // of the message, if it is known by one
+	seq       uint64
+	duplicate bool
+	err       error
+}
+
+const (
+	maxAnswers    = 16 << 10    // on their way at once
+	refusalPeriod = time.Minute // refusals are logged once in
+)
+
+var (
+	errPubacksBehind = errors.New("more than 16384 answers are on their way; wait for some")
+	errExpectation   = errors.New("an outbox cannot check Nats-Expected-… or Nats-Batch-… headers; publish without them, or to a stream of the hub")
+)
+
+func newPubacks(name string, l *storefwd.Log, barrier func(func(error)), window time.Duration, r *leaf.Router, logger *slog.Logger) *pubacks {
+	a := &pubacks{name: name, log: l, barrier: barrier, logger: logger, wake: make(chan struct{}, 1), ids: idWindow{span: window}}
+	a.port = r.Attach("pubacks:"+name, deaf{}, leaf.EachSub)
+	return a
+}
+
+// deaf is the sink of a port that only publishes.
+type deaf struct{}
+
+func (deaf) Deliver(*msg.Msg, *msg.Sub) msg.Drop { return msg.Gone }
+
+// Deliver implements [msg.Sink].
+func (a *pubacks) Deliver(m *msg.Msg, _ *msg.Sub) msg.Drop {
+	id, expects := scanHeader(m.Header)
+	if len(m.Reply) == 0 && !expects && (id == nil || a.ids.span == 0) {
+		_, err := a.log.Append(m)
+		if err == nil {
+			return msg.Kept
+		}
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		return a.refuse(m, err)
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	switch {
+	case expects:
+		return a.refuse(m, errExpectation)
+	case len(m.Reply) > 0 && a.waiting >= maxAnswers:
+		return a.refuse(m, errPubacksBehind)
+	}
+	return a.append(m, keyOf(id))
+}
+
+// append keeps m, unless its id says that it is kept already. It needs mu.
+func (a *pubacks) append(m *msg.Msg, id idKey) msg.Drop {
+	now := time.Now()
+	seq, duplicate := a.ids.find(id, now)
+	if !duplicate {
+		var err error
+		if seq, err = a.log.Append(m); err != nil {
+			return a.refuse(m, err)
+		}
+		a.ids.add(id, seq, now)
+	}
+	if len(m.Reply) > 0 {
+		a.open = append(a.open, answer{reply: bytes.Clone(m.Reply), id: id, seq: seq, duplicate: duplicate})
+		a.waiting++
+	}
+	return msg.Kept
+}
+
+// refuse tells the publisher, if it asked, and now and then the log. It needs mu.
+func (a *pubacks) refuse(m *msg.Msg, err error) msg.Drop {
+	a.refused++
+	if now := time.Now(); now.After(a.quiet) {
+		a.logger.Warn("outbox refuses messages", "outbox", a.name, "subject", string(m.Subject), "err", err, "count", a.refused)
+		a.refused, a.quiet = 0, now.Add(refusalPeriod)
+	}
+	if len(m.Reply) > 0 && a.waiting < maxAnswers {
+		a.ready = append(a.ready, answer{reply: bytes.Clone(m.Reply), err: err})
+		a.waiting++
+		a.signal()
+	}
+	if errors.Is(err, errExpectation) {
+		return msg.Denied
+	}
+	return msg.StoreFull
+}
+
+// Flush implements [msg.Flusher].
+func (a *pubacks) Flush() (behind <-chan struct{}) {
+	a.mu.Lock()
+	batch := a.open
+	a.open = nil
+	if a.behind == nil && a.waiting > maxAnswers/2 {
+		a.behind = make(chan struct{})
+	}
+	behind = a.behind
+	a.mu.Unlock()
+	if len(batch) > 0 {
+		a.barrier(func(err error) { a.settle(batch, err) })
+	}
+	if b := a.log.Flush(); b != nil {
+		return b
+	}
+	return behind
+}
+
+// settle is what a barrier calls. A message that could not be made safe may be gone
+// when the store works again, so its id is forgotten: sent again it is stored anew.
+// One that only finds no room now stays where it is, and will be safe once there is.
+func (a *pubacks) settle(batch []answer, err error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for i := range batch {
+		if batch[i].err = err; err != nil && !errors.Is(err, storefwd.ErrFull) {
+			a.ids.forget(batch[i].id)
+		}
+	}
+	a.ready = append(a.ready, batch...)
+	a.signal()
+}
+
+func (a *pubacks) signal() {
+	select {
+	case a.wake <- struct{}{}:
+	default:
+	}
+}
+
+// run publishes answers until stop is closed.
+func (a *pubacks) run(stop <-chan struct{}) {
+	var batch []answer
+	var body []byte
+	for {
+		a.mu.Lock()
+		a.waiting -= len(batch)
+		if a.behind != nil && a.waiting <= maxAnswers/4 {
+			close(a.behind)
+			a.behind = nil
+		}
+		clear(batch)
+		batch, a.ready = a.ready, batch[:0]
+		a.mu.Unlock()
+		for i := range batch {
+			body = a.encode(body[:0], &batch[i])
+			a.port.Publish(&msg.Msg{Subject: batch[i].reply, Data: body})
+		}
+		a.port.Flush()
+		if len(batch) > 0 {
+			continue
+		}
+		select {
+		case <-a.wake:
+		case <-stop:
+			return
+		}
+	}
+}
+
+// encode writes an answer as JetStream does.
+func (a *pubacks) encode(b []byte, w *answer) []byte {
+	b = append(b, '{')
+	if w.err != nil {
+		code := "503"
+		if errors.Is(w.err, storefwd.ErrTooLarge) || errors.Is(w.err, errExpectation) {
+			code = "400"
+		}
+		text, err := json.Marshal("outbox " + a.name + ": " + w.err.Error())
+		if err != nil {
+			panic("leafd: a string does not marshal: " + err.Error())
+		}
+		b = append(b, `"error":{"code":`+code+`,"err_code":10077,"description":`...)
+		b = append(append(b, text...), "},"...)
+	}
+	b = append(append(b, `"stream":"`...), a.name...) // a name needs no escapes
+	b = strconv.AppendUint(append(b, `","seq":`...), w.seq, 10)
+	if w.duplicate && w.err == nil {
+		b = append(b, `,"duplicate":true`...)
+	}
+	return append(b, '}')
+}
+
+var (
+	headerMsgID  = []byte("Nats-Msg-Id")
+	headerExpect = []byte("Nats-Expected-")
+	headerBatch  = []byte("Nats-Batch-")
+)
+
+// scanHeader finds the message id, and whether the publisher asks for what only a
+// stream can check.
+func scanHeader(header []byte) (id []byte, expects bool) {
+	for line := range bytes.Lines(header) {
+		name, value, ok := bytes.Cut(line, []byte(":"))
+		if !ok || len(name) < len("Nats-") {
+			continue
+		}
+		switch {
+		case bytes.EqualFold(name, headerMsgID):
+			id = bytes.TrimSpace(value)
+		case hasPrefixFold(name, headerExpect), hasPrefixFold(name, headerBatch):
+			expects = true
+		}
+	}
+	return id, expects
+}
+
+func hasPrefixFold(b, prefix []byte) bool {
+	return len(b) >= len(prefix) && bytes.EqualFold(b[:len(prefix)], prefix)
+}
+
+var (
+	_ msg.Sink    = (*pubacks)(nil)
+	_ msg.Flusher = (*pubacks)(nil)
+)

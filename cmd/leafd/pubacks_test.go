@@ -1,0 +1,268 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/leafd/leafd/internal/msg"
+	"github.com/leafd/leafd/internal/testkit"
+	"github.com/leafd/leafd/leaf"
+	"github.com/leafd/leafd/storefwd"
+)
+
+// desk is an outbox "box" on "box.>" with a publisher, and a barrier that the test
+// holds.
+type desk struct {
+	t        *testing.T
+	log      *storefwd.Log
+	acks     *pubacks
+	pub      *leaf.Port
+	got      testkit.Sink // what comes to "reply.*"
+	barriers []func(error)
+}
+
+func newDesk(t *testing.T, r storefwd.Retention, window time.Duration) *desk {
+	s, err := storefwd.Open(t.TempDir(), storefwd.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { s.Close() })
+	d := &desk{t: t}
+	if d.log, err = s.Log("OUT/box", r); err != nil {
+		t.Fatal(err)
+	}
+	router := leaf.NewRouter()
+	d.acks = newPubacks("box", d.log, func(fn func(error)) { d.barriers = append(d.barriers, fn) }, window, router, slog.New(slog.NewTextHandler(io.Discard, nil)))
+	for _, c := range []struct {
+		sink   msg.Sink
+		filter string
+		mode   leaf.Mode
+	}{{d.acks, "box.>", leaf.Outbox}, {&d.got, "reply.*", leaf.EachSub}} {
+		if err := router.Attach(c.filter, c.sink, c.mode).Subscribe(&msg.Sub{Subject: c.filter}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	d.pub = router.Attach("publisher", &testkit.Sink{}, leaf.EachSub)
+	stop, done := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(done)
+		d.acks.run(stop)
+	}()
+	t.Cleanup(func() {
+		close(stop)
+		<-done
+	})
+	return d
+}
+
+// publish sends a batch: messages with an id, if it is not empty, and replies to
+// "reply.0" and so on.
+func (d *desk) publish(ids ...string) {
+	for i, id := range ids {
+		var header []byte
+		if id != "" {
+			header = fmt.Appendf(nil, "NATS/1.0\r\nA: b\r\nnats-msg-id: %s\r\n\r\n", id)
+		}
+		testkit.Lend(&msg.Msg{Subject: []byte("box.a"), Reply: fmt.Appendf(nil, "reply.%d", i), Header: header, Data: []byte("x")},
+			func(m *msg.Msg) { d.pub.Publish(m) })
+	}
+	d.pub.Flush()
+}
+
+// settle answers the oldest barrier.
+func (d *desk) settle(err error) {
+	d.t.Helper()
+	if len(d.barriers) == 0 {
+		d.t.Fatal("no barrier was asked for")
+	}
+	fn := d.barriers[0]
+	d.barriers = d.barriers[1:]
+	fn(err)
+}
+
+// expect waits for n answers in all, and compares the last ones, "subject body".
+func (d *desk) expect(n int, want ...string) {
+	d.t.Helper()
+	testkit.Eventually(d.t, func() bool { return len(d.got.Got()) >= n }, "%d answers", n)
+	all := d.got.Got()
+	if len(all) != n {
+		d.t.Fatalf("%d answers, not %d", len(all), n)
+	}
+	for i, w := range want {
+		m := all[n-len(want)+i]
+		if got := string(m.Subject) + " " + string(m.Data); got != w {
+			d.t.Errorf("got %s, want %s", got, w)
+		}
+	}
+}
+
+// A PubAck is given by the barrier, one for a batch, and never before it.
+func TestPubAckWaitsForBarrier(t *testing.T) {
+	d := newDesk(t, storefwd.Retention{}, time.Minute)
+	d.publish("", "")
+	d.publish("")
+	if len(d.barriers) != 2 || len(d.got.Got()) != 0 {
+		t.Fatalf("%d barriers, %d answers", len(d.barriers), len(d.got.Got()))
+	}
+	d.settle(nil)
+	d.expect(2, `reply.0 {"stream":"box","seq":1}`, `reply.1 {"stream":"box","seq":2}`)
+	d.settle(nil)
+	d.expect(3, `reply.0 {"stream":"box","seq":3}`)
+}
+
+// A message that comes again is not stored again, and its answer waits like that of
+// the first.
+func TestDuplicateIsStoredOnce(t *testing.T) {
+	d := newDesk(t, storefwd.Retention{}, time.Minute)
+	d.publish("a", "b", "a")
+	d.publish("a")
+	if n := d.log.Stats().Msgs; n != 2 {
+		t.Errorf("%d messages stored", n)
+	}
+	d.settle(nil)
+	d.expect(3, `reply.0 {"stream":"box","seq":1}`, `reply.1 {"stream":"box","seq":2}`, `reply.2 {"stream":"box","seq":1,"duplicate":true}`)
+	d.settle(nil)
+	d.expect(4, `reply.0 {"stream":"box","seq":1,"duplicate":true}`)
+}
+
+// What could not be made safe is answered with an error. It may be gone, so the same
+// id is stored again; but what only lacks room stays and will be safe.
+func TestFailedBarrierForgetsTheID(t *testing.T) {
+	d := newDesk(t, storefwd.Retention{}, time.Minute)
+	d.publish("a")
+	d.settle(fmt.Errorf("%w: no space left", storefwd.ErrFull))
+	d.publish("a")
+	d.settle(errors.New("input/output error"))
+	d.publish("a")
+	d.settle(nil)
+	d.expect(3, `reply.0 {"error":{"code":503,"err_code":10077,"description":"outbox box: log is full: no space left"},"stream":"box","seq":1}`,
+		`reply.0 {"error":{"code":503,"err_code":10077,"description":"outbox box: input/output error"},"stream":"box","seq":1}`,
+		`reply.0 {"stream":"box","seq":2}`)
+}
+
+func TestRefusalIsAnError(t *testing.T) {
+	d := newDesk(t, storefwd.Retention{MaxMsgs: 1, MaxBytes: 1000, Full: storefwd.Refuse}, time.Minute)
+	large := func(m *msg.Msg) {
+		if rc := d.pub.Publish(m); rc.Taken != 0 || rc.Refused != msg.StoreFull {
+			t.Errorf("%+v", rc)
+		}
+	}
+	testkit.Lend(&msg.Msg{Subject: []byte("box.a"), Reply: []byte("reply.a"), Data: make([]byte, 2000)}, large)
+	d.pub.Flush()
+	d.publish("a")
+	d.publish("b")
+	d.publish("a") // full or not, it is there
+	d.expect(2, `reply.a {"error":{"code":400,"err_code":10077,"description":"outbox box: message is too large for the store"},"stream":"box","seq":0}`,
+		`reply.0 {"error":{"code":503,"err_code":10077,"description":"outbox box: log is full"},"stream":"box","seq":0}`)
+	d.settle(nil)
+	d.settle(nil)
+	d.expect(4, `reply.0 {"stream":"box","seq":1}`, `reply.0 {"stream":"box","seq":1,"duplicate":true}`)
+}
+
+// What only a stream can check is refused, with or without a reply subject: the hub
+// would refuse it later, when nobody is there to be told.
+func TestExpectationsAreRefused(t *testing.T) {
+	d := newDesk(t, storefwd.Retention{}, time.Minute)
+	for _, name := range []string{"Nats-Expected-Last-Sequence", "nats-expected-stream", "Nats-Batch-Id"} {
+		for _, reply := range []string{"reply.x", ""} {
+			testkit.Lend(&msg.Msg{Subject: []byte("box.a"), Reply: []byte(reply), Header: []byte("NATS/1.0\r\n" + name + ": 1\r\n\r\n")}, func(m *msg.Msg) {
+				if rc := d.pub.Publish(m); rc.Taken != 0 || rc.Refused != msg.Denied {
+					t.Errorf("%s: %+v", name, rc)
+				}
+			})
+		}
+	}
+	d.pub.Flush()
+	d.expect(3)
+	var ack struct{ Error struct{ Code int } }
+	if err := json.Unmarshal(d.got.Got()[0].Data, &ack); err != nil || ack.Error.Code != 400 || d.log.Stats().Msgs != 0 {
+		t.Errorf("%s, %d stored", d.got.Got()[0].Data, d.log.Stats().Msgs)
+	}
+}
+
+// Answers on their way are bounded: publishers are slowed down, and then refused.
+func TestAnswersAreBounded(t *testing.T) {
+	d := newDesk(t, storefwd.Retention{}, 0)
+	ids := make([]string, maxAnswers/2+1)
+	d.publish(ids...)
+	if d.acks.Flush() == nil {
+		t.Error("the publisher is not told to pause")
+	}
+	d.publish(ids...)
+	if n := d.log.Stats().Msgs; n != maxAnswers {
+		t.Errorf("%d messages stored", n)
+	}
+	behind := d.acks.Flush()
+	d.settle(nil)
+	d.settle(nil)
+	<-behind
+	d.expect(maxAnswers)
+	d.publish("")
+	d.settle(nil)
+	d.expect(maxAnswers+1, fmt.Sprintf(`reply.0 {"stream":"box","seq":%d}`, maxAnswers+1))
+}
+
+func TestIDWindow(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := idWindow{span: time.Minute}
+		known := func(id string) bool { _, ok := w.find(keyOf([]byte(id)), time.Now()); return ok }
+		add := func(id string) { w.add(keyOf([]byte(id)), 1, time.Now()) }
+		add("a")
+		time.Sleep(30 * time.Second)
+		add("b")
+		if !known("a") || !known("b") || known("") || known("c") {
+			t.Error("within the span")
+		}
+		time.Sleep(30 * time.Second)
+		if known("a") || !known("b") {
+			t.Error("after the span")
+		}
+		for i := range 3 * maxIDs {
+			add(fmt.Sprint(i))
+		}
+		if known("b") || known(fmt.Sprint(2*maxIDs-1)) || !known(fmt.Sprint(2*maxIDs)) || len(w.seqs) != maxIDs || cap(w.ring) > 4*maxIDs {
+			t.Errorf("bound: %d ids, %d places", len(w.seqs), cap(w.ring))
+		}
+	})
+}
+
+func TestScanHeader(t *testing.T) {
+	for _, c := range []struct {
+		header, id string
+		expects    bool
+	}{
+		{"", "", false}, {"NATS/1.0\r\n\r\n", "", false}, {"NATS/1.0\r\nNats-Msg-Id:7\r\n\r\n", "7", false},
+		{"NATS/1.0\r\nX: Nats-Msg-Id: 3\r\nNATS-MSG-ID:  a b \r\n\r\n", "a b", false}, {"NATS/1.0 503\r\nNats-Msg-Id\r\n", "", false},
+		{"Nats-Msg-Id: 1", "1", false}, {"NATS/1.0\r\nNats-Expected-Last-Msg-Id: 1\r\n", "", true},
+	} {
+		if id, expects := scanHeader([]byte(c.header)); string(id) != c.id || expects != c.expects {
+			t.Errorf("%q: %q %v", c.header, id, expects)
+		}
+	}
+}
+
+// A publish without a reply subject costs nothing but the append.
+func TestPlainPublishDoesNotAllocate(t *testing.T) {
+	s, err := storefwd.Open(t.TempDir(), storefwd.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	l, err := s.Log("OUT/box", storefwd.Retention{Memory: true, MaxMsgs: 8})
+	if err != nil {
+		t.Fatal(err)
+	}
+	a := newPubacks("box", l, s.Barrier, time.Minute, leaf.NewRouter(), slog.New(slog.DiscardHandler))
+	m := &msg.Msg{Subject: []byte("box.a"), Header: []byte("NATS/1.0\r\nNmqtt-Pub:1\r\n\r\n"), Data: []byte(strings.Repeat("x", 40))}
+	deliver := func() { a.Deliver(m, nil) }
+	if n := testing.AllocsPerRun(2000, deliver); n > 0 { // below one for each block of records
+		t.Errorf("%v allocations a message", n)
+	}
+}
