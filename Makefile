@@ -5,7 +5,7 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unkn
 LDFLAGS  = -s -w -X main.version=$(VERSION)
 
 .DEFAULT_GOAL := build
-.PHONY: build demo test race check cross bench fuzz clean
+.PHONY: build demo test race check cross bench crash fuzz clean
 
 ## build: leafd for this machine, as bin/leafd
 build:
@@ -41,6 +41,11 @@ cross:
 ## bench: leafd beside nats-server, as markdown; ROUNDS=5 for a record, 3 (default) for a look
 bench:
 	GO='$(GO)' VERSION='$(VERSION)' scripts/bench.sh
+
+## crash: break the disk under a running leafd, and count what was lost; root
+crash:
+	$(GO) build -trimpath -buildvcs=false -o bin/faults ./test/faults
+	bin/faults $(FAULTS_FLAGS)
 
 ## fuzz: each fuzz target for FUZZTIME (default 30s)
 fuzz:
