@@ -8,8 +8,9 @@ import (
 	"github.com/leafd/leafd/mqttbridge/packet"
 )
 
-// acks gives each QoS 1 PUBLISH of one session its PUBACK, in their order
-// [MQTT-4.6.0-2], as soon as the message is safe and not before.
+// acks gives each PUBLISH of one session its PUBACK or PUBREC, and each PUBREL its
+// PUBCOMP, all in the order of what they answer [MQTT-4.6.0-2] [MQTT-4.6.0-3], as
+// soon as the message is safe and not before.
 //
 // The read loop gathers what one read brought in a batch, and commits it with one
 // barrier if a durable log took any of it. A batch whose barrier has come, or that
@@ -26,13 +27,19 @@ type acks struct {
 	mu      sync.Mutex
 	queue   []*ackBatch   // guarded by mu; committed and not acknowledged, oldest first
 	free    []*ackBatch   // guarded by mu; to be used again
-	waiting int           // guarded by mu; packet ids in queue
-	room    chan struct{} // guarded by mu; closed once at most limit ids wait; nil if nobody wants to know
+	waiting int           // guarded by mu; acknowledgements in queue
+	room    chan struct{} // guarded by mu; closed once at most limit wait; nil if nobody wants to know
 	limit   int           // guarded by mu
 }
 
+// ack is one acknowledgement: PUBACK, PUBREC or PUBCOMP.
+type ack struct {
+	id uint16
+	as packet.Type
+}
+
 type ackBatch struct {
-	ids     []uint16
+	acks    []ack
 	kept    bool        // a durable log took a message of it
 	first   int         // index of the first such; those before it need no barrier
 	settled bool        // no barrier is awaited any more
@@ -40,27 +47,28 @@ type ackBatch struct {
 	settle  func(error) // what the barrier calls; made once
 }
 
-// Batches kept for use again, and the most ids one of them may hold room for.
+// Batches kept for use again, and the most acknowledgements one of them may hold
+// room for.
 const (
 	freeBatches = 2
-	freeIDs     = 1024
+	freeAcks    = 1024
 )
 
 func newAcks(out *leaf.Outbound, v packet.Version, fail func(error)) *acks {
 	return &acks{out: out, v: v, fail: fail}
 }
 
-// add notes a routed message. kept says that a durable log took it.
-func (a *acks) add(id uint16, kept bool) {
+// add notes what is to be acknowledged. kept says that a durable log took it.
+func (a *acks) add(id uint16, as packet.Type, kept bool) {
 	b := a.batch
 	if b == nil {
 		b = a.get()
 		a.batch = b
 	}
 	if kept && !b.kept {
-		b.kept, b.first = true, len(b.ids)
+		b.kept, b.first = true, len(b.acks)
 	}
-	b.ids = append(b.ids, id)
+	b.acks = append(b.acks, ack{id, as})
 }
 
 func (a *acks) get() *ackBatch {
@@ -78,8 +86,8 @@ func (a *acks) get() *ackBatch {
 
 // put needs mu.
 func (a *acks) put(b *ackBatch) {
-	if len(a.free) < freeBatches && cap(b.ids) <= freeIDs {
-		*b = ackBatch{ids: b.ids[:0], settle: b.settle}
+	if len(a.free) < freeBatches && cap(b.acks) <= freeAcks {
+		*b = ackBatch{acks: b.acks[:0], settle: b.settle}
 		a.free = append(a.free, b)
 	}
 }
@@ -108,12 +116,12 @@ func (a *acks) enqueue(b *ackBatch) (wrote bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if len(a.queue) == 0 && b.first > 0 {
-		a.write(b.ids[:b.first])
-		b.ids = slices.Delete(b.ids, 0, b.first)
+		a.write(b.acks[:b.first])
+		b.acks = slices.Delete(b.acks, 0, b.first)
 		wrote = true
 	}
 	b.settled = !b.kept
-	a.waiting += len(b.ids)
+	a.waiting += len(b.acks)
 	a.queue = append(a.queue, b)
 	return a.release() || wrote
 }
@@ -141,8 +149,8 @@ func (a *acks) release() (wrote bool) {
 		if !b.settled || b.err != nil {
 			break
 		}
-		a.write(b.ids)
-		a.waiting -= len(b.ids)
+		a.write(b.acks)
+		a.waiting -= len(b.acks)
 		a.put(b)
 		n++
 	}
@@ -154,19 +162,19 @@ func (a *acks) release() (wrote bool) {
 	return n > 0
 }
 
-func (a *acks) write(ids []uint16) {
-	buf, ok := a.out.Begin(4 * len(ids))
+func (a *acks) write(acks []ack) {
+	buf, ok := a.out.Begin(4 * len(acks))
 	if !ok {
 		return
 	}
-	for _, id := range ids {
-		ack := packet.Ack{Type: packet.PUBACK, ID: id} // [MQTT-4.3.2-2]
-		buf = ack.Append(buf, a.v)
+	for _, k := range acks {
+		p := packet.Ack{Type: k.as, ID: k.id} // [MQTT-4.3.2-2] [MQTT-4.3.3-2]
+		buf = p.Append(buf, a.v)
 	}
 	a.out.End(buf)
 }
 
-// wait returns once at most n packet ids wait for their barrier, or stop closes.
+// wait returns once at most n acknowledgements wait for their barrier, or stop closes.
 // It reports whether it had to wait. One goroutine may wait at a time.
 func (a *acks) wait(n int, stop <-chan struct{}) (waited bool) {
 	a.mu.Lock()

@@ -8,6 +8,7 @@ import (
 
 	"github.com/leafd/leafd/internal/msg"
 	"github.com/leafd/leafd/leaf"
+	"github.com/leafd/leafd/mqttbridge/packet"
 )
 
 // connected is a session that was let in on a TCP connection whose other end
@@ -58,8 +59,8 @@ func quickBroker(tb testing.TB) *broker {
 	return newBroker(tb, Options{Barrier: func(fn func(error)) { fn(nil) }})
 }
 
-// Publishing allocates nothing: QoS 0, QoS 1 without a log, and QoS 1 with its
-// batch and barrier.
+// Publishing allocates nothing: QoS 0, QoS 1 without a log, and QoS 1 and 2 with
+// their batch and barrier.
 func TestPublishDoesNotAllocate(t *testing.T) {
 	for name, c := range map[string]struct {
 		wire []byte
@@ -68,6 +69,7 @@ func TestPublishDoesNotAllocate(t *testing.T) {
 		"QoS 0":            {pub("plant/press/temperature", "21.5", 0, 0), false},
 		"QoS 1":            {pub("plant/press/temperature", "21.5", 1, 7), false},
 		"QoS 1 kept":       {pub("plant/press/temperature", "21.5", 1, 7), true},
+		"QoS 2 kept":       {append(pub("plant/press/temperature", "21.5", 2, 7), qos2(packet.PUBREL, 7)...), true},
 		"changing subject": {append(pub("plant/1", "", 0, 0), pub("plant/2", "", 0, 0)...), false},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -29,7 +29,10 @@ var badInput = []struct {
 	{"client sends PINGRESP", []byte{0xd0, 0}, "protocol_error", false},
 	{"AUTH in 3.1.1", []byte{0xf0, 0}, "protocol_error", false},
 	{"PUBACK of nothing", []byte{0x40, 2, 0, 1}, "protocol_error", false},
-	{"PUBREL out of order", []byte{0x62, 2, 0, 1}, "protocol_error", false},
+	{"PUBREL with id 0", []byte{0x62, 2, 0, 0}, "protocol_error", false},
+	{"PUBREL with flags 0", []byte{0x60, 2, 0, 1}, "malformed_packet", false},
+	{"PUBREL without an id", []byte{0x62, 1, 0}, "malformed_packet", false},
+	{"PUBREC of nothing", []byte{0x50, 2, 0, 1}, "protocol_error", false},
 	{"PUBCOMP out of order", []byte{0x70, 2, 0, 1}, "protocol_error", false},
 	{"type 0", []byte{0x00, 0}, "malformed_packet", false},
 	{"remaining length of five bytes", []byte{0x30, 0xff, 0xff, 0xff, 0xff, 0x01}, "malformed_packet", false},
@@ -203,6 +206,7 @@ func TestNoise(t *testing.T) {
 func FuzzSession(f *testing.F) {
 	send, _ := conversation()
 	f.Add(send, uint16(20))
+	f.Add(slices.Concat(hello(nothing), pub("log/a", "x", 2, 7), pub("log/a", "x", 2, 7), qos2(packet.PUBREL, 7), pub("log/a", "y", 2, 7)), uint16(30))
 	for _, c := range badInput {
 		if len(c.send) < 200 {
 			f.Add(append(hello(nothing), c.send...), uint16(25))

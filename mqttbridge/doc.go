@@ -11,7 +11,9 @@
 //
 // A QoS 1 PUBLISH that a durable log took is acknowledged after the barrier that
 // makes it safe, never before; one that no log wants, once it is routed.
-// PUBACKs leave in the order of their PUBLISH packets. If a log refuses a message,
+// PUBACKs leave in the order of their PUBLISH packets. At QoS 2 the same holds for
+// PUBREC; the packet id is remembered up to the PUBREL, and a PUBLISH that repeats
+// it meanwhile is not routed again. If a log refuses a message,
 // or a barrier fails, the connection ends after the acknowledgements due, for
 // 3.1.1 has no other way to say no.
 //
@@ -21,13 +23,13 @@
 //
 // # What is refused
 //
-// A PUBLISH of QoS 2 ends the connection, as with nats-server's
-// reject_qos2_publish. Protocol levels other than 4 get the CONNACK that says so.
-// A client that asks for a persistent session (clean session 0) is accepted and
-// told that there is none: Session Present is 0 at every connect, and what it
-// subscribed to ends with the connection. This departs from [MQTT-3.1.2-6]; as
-// nothing above QoS 0 is granted, subscriptions are all it loses, and a client
-// that looks at Session Present subscribes again. [Stats] counts them.
+// Protocol levels other than 4 get the CONNACK that says so. A client that asks
+// for a persistent session (clean session 0) is accepted and told that there is
+// none: Session Present is 0 at every connect, and what it subscribed to ends with
+// the connection. This departs from [MQTT-3.1.2-6]: as nothing above QoS 0 is
+// granted, it loses its subscriptions and the ids of QoS 2 messages without a
+// PUBREL. One that looks at Session Present subscribes again, and knows that what
+// it sends anew is a new message. [Stats] counts them.
 //
 // # Concurrency
 //

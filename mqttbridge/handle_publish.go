@@ -23,7 +23,9 @@ func (s *session) handlePublish(flags byte, body []byte) error {
 		return err
 	}
 	if p.QoS == 2 {
-		return errQoS2
+		if again, err := s.receive(p.ID); again || err != nil {
+			return err
+		}
 	}
 	if !bytes.Equal(p.Topic, s.pub.topic) {
 		if err := s.pub.convert(); err != nil {
@@ -42,7 +44,42 @@ func (s *session) handlePublish(flags byte, body []byte) error {
 	if receipt.Refused != msg.Taken {
 		return errStoreRefused
 	}
-	s.acks.add(p.ID, receipt.Kept)
+	as := packet.PUBACK
+	if p.QoS == 2 {
+		as = packet.PUBREC
+	}
+	s.acks.add(p.ID, as, receipt.Kept)
+	return nil
+}
+
+// receive takes the id of a PUBLISH of QoS 2. One that is taken already says that
+// the message came again: it is not routed, only received once more, behind the
+// first [MQTT-4.3.3-2]. The ids end with the connection, as sessions are not kept.
+func (s *session) receive(id uint16) (again bool, err error) {
+	if _, again = s.unreleased[id]; again {
+		s.acks.add(id, packet.PUBREC, false)
+		return true, nil
+	}
+	if len(s.unreleased) >= s.srv.opts.MaxUnacked {
+		return false, errUnreleased
+	}
+	if s.unreleased == nil {
+		s.unreleased = map[uint16]struct{}{}
+	}
+	s.unreleased[id] = struct{}{}
+	return false, nil
+}
+
+// handlePubrel ends the exchange about a message of QoS 2: its id may be used for
+// another. An id that is not known was released before, in a PUBREL whose PUBCOMP
+// got lost.
+func (s *session) handlePubrel(body []byte) error {
+	var rel packet.Ack
+	if err := rel.Decode(s.version, packet.PUBREL, body); err != nil {
+		return err
+	}
+	delete(s.unreleased, rel.ID)
+	s.acks.add(rel.ID, packet.PUBCOMP, false)
 	return nil
 }
 

@@ -154,7 +154,7 @@ func TestPublishThatEndsTheConnection(t *testing.T) {
 		name, reason string
 		send         []byte
 	}{
-		{"QoS 2", "qos_not_supported", pub("a", "x", 2, 1)},
+		{"QoS 2 with packet id 0", "protocol_error", pub("a", "x", 2, 0)},
 		{"white space in the topic", "bad_topic_name", pub("a b", "x", 0, 0)},
 		{"wildcard in the topic", "bad_topic_name", pub("a/#", "x", 0, 0)},
 		{"empty topic", "bad_topic_name", pub("", "x", 0, 0)},
@@ -186,4 +186,81 @@ func TestPublishToLiteralWildcards(t *testing.T) {
 	if s := got.Subjects(); !slices.Equal(s, []string{"foo.*.bar", "foo.>", "*", ">.a"}) {
 		t.Errorf("%q", s)
 	}
+}
+
+func qos2(t packet.Type, id uint16) []byte {
+	a := packet.Ack{Type: t, ID: id}
+	return a.Append(nil, packet.V311)
+}
+
+// QoS 2: PUBREC once safe, a PUBLISH that comes again before the PUBREL is not
+// routed again, and after it the id is free. [MQTT-4.3.3-2]
+func TestQoS2IsRoutedOnce(t *testing.T) {
+	b := startBroker(t, Options{})
+	d := b.connect("dev")
+	again := (&packet.Publish{Topic: []byte("log/a"), Payload: []byte("x"), QoS: 2, ID: 7, Dup: true}).Append(nil, packet.V311)
+	d.send(pub("log/a", "x", 2, 7))
+	settle := <-b.barriers
+	d.send(again) // its PUBREC would say that the first is safe
+	d.ping()
+	settle(nil)
+	d.expect(qos2(packet.PUBREC, 7)...)
+	d.expect(qos2(packet.PUBREC, 7)...)
+	d.send(again)
+	d.expect(qos2(packet.PUBREC, 7)...)
+	d.send(qos2(packet.PUBREL, 7))
+	d.expect(qos2(packet.PUBCOMP, 7)...)
+	d.send(qos2(packet.PUBREL, 7)) // the PUBCOMP got lost
+	d.expect(qos2(packet.PUBCOMP, 7)...)
+	if n := len(b.log.Got()); n != 1 {
+		t.Errorf("%d messages in the log", n)
+	}
+	d.send(pub("log/b", "y", 2, 7))
+	(<-b.barriers)(nil)
+	d.expect(qos2(packet.PUBREC, 7)...)
+	if s := b.log.Subjects(); !slices.Equal(s, []string{"log.a", "log.b"}) || b.log.Got()[1].QoS != 2 {
+		t.Errorf("%q", s)
+	}
+}
+
+// Acknowledgements of both levels keep one order, in one read and over several.
+func TestQoS2Order(t *testing.T) {
+	b := startBroker(t, Options{})
+	d := b.connect("dev")
+	d.send(slices.Concat(pub("live", "x", 2, 1), pub("log/a", "x", 1, 2), pub("live", "x", 2, 3), qos2(packet.PUBREL, 1)))
+	d.expect(qos2(packet.PUBREC, 1)...) // before the first that is kept: at once
+	settle := <-b.barriers
+	d.send(pub("live", "x", 1, 4))
+	d.ping()
+	settle(nil)
+	d.expect(puback(2)...)
+	d.expect(qos2(packet.PUBREC, 3)...)
+	d.expect(qos2(packet.PUBCOMP, 1)...)
+	d.expect(puback(4)...)
+}
+
+// Ids without a PUBREL are bounded: a storm of them ends the connection.
+func TestQoS2IsBounded(t *testing.T) {
+	b := startBroker(t, Options{MaxUnacked: 2})
+	d := b.connect("dev")
+	for id := range uint16(2) {
+		d.send(pub("a", "x", 2, id+1))
+		d.expect(qos2(packet.PUBREC, id+1)...)
+	}
+	for range 10 { // the same ones again are no more
+		d.send(pub("a", "x", 2, 1))
+		d.expect(qos2(packet.PUBREC, 1)...)
+	}
+	d.send(pub("a", "x", 2, 3))
+	d.expectEnd()
+	testkit.Eventually(t, func() bool { return b.fault("receive_maximum_exceeded") == 1 }, "counted: %+v", b.Stats())
+}
+
+func TestQoS2RefusedEndsTheConnection(t *testing.T) {
+	b := startBroker(t, Options{})
+	b.log.Answer(msg.StoreFull)
+	d := b.connect("dev")
+	d.send(pub("log/a", "x", 2, 1))
+	d.expectEnd()
+	testkit.Eventually(t, func() bool { return b.fault("quota_exceeded") == 1 }, "counted: %+v", b.Stats())
 }

@@ -96,7 +96,12 @@ func TestPahoPublishAndSubscribe(t *testing.T) {
 
 // A thousand QoS 1 messages in flight: each is acknowledged, none is lost, the
 // order holds.
-func TestPahoPipelinesQoS1(t *testing.T) {
+func TestPahoPipelinesQoS1(t *testing.T) { pahoPipelines(t, 1) }
+
+// The same at QoS 2, with its four packets for each.
+func TestPahoPipelinesQoS2(t *testing.T) { pahoPipelines(t, 2) }
+
+func pahoPipelines(t *testing.T, qos byte) {
 	b := startBroker(t, Options{})
 	stop := make(chan struct{})
 	var settled sync.WaitGroup
@@ -113,7 +118,7 @@ func TestPahoPipelinesQoS1(t *testing.T) {
 	c := paho(t, b, "c", nil)
 	tokens := make([]mqtt.Token, 1000)
 	for i := range tokens {
-		tokens[i] = c.Publish("log/n", 1, false, strconv.Itoa(i))
+		tokens[i] = c.Publish("log/n", qos, false, strconv.Itoa(i))
 	}
 	for _, tok := range tokens {
 		done(t, tok)
@@ -178,8 +183,10 @@ func TestMosquittoClients(t *testing.T) {
 	got, stop := testkit.MosquittoSub(t, port, "-q", "1", "-t", "log/+", "-t", "a.b/#")
 	testkit.MosquittoPub(t, port, "-q", "1", "-t", "log/x", "-m", "one")
 	testkit.MosquittoPub(t, port, "-q", "1", "-t", "a.b", "-m", "two", "-r")
+	testkit.MosquittoPub(t, port, "-q", "2", "-t", "log/x", "-m", "twice")
 	b.publish("log.y", "three")
-	for _, want := range []testkit.MQTTMessage{{Topic: "log/x", Payload: "one"}, {Topic: "a.b", Payload: "two"}, {Topic: "log/y", Payload: "three"}} {
+	for _, want := range []testkit.MQTTMessage{{Topic: "log/x", Payload: "one"}, {Topic: "a.b", Payload: "two"},
+		{Topic: "log/x", Payload: "twice"}, {Topic: "log/y", Payload: "three"}} {
 		if m := <-got; m != want {
 			t.Errorf("got %+v, want %+v", m, want)
 		}

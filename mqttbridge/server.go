@@ -33,7 +33,7 @@ type Options struct {
 	MaxPacket  int // bytes of one control packet; 0 means 1 MiB and 8 KiB for what surrounds the payload
 	MaxConns   int // 0 means no limit
 	MaxSubs    int // topic filters per connection; 0 means 4096
-	MaxUnacked int // QoS 1 messages of one connection that may wait at barriers before it is read on; 0 means 4096
+	MaxUnacked int // acknowledgements of one connection that may wait at barriers before it is read on, and QoS 2 messages that wait for PUBREL; 0 means 4096
 
 	MaxPending    int           // bytes waiting for one device; 0 means 8 MiB
 	WriteDeadline time.Duration // 0 means 10 s
@@ -177,7 +177,7 @@ var (
 	errClientID        = &packet.Error{Reason: packet.BadClientID, Text: "client id is empty though a persistent session is asked for"}
 	errNotAuthorized   = &packet.Error{Reason: packet.NotAuthorized, Text: "user name or password is not accepted"}
 	errBadTopic        = &packet.Error{Reason: packet.BadTopicName, Text: errTopic.Error()}
-	errQoS2            = &packet.Error{Reason: packet.QoSNotSupported, Text: "PUBLISH of QoS 2 is not supported; use QoS 1"}
+	errUnreleased      = &packet.Error{Reason: packet.ReceiveMaximum, Text: "too many QoS 2 messages without a PUBREL; a client is to have fewer in flight"}
 	errStoreRefused    = &packet.Error{Reason: packet.QuotaExceeded, Text: "a durable log refused the message; see its limits and the state of its disk"}
 	errBarrier         = &packet.Error{Reason: packet.UnspecifiedError, Text: "a message could not be made safe; see the state of the disk"}
 	errHandlerPanicked = &packet.Error{Reason: packet.UnspecifiedError, Text: "a handler failed; this is a bug, please report it"}

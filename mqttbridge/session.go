@@ -58,6 +58,8 @@ type session struct {
 	inSize uint64 // likewise, bytes of payload
 	acks   *acks  // has a lock of its own; nil until CONNECT was accepted
 
+	unreleased map[uint16]struct{} // ids of QoS 2 messages that came and whose PUBREL did not; owned by the read loop
+
 	delivery delivery // guarded by the lock of out, between Begin and End
 
 	traffic  traffic
@@ -225,6 +227,8 @@ func (s *session) handle(h packet.Header, body []byte) error {
 	switch h.Type {
 	case packet.PUBLISH:
 		return s.handlePublish(h.Flags, body)
+	case packet.PUBREL:
+		return s.handlePubrel(body)
 	case packet.PINGREQ:
 		return s.handlePing(body)
 	case packet.SUBSCRIBE:

@@ -115,7 +115,7 @@ func TestWill(t *testing.T) {
 		{"the connection is reset", func(d *client) { d.nc.(*net.TCPConn).SetLinger(0); d.nc.Close() }, 1},
 		{"protocol error", func(d *client) { d.send([]byte{0x00}) }, 1},
 		{"DISCONNECT with a body is one", func(d *client) { d.send([]byte{0xe0, 1, 0}) }, 1},
-		{"QoS 2", func(d *client) { d.send(pub("a", "", 2, 1)) }, 1},
+		{"a topic that is none", func(d *client) { d.send(pub("a b", "", 2, 1)) }, 1},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			b := startBroker(t, Options{})

@@ -23,7 +23,7 @@ type Stats struct {
 	Panics          uint64 // handlers that failed
 
 	// Faults counts connections refused or ended by the server, by the version 5
-	// name of the reason, such as "malformed_packet" or "qos_not_supported".
+	// name of the reason, such as "malformed_packet" or "quota_exceeded".
 	Faults map[string]uint64
 }
 

@@ -22,9 +22,9 @@ const (
 	SessionTakenOver   Reason = 0x8e
 	BadTopicFilter     Reason = 0x8f
 	BadTopicName       Reason = 0x90
+	ReceiveMaximum     Reason = 0x93
 	PacketTooLarge     Reason = 0x95
 	QuotaExceeded      Reason = 0x97
-	QoSNotSupported    Reason = 0x9b
 )
 
 func (r Reason) String() string {
@@ -57,12 +57,12 @@ func (r Reason) String() string {
 		return "bad_topic_filter"
 	case BadTopicName:
 		return "bad_topic_name"
+	case ReceiveMaximum:
+		return "receive_maximum_exceeded"
 	case PacketTooLarge:
 		return "packet_too_large"
 	case QuotaExceeded:
 		return "quota_exceeded"
-	case QoSNotSupported:
-		return "qos_not_supported"
 	}
 	return fmt.Sprintf("reason_0x%02x", byte(r))
 }
