@@ -97,12 +97,20 @@ func (s *Store) unlockAndFire() {
 func (s *Store) due(r *rec, waited bool) int64 {
 	spill := int64(0)
 	if r.log.live {
-		spill = max(int64(s.o.SpillAfter), r.log.spill)
+		spill = s.patience(r.log)
 	}
 	if !waited {
 		spill = max(spill, int64(s.o.CommitInterval))
 	}
 	return r.at + spill
+}
+
+// patience is how long a record of a live log waits for the hub.
+func (s *Store) patience(l *Log) int64 {
+	if l.spill > 0 {
+		return min(l.spill, int64(s.o.SpillAfter))
+	}
+	return int64(s.o.SpillAfter)
 }
 
 // wakeBy makes sure that the committer looks at time at, by mono.
@@ -247,7 +255,7 @@ func (s *Store) gather(all bool) bool {
 		}
 		// Of a live log only what the hub has had half its time for: the rest is
 		// likely to be acknowledged before it would reach the disk.
-		if r.log.live && !all && !full && now-r.at < max(int64(s.o.SpillAfter), r.log.spill)/2 {
+		if r.log.live && !all && !full && now-r.at < s.patience(r.log)/2 {
 			continue
 		}
 		if size += frameSize(len(r.buf)); size > s.j.half-sector || len(s.batch) > 0 && size > 2<<20 {

@@ -113,9 +113,9 @@ func (c *Cursor) want() (from, to uint64, room int, err error) {
 func (c *Cursor) handOut(dst []Record, had int, from, to uint64) []Record {
 	s := c.l.s
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	if c.next != from { // moved by Reset or by an acknowledgement meanwhile
 		c.signalNow()
+		s.mu.Unlock()
 		return dst[:had]
 	}
 	now := s.mono()
@@ -138,22 +138,27 @@ func (c *Cursor) handOut(dst []Record, had int, from, to uint64) []Record {
 		c.signalNow()
 	}
 	c.advance()
+	more := c.l.trim() // what had been acknowledged early
+	s.unlockAndFire()
+	c.l.trimRest(more)
 	return out
 }
 
 // Ack acknowledges seq.
 func (c *Cursor) Ack(seq uint64) { c.ack(seq) }
 
-// ack returns how long seq was pending, and whether it was.
-func (c *Cursor) ack(seq uint64) (took time.Duration, ok bool) {
+// ack returns how long seq was pending, whether it was, and whether all before it is
+// settled, too.
+func (c *Cursor) ack(seq uint64) (took time.Duration, ok, inOrder bool) {
 	s := c.l.s
 	s.mu.Lock()
 	took, ok = c.mark(seq)
 	c.advance()
+	inOrder = c.floor >= seq
 	more := c.l.trim()
 	s.unlockAndFire()
 	c.l.trimRest(more)
-	return took, ok
+	return took, ok, inOrder
 }
 
 // lose gives up seq for a reason: it counts as lost, not as acknowledged.
@@ -204,38 +209,6 @@ func (c *Cursor) find(seq uint64) *pend {
 		return c.pending.at(lo)
 	}
 	return nil
-}
-
-// ackTo acknowledges everything up to seq, handed out or not, but not what is in
-// except.
-func (c *Cursor) ackTo(seq uint64, except map[uint64]int) {
-	s := c.l.s
-	s.mu.Lock()
-	seq = min(seq, c.l.last)
-	hole := seq + 1
-	for e := range except {
-		if e > c.floor {
-			hole = min(hole, e)
-		}
-	}
-	for i := range c.pending.len() {
-		if p := c.pending.at(i); p.seq < hole && !p.acked {
-			p.acked = true
-			c.bytes -= p.size
-		}
-	}
-	c.next = max(c.next, hole)
-	c.advance()
-	c.l.ackRAMTo(c.floor)
-	for q := hole; q <= seq; q++ { // rare: the hub refused one and took the next
-		if _, kept := except[q]; !kept {
-			c.mark(q)
-		}
-	}
-	c.advance()
-	more := c.l.trim()
-	s.unlockAndFire()
-	c.l.trimRest(more)
 }
 
 // reset hands out again, from the floor on, what was not acknowledged.
@@ -334,17 +307,6 @@ func (l *Log) ackRAM(seq uint64) {
 			r.gone = true
 			l.s.makeSafe(r)
 		}
-	}
-}
-
-func (l *Log) ackRAMTo(seq uint64) {
-	if l.ret.Keep != UntilAcked || len(l.cursors) != 1 {
-		return
-	}
-	for i := 0; i < l.ram.len() && (*l.ram.at(i)).seq <= seq; i++ {
-		r := *l.ram.at(i)
-		r.gone = true
-		l.s.makeSafe(r)
 	}
 }
 

@@ -1,13 +1,11 @@
 package storefwd
 
 import (
-	"bytes"
 	"context"
 	"encoding/hex"
 	"errors"
 	"fmt"
 	"log/slog"
-	"strconv"
 	"sync"
 	"time"
 
@@ -73,20 +71,32 @@ type Forwarder struct {
 	c *Cursor
 
 	// Owned by Run.
-	recs   []Record
-	header []byte
-	reply  []byte
-	out    msg.Msg
-	quiet  string // the last trouble that was logged
+	places    []*place // of this session
+	head      bool     // nothing was sent in this session
+	unguarded int      // sessions in a row that ended with the guard of their head
+	recs      []Record
+	header    []byte
+	expect    []byte // header lines of the publish that is being made
+	reply     []byte
+	out       msg.Msg
+	quiet     string // the last trouble that was logged
+	blindness string // why the duplicate window is relied on, as logged last
 
 	// Guarded by mu.
-	mu      sync.Mutex
-	attempt uint64         // counts sessions; acknowledgements carry it
-	resync  func(error)    // ends the session that runs
-	answer  chan *msg.Msg  // to the request that is out; nil if none is
-	request uint64         // its number
-	holes   map[uint64]int // refused by the hub for now: how often
-	st      ForwarderStats
+	mu         sync.Mutex
+	attempt    uint64                   // counts sessions; acknowledgements carry it
+	resync     func(error)              // ends the session that runs
+	request    uint64                   // counts requests
+	answers    map[uint64]chan *msg.Msg // to the requests that are out
+	unanswered int                      // resumes in a row in which a stream did not answer
+	repeats    bool                     // the hub knew one already, since the last resume
+	alone      chan struct{}            // closed once aloneSeq is acknowledged; nil if nobody waits
+	aloneSeq   uint64
+	sentTo     uint64 // the highest sequence that was sent
+	only       string // the stream, if there is one only
+	mark       mark
+	refusals   map[uint64]int // refused by the hub for now: how often
+	st         ForwarderStats
 }
 
 // ForwarderStats describe a Forwarder at one moment.
@@ -96,7 +106,11 @@ type ForwarderStats struct {
 	Since     time.Time
 	LastError string
 	Stream    string
-	Shared    bool // others write to the same subjects: resuming relies on the stream's duplicate window
+	Shared    bool // others write to the same subjects
+
+	Resume          string        // after an interruption: ByChain, ByReads or ByWindow
+	ResumeWhy       string        // why by the window
+	DuplicateWindow time.Duration // of that stream, if it is known
 
 	Sent       uint64 // publishes, repeated ones included
 	Resent     uint64 // of these, repeated
@@ -105,6 +119,7 @@ type ForwarderStats struct {
 	Duplicates uint64 // sent twice, and recognised by the hub
 	Rejected   uint64 // given up: the hub will not take them
 	Junk       uint64 // replies that were no acknowledgement
+	Reordered  uint64 // stored behind later ones: they were lost in the hub and the stream is not ours alone
 	InFlight   int
 	RTT        time.Duration // of acknowledgements, smoothed
 }
@@ -125,7 +140,8 @@ var (
 // NewForwarder returns a forwarder that does nothing until Run.
 func NewForwarder(o ForwarderOptions) *Forwarder {
 	o.setDefaults()
-	f := &Forwarder{o: o, l: o.Log, s: o.Log.s, up: o.Uplink, recs: make([]Record, 0, 64)}
+	f := &Forwarder{o: o, l: o.Log, s: o.Log.s, up: o.Uplink, recs: make([]Record, 0, 256),
+		answers: map[uint64]chan *msg.Msg{}, refusals: map[uint64]int{}}
 	f.inbox = []byte("_INBOX." + hex.EncodeToString(random(11)) + ".")
 	f.origin = []byte(f.s.node)
 	if o.Class != "" {
@@ -148,8 +164,7 @@ func (f *Forwarder) Run(ctx context.Context) error {
 		return err
 	}
 	f.c = c
-	pause := f.o.RetryMin
-	for {
+	for pause := f.o.RetryMin; ; {
 		f.setState(Connecting, "")
 		select {
 		case <-f.up.Up():
@@ -157,20 +172,27 @@ func (f *Forwarder) Run(ctx context.Context) error {
 			return nil
 		}
 		went, err := f.session(ctx)
-		switch {
-		case ctx.Err() != nil || errors.Is(err, ErrClosed):
+		if ctx.Err() != nil || errors.Is(err, ErrClosed) {
 			return nil
-		case went:
-			pause = f.o.RetryMin
 		}
 		f.trouble(err)
+		if went || errors.Is(err, errDown) { // the link paces its attempts itself
+			pause = f.o.RetryMin
+			continue
+		}
 		select {
 		case <-time.After(pause):
 		case <-ctx.Done():
 			return nil
 		}
-		pause = min(2*pause, f.o.RetryMax)
+		pause = f.longer(pause)
 	}
+}
+
+// longer makes the pauses a fifth of the time that has passed: what returns soon is
+// found soon, what is away long is asked seldom.
+func (f *Forwarder) longer(pause time.Duration) time.Duration {
+	return min(pause+pause/4, f.o.RetryMax)
 }
 
 // session lasts from one interruption to the next. went says whether anything was
@@ -181,8 +203,9 @@ func (f *Forwarder) session(ctx context.Context) (went bool, err error) {
 	f.mu.Lock()
 	f.attempt++
 	f.resync = cancel
-	before := f.st.Acked
+	before := f.st.Acked + f.st.Resumed
 	f.mu.Unlock()
+	f.c.reset()
 	var watch sync.WaitGroup
 	defer watch.Wait()
 	defer cancel(nil)
@@ -197,10 +220,13 @@ func (f *Forwarder) session(ctx context.Context) (went bool, err error) {
 	}
 	f.l.setLive(false, 0)
 	f.mu.Lock()
-	went = f.st.Acked > before
+	went = f.st.Acked+f.st.Resumed > before
 	f.mu.Unlock()
 	if cause := context.Cause(ctx); cause != nil {
 		err = cause
+	}
+	if f.unguarded++; went || !errors.Is(err, errOutOfTurn) {
+		f.unguarded = 0
 	}
 	return went, err
 }
@@ -227,185 +253,6 @@ func (f *Forwarder) watch(ctx context.Context, down <-chan struct{}, cancel func
 	}
 }
 
-// pump sends what the cursor gives, in order, as far as the window allows.
-func (f *Forwarder) pump(ctx context.Context) (err error) {
-	_, most := f.up.Hub()
-	for {
-		if f.recs, err = f.c.Next(ctx, f.recs[:0]); err != nil {
-			return err
-		}
-		for i := range f.recs {
-			if ctx.Err() != nil {
-				return ctx.Err() // the hub refused an earlier one: none may overtake it
-			}
-			if err := f.send(&f.recs[i], most); err != nil {
-				return err
-			}
-		}
-		f.up.Flush()
-		clear(f.recs)
-	}
-}
-
-// send publishes one record.
-func (f *Forwarder) send(r *Record, most int) error {
-	f.header = f.appendHeader(f.header[:0], r)
-	if most > 0 && len(f.header)+len(r.Data) > most {
-		f.reject(r.Seq, r.Subject, fmt.Sprintf("%d bytes are more than the hub's max_payload of %d", len(f.header)+len(r.Data), most))
-		return nil
-	}
-	f.mu.Lock()
-	f.st.Sent++
-	f.reply = append(f.reply[:0], f.inbox...)
-	f.reply = strconv.AppendUint(f.reply, f.attempt, 10)
-	f.mu.Unlock()
-	f.reply = append(f.reply, '_')
-	f.reply = strconv.AppendUint(f.reply, r.Seq, 10)
-	f.out = msg.Msg{Subject: r.Subject, Reply: f.reply, Header: f.header, Data: r.Data}
-	err := f.up.Send(&f.out)
-	var never interface{ Permanent() bool }
-	if errors.As(err, &never) && never.Permanent() {
-		f.reject(r.Seq, r.Subject, err.Error())
-		return nil
-	}
-	return err
-}
-
-var (
-	headerLine = []byte("NATS/1.0\r\n")
-	crlf       = []byte("\r\n")
-	msgID      = []byte("Nats-Msg-Id")
-)
-
-// appendHeader appends the record's header block with our message id in it. An id
-// that a device set would undo what ours is for; it is left out.
-func (f *Forwarder) appendHeader(b []byte, r *Record) []byte {
-	first, rest, _ := bytes.Cut(r.Header, crlf)
-	if bytes.HasPrefix(first, headerLine[:8]) && bytes.HasSuffix(rest, crlf) {
-		b = append(append(b, first...), crlf...)
-	} else {
-		b, rest = append(b, headerLine...), nil
-	}
-	b = append(append(b, msgID...), ": "...)
-	b = appendID(b, f.origin, r.Epoch, r.Seq)
-	b = append(b, crlf...)
-	for len(rest) > 0 {
-		var line []byte
-		line, rest, _ = bytes.Cut(rest, crlf)
-		if name, _, _ := bytes.Cut(line, []byte(":")); len(line) > 0 && !bytes.EqualFold(name, msgID) {
-			b = append(append(b, line...), crlf...)
-		}
-	}
-	return append(b, crlf...)
-}
-
-// Deliver takes what comes to the Inbox: acknowledgements, and answers to the one
-// request that may be out.
-func (f *Forwarder) Deliver(m *msg.Msg, _ *msg.Sub) msg.Drop {
-	token, ok := bytes.CutPrefix(m.Subject, f.inbox)
-	if !ok {
-		return msg.Gone
-	}
-	if number, ok := bytes.CutPrefix(token, []byte("r")); ok {
-		f.mu.Lock()
-		defer f.mu.Unlock()
-		if n, ok := parseUint(number); ok && f.answer != nil && n == f.request {
-			f.answer <- m.Clone() // holds one
-			f.answer = nil
-		}
-		return msg.Taken
-	}
-	a, s, _ := bytes.Cut(token, []byte("_"))
-	attempt, ok1 := parseUint(a)
-	seq, ok2 := parseUint(s)
-	ack, ok3 := parsePubAck(m.Data)
-	if !ok1 || !ok2 || !ok3 {
-		f.mu.Lock()
-		f.st.Junk++
-		f.mu.Unlock()
-		return msg.Taken
-	}
-	if ack.Error == nil {
-		f.acked(attempt, seq, ack.Duplicate)
-	} else {
-		f.refused(attempt, seq, ack.Error)
-	}
-	return msg.Taken
-}
-
-// acked notes that the hub's stream has seq.
-func (f *Forwarder) acked(attempt, seq uint64, duplicate bool) {
-	took, known := f.c.ack(seq)
-	f.mu.Lock()
-	delete(f.holes, seq)
-	if duplicate {
-		f.st.Duplicates++
-	}
-	if !known {
-		f.mu.Unlock()
-		return
-	}
-	f.st.Acked++
-	if attempt != f.attempt || took == 0 {
-		f.mu.Unlock()
-		return
-	}
-	before := f.st.RTT
-	if f.st.RTT += (took - f.st.RTT) / 8; before == 0 {
-		f.st.RTT = took
-	}
-	slower := f.st.RTT > f.s.o.SpillAfter/4 || before > f.s.o.SpillAfter/4
-	f.mu.Unlock()
-	if slower {
-		f.l.setSpill(f.spill())
-	}
-}
-
-// spill is how long a record may wait for its acknowledgement: a few round trips,
-// when these are longer than the store's own patience.
-func (f *Forwarder) spill() time.Duration {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return min(4*f.st.RTT, f.o.AckTimeout)
-}
-
-const maxRefusals = 3
-
-// refused sorts out an error of the stream. What is wrong with the message will
-// not pass, and the message is given up at once or after a few tries. What is
-// wrong with the stream may pass: go back to the first that is missing.
-func (f *Forwarder) refused(attempt, seq uint64, e *apiError) {
-	f.mu.Lock()
-	if attempt != f.attempt {
-		f.mu.Unlock()
-		return
-	}
-	if f.holes == nil {
-		f.holes = map[uint64]int{}
-	}
-	f.holes[seq]++
-	tries, resync := f.holes[seq], f.resync
-	f.mu.Unlock()
-	if e.permanent() || e.Code >= 400 && e.Code < 500 && tries >= maxRefusals {
-		f.reject(seq, nil, e.String())
-		return
-	}
-	f.l.setLive(false, 0)
-	resync(fmt.Errorf("%w: the hub refused seq %d: %s", errResync, seq, e))
-}
-
-// reject gives a record up for good.
-func (f *Forwarder) reject(seq uint64, subject []byte, why string) {
-	f.c.lose(seq, LostRejected)
-	f.mu.Lock()
-	delete(f.holes, seq)
-	f.st.Rejected++
-	f.st.LastError = "given up: " + why
-	f.mu.Unlock()
-	f.o.Logger.Warn("forwarder: the hub will not take a message, it is dropped",
-		"log", f.l.name, "seq", seq, "subject", string(subject), "err", why)
-}
-
 func (f *Forwarder) setState(state, detail string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -423,7 +270,11 @@ func (f *Forwarder) trouble(err error) {
 	f.mu.Lock()
 	f.st.LastError = err.Error()
 	f.mu.Unlock()
-	if text := err.Error(); text != f.quiet {
+	text := err.Error()
+	if errors.Is(err, errOutOfTurn) {
+		text = errOutOfTurn.Error() // the numbers are always new
+	}
+	if text != f.quiet {
 		f.quiet = text
 		f.o.Logger.Warn("forwarder: interrupted", "log", f.l.name, "err", err)
 	}

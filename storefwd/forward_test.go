@@ -1,26 +1,36 @@
 package storefwd
 
 import (
+	"cmp"
 	"context"
 	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/leafd/leafd/internal/msg"
 	"github.com/leafd/leafd/internal/testkit"
 )
 
-// fakeHub is an Uplink with a stream behind it, which answers at once.
+// fakeHub is an Uplink with one stream behind it, S, which answers at once.
 type fakeHub struct {
 	f *Forwarder // set before Run
 
-	mu     sync.Mutex
-	last   string   // id of the last message, as STREAM.MSG.GET would tell
-	stored []string // subject and id
-	answer func(subject string) string
-	never  string // a subject that the link will not carry
+	mu        sync.Mutex
+	stored    []fakeMsg
+	retention string
+	deaf      string                      // an API call that is not answered
+	answer    func(subject string) string // instead of storing, unless it is ""
+	lost      func(subject string) bool   // on the way to the stream
+	unacked   func(subject string) bool   // stored, and the acknowledgement is lost
+	never     string                      // a subject that the link will not carry
 }
+
+type fakeMsg struct{ subject, id, header string }
 
 type never struct{}
 
@@ -29,48 +39,80 @@ func (never) Permanent() bool { return true }
 
 func (h *fakeHub) Send(m *msg.Msg) error {
 	subject := string(m.Subject)
-	var body string
-	switch {
-	case subject == h.never:
+	if subject == h.never {
 		return never{}
-	case strings.HasPrefix(subject, "$JS.hub.API.STREAM.NAMES"):
-		body = `{"streams":["S"]}`
-	case strings.HasPrefix(subject, "$JS.hub.API.STREAM.MSG.GET.S"):
-		body = h.lastMessage()
-	default:
-		body = h.store(m)
 	}
-	h.f.Deliver(&msg.Msg{Subject: m.Reply, Data: []byte(body)}, nil)
+	if body := h.serve(subject, m); body != "" {
+		h.f.Deliver(&msg.Msg{Subject: m.Reply, Data: []byte(body)}, nil)
+	}
 	return nil
 }
 
-func (h *fakeHub) lastMessage() string {
+func (h *fakeHub) serve(subject string, m *msg.Msg) string {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.last == "" {
-		return `{"error":{"code":404,"err_code":10037}}`
+	call, api := strings.CutPrefix(subject, "$JS.hub.API.STREAM.")
+	switch {
+	case api && call == h.deaf:
+		return ""
+	case call == "NAMES":
+		return `{"streams":["S"]}`
+	case call == "INFO.S":
+		return fmt.Sprintf(`{"config":{"retention":%q,"duplicate_window":1},"state":{"messages":%d,"first_seq":1,"last_seq":%d}}`,
+			h.retention, len(h.stored), len(h.stored))
+	case call == "MSG.GET.S":
+		return h.get(m.Data)
 	}
-	return `{"message":{"hdrs":"` + base64.StdEncoding.EncodeToString([]byte("NATS/1.0\r\nNats-Msg-Id: "+h.last+"\r\n\r\n")) + `"}}`
+	return h.store(subject, m)
 }
 
-func (h *fakeHub) store(m *msg.Msg) string {
-	h.mu.Lock()
-	defer h.mu.Unlock()
+func (h *fakeHub) get(body []byte) string {
+	var req getMsg
+	if err := json.Unmarshal(body, &req); err != nil {
+		panic(err)
+	}
+	at := -1
+	for i, s := range h.stored {
+		if msg.Match(cmp.Or(req.LastOf, req.NextOf), s.subject) && i+1 >= int(req.Seq) {
+			if at = i; req.NextOf != "" {
+				break
+			}
+		}
+	}
+	if at < 0 {
+		return `{"error":{"code":404,"err_code":10037}}`
+	}
+	return fmt.Sprintf(`{"message":{"seq":%d,"hdrs":%q}}`, at+1,
+		base64.StdEncoding.EncodeToString([]byte("NATS/1.0\r\nNats-Msg-Id: "+h.stored[at].id+"\r\n\r\n")))
+}
+
+func (h *fakeHub) store(subject string, m *msg.Msg) string {
 	if h.answer != nil {
-		if a := h.answer(string(m.Subject)); a != "" {
+		if a := h.answer(subject); a != "" {
 			return a
 		}
 	}
-	h.stored = append(h.stored, string(m.Subject)+" "+string(headerID(m.Header)))
-	return `{"stream":"S","seq":1}`
+	if h.lost != nil && h.lost(subject) {
+		return ""
+	}
+	_, want, ok := strings.Cut(string(m.Header), "Nats-Expected-Last-Sequence: ")
+	if want, _, _ = strings.Cut(want, "\r\n"); ok && want != strconv.Itoa(len(h.stored)) {
+		return `{"error":{"code":400,"err_code":10071,"description":"wrong last sequence"}}`
+	}
+	h.stored = append(h.stored, fakeMsg{subject, string(headerID(m.Header)), string(m.Header)})
+	if h.unacked != nil && h.unacked(subject) {
+		return ""
+	}
+	return fmt.Sprintf(`{"stream":"S","seq":%d}`, len(h.stored))
 }
 
 func (h *fakeHub) subjects() (out []string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for _, s := range h.stored {
-		subject, _, _ := strings.Cut(s, " ")
-		out = append(out, subject)
+		if !strings.HasPrefix(s.subject, "other") {
+			out = append(out, s.subject)
+		}
 	}
 	return out
 }
@@ -98,11 +140,15 @@ func forward(t *testing.T, h *fakeHub, subjects ...string) (ForwarderStats, LogS
 			t.Fatal(err)
 		}
 	}
-	if h.last == "resume" { // the hub has the first one already
-		h.last = string(appendID(nil, []byte("n/c"), s.Epoch(), 1))
-	}
-	f := NewForwarder(ForwarderOptions{Log: l, Uplink: h, Filters: []string{"a.>"}, Class: "c", RetryMin: 1, RetryMax: 1})
+	f := NewForwarder(ForwarderOptions{Log: l, Uplink: h, Filters: []string{"a.>"}, Class: "c", RetryMin: 1, RetryMax: 1,
+		AckTimeout: 100 * time.Millisecond})
 	h.f = f
+	for i := range h.stored { // "2" is the id of the second one
+		if seq, err := strconv.Atoi(h.stored[i].id); err == nil {
+			h.stored[i].id = string(appendID(nil, []byte("n/c"), s.Epoch(), uint64(seq)))
+			f.sentTo = max(f.sentTo, uint64(seq))
+		}
+	}
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- f.Run(ctx) }()
@@ -132,21 +178,105 @@ func TestForwarderSendsInOrder(t *testing.T) {
 
 // What the hub has is not sent again, whatever its duplicate window is.
 func TestForwarderGoesOnBehindWhatTheHubHas(t *testing.T) {
-	h := &fakeHub{last: "resume"}
+	h := &fakeHub{stored: []fakeMsg{{"a.1", "1", ""}}}
 	st, _ := forward(t, h, "a.1", "a.2", "a.3")
-	wantSubjects(t, h, "a.2", "a.3")
-	if st.Resumed != 1 || st.Sent != 2 {
+	wantSubjects(t, h, "a.1", "a.2", "a.3")
+	if st.Resumed != 1 || st.Sent != 2 || st.Resume != ByChain {
+		t.Errorf("%+v", st)
+	}
+}
+
+// A stream that has a later message may lack an earlier one: a cluster whose leader
+// changed took the third and lost the second.
+func TestForwarderFillsAHoleThatTheHubHas(t *testing.T) {
+	h := &fakeHub{stored: []fakeMsg{{"a.1", "1", ""}, {"a.3", "3", ""}}}
+	st, _ := forward(t, h, "a.1", "a.2", "a.3", "a.4")
+	wantSubjects(t, h, "a.1", "a.3", "a.2", "a.4")
+	if st.Resumed != 2 || st.Sent != 2 || st.Reordered != 1 {
+		t.Errorf("%+v", st)
+	}
+}
+
+// One that is lost on the way to a stream of our own takes none with it, and the
+// order holds: the stream refuses what was to come behind it.
+func TestForwarderChainsOnItsOwnStream(t *testing.T) {
+	drops := 1
+	h := &fakeHub{}
+	h.lost = func(subject string) bool {
+		if subject == "a.2" && drops > 0 {
+			drops--
+			return true
+		}
+		return false
+	}
+	st, _ := forward(t, h, "a.1", "a.2", "a.3", "a.4")
+	wantSubjects(t, h, "a.1", "a.2", "a.3", "a.4")
+	if st.Reordered != 0 || st.Duplicates != 0 || st.Resume != ByChain {
+		t.Errorf("%+v", st)
+	}
+}
+
+// On a stream with others on it nothing can refuse what follows a hole: it is found
+// by the order of the acknowledgements, filled and counted.
+func TestForwarderFindsAHoleInASharedStream(t *testing.T) {
+	drops := 1
+	h := &fakeHub{stored: []fakeMsg{{"a.0", "0", ""}, {"other", "", ""}}}
+	h.lost = func(subject string) bool {
+		if subject == "a.2" && drops > 0 {
+			drops--
+			return true
+		}
+		return false
+	}
+	st, _ := forward(t, h, "a.1", "a.2", "a.3", "a.4")
+	wantSubjects(t, h, "a.0", "a.1", "a.3", "a.2", "a.4")
+	if st.Reordered != 1 || st.Duplicates != 0 || st.Shared {
+		t.Errorf("%+v", st)
+	}
+}
+
+// What was stored while its acknowledgement was lost is found by reading.
+func TestForwarderReadsBackOnASharedStream(t *testing.T) {
+	quiet := true
+	h := &fakeHub{stored: []fakeMsg{{"other", "", ""}}}
+	h.unacked = func(subject string) bool { q := quiet; quiet = quiet && subject != "a.3"; return q && subject != "a.1" }
+	st, _ := forward(t, h, "a.1", "a.2", "a.3", "a.4")
+	wantSubjects(t, h, "a.1", "a.2", "a.3", "a.4")
+	if st.Resumed != 2 || st.Reordered != 0 {
 		t.Errorf("%+v", st)
 	}
 }
 
 // An outbox whose last message on the hub is another's must send everything.
 func TestForwarderOnASharedSubject(t *testing.T) {
-	h := &fakeHub{last: "other/c.1.1"}
+	h := &fakeHub{stored: []fakeMsg{{"a.9", "other/c.1.1", ""}}}
 	st, _ := forward(t, h, "a.1", "a.2")
-	wantSubjects(t, h, "a.1", "a.2")
+	wantSubjects(t, h, "a.9", "a.1", "a.2")
 	if !st.Shared {
 		t.Error("not said to be shared")
+	}
+}
+
+// A stream that forgets what was consumed, or may not be read, is not believed to
+// lack what it does not show; nor to have it.
+func TestForwarderFallsBackToTheWindow(t *testing.T) {
+	for _, h := range []*fakeHub{{retention: "workqueue"}, {deaf: "MSG.GET.S"}, {deaf: "INFO.S"}} {
+		st, _ := forward(t, h, "a.1", "a.2")
+		wantSubjects(t, h, "a.1", "a.2")
+		if st.Resume != ByWindow || st.ResumeWhy == "" {
+			t.Errorf("%+v", st)
+		}
+	}
+}
+
+// A guard that a device set is left out: one that does not match stops a replicated
+// stream of nats-server 2.15.2 for everybody.
+func TestForwarderLeavesOutForeignGuards(t *testing.T) {
+	f := &Forwarder{origin: []byte("n")}
+	h := string(f.appendHeader(nil, &Record{Seq: 1, Epoch: 2,
+		Header: []byte("NATS/1.0\r\nNats-Expected-Last-Msg-Id: x\r\nA: b\r\nnats-expected-stream: y\r\nNats-Msg-Id: z\r\n\r\n")}))
+	if h != "NATS/1.0\r\nNats-Msg-Id: n.2.1\r\nA: b\r\n\r\n" {
+		t.Errorf("%q", h)
 	}
 }
 

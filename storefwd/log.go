@@ -495,28 +495,6 @@ func (l *Log) find(seq uint64) int {
 	return lo
 }
 
-// upTo is the last sequence of this log that was appended no later than seq of
-// epoch. ok is false if epoch says nothing about this log's order: it is of
-// another store.
-func (l *Log) upTo(epoch, seq uint64) (last uint64, ok bool) {
-	ok = sameStore(epoch, l.s.epoch)
-	for i, e := range l.epochs {
-		if !sameStore(e.Epoch, epoch) || e.Epoch > epoch {
-			continue
-		}
-		ok = true
-		end := l.last
-		if i+1 < len(l.epochs) {
-			end = l.epochs[i+1].First - 1
-		}
-		if e.Epoch == epoch {
-			end = min(end, seq)
-		}
-		last = max(last, end)
-	}
-	return last, ok
-}
-
 // trimEpochs forgets epochs that no record is left of, but for the last.
 func (l *Log) trimEpochs() {
 	for len(l.epochs) > 1 && l.epochs[1].First <= l.first {

@@ -35,6 +35,17 @@ func (e *apiError) permanent() bool {
 	return false
 }
 
+// outOfTurn reports whether an expectation about the stream was wrong.
+func (e *apiError) outOfTurn() bool {
+	switch e.ErrCode {
+	case 10070, // wrong last msg ID
+		10071, // wrong last sequence: N
+		10164: // wrong last sequence
+		return true
+	}
+	return false
+}
+
 // parsePubAck reads an acknowledgement. ok is false if it is none: anybody on the
 // hub may answer to a reply subject.
 func parsePubAck(b []byte) (a pubAck, ok bool) {

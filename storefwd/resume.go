@@ -1,14 +1,10 @@
 package storefwd
 
 import (
-	"bytes"
 	"context"
-	"encoding/base64"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -16,122 +12,207 @@ import (
 )
 
 // This file finds out what the hub has, before anything is sent to it.
+//
+// What is acknowledged here was seen in the stream, message by message
+// (readback.go): that a later one is there proves nothing about an earlier one,
+// since a cluster may lose some in the middle when its leader changes.
 
-// position is how far one stream has come in our log.
-type position struct {
+// How a Forwarder knows what to send after an interruption.
+const (
+	ByChain  = "chain"    // the stream is ours: each publish says what it must come behind
+	ByReads  = "readback" // others write to the stream, too: it is read where ours may be
+	ByWindow = "window"   // the stream cannot tell: its duplicate window is relied on
+)
+
+// place is one stream that takes messages of ours. It is made anew by each resume
+// and owned by Run.
+type place struct {
+	name    string
 	filters []string
-	upTo    uint64 // 0 if it is not known
+	info    streamInfo
+	blind   string // why the stream cannot tell what it has; empty: it can
+
+	lasts []stored // the last message of each filter
+	last  stored   // the last of these that is ours
+	own   bool     // nobody else's message is the last of a filter
+	top   uint64   // the highest of ours that it is known to have
+
+	chained bool   // publishes carry next
+	next    uint64 // the stream's last sequence once all that was sent is stored
 }
 
-// resume finds the stream, asks it for the last message it has of ours and
-// acknowledges everything up to that. It does not end while there is no stream.
+// resume finds the streams, acknowledges what they have and prepares what is sent
+// next. It does not end while there is no stream.
 func (f *Forwarder) resume(ctx context.Context) error {
-	streams, err := f.findStreams(ctx)
+	places, err := f.findPlaces(ctx)
 	if err != nil {
 		return err
 	}
-	var names []string
-	shared := false
-	at := map[string]*position{}
-	for i, filter := range f.o.Filters {
-		for _, name := range streams[i] {
-			p := at[name]
-			if p == nil {
-				p = &position{}
-				at[name] = p
-				names = append(names, name)
-			}
-			p.filters = append(p.filters, filter)
-			upTo, ours, err := f.last(ctx, name, filter)
-			if err != nil {
-				return fmt.Errorf("ask stream %q for its last message: %w", name, err)
-			}
-			p.upTo = max(p.upTo, upTo)
-			shared = shared || !ours || len(streams[i]) > 1
+	f.single(places)
+	for _, p := range places {
+		if err := f.survey(ctx, p); err != nil {
+			return err
 		}
 	}
+	f.places, f.head = places, true
+	f.tell(places)
+	return nil
+}
+
+// single notes which stream it is, if there is one only: then acknowledgements come
+// in order and tell how far it is.
+func (f *Forwarder) single(places []*place) {
 	f.mu.Lock()
-	f.st.Stream, f.st.Shared = strings.Join(names, ", "), shared
-	f.mu.Unlock()
-	before := f.l.acknowledged()
-	err = f.ackStored(at, shared && slices.ContainsFunc(streams, func(s []string) bool { return len(s) > 1 }))
-	f.c.reset()
-	f.mu.Lock()
-	f.st.Resumed += uint64(max(0, f.l.acknowledged()-before))
-	f.mu.Unlock()
+	defer f.mu.Unlock()
+	if f.only = ""; len(places) == 1 {
+		f.only = places[0].name
+	}
+	if f.mark.stream != f.only {
+		f.mark = mark{}
+	}
+}
+
+// survey learns how far one stream has come.
+func (f *Forwarder) survey(ctx context.Context, p *place) (err error) {
+	if p.blind != "" {
+		return nil
+	}
+	if p.info, err = f.streamInfo(ctx, p.name); err == nil {
+		err = f.lastOf(ctx, p)
+	}
+	if err != nil {
+		return f.mute(p, err)
+	}
+	tail := p.last.at == p.info.State.LastSeq || p.info.State.Messages == 0
+	p.chained, p.next = p.own && tail && !f.repeated(), p.info.State.LastSeq
+	if r := p.info.Config.Retention; r != "" && r != "limits" {
+		p.blind = fmt.Sprintf("stream %q has %s retention, and does not keep what was consumed", p.name, r)
+	}
+	if err = f.readBack(ctx, p); errors.Is(err, errTooMany) {
+		p.blind, err = err.Error(), nil
+	}
 	return err
 }
 
-// ackStored acknowledges what the streams at these positions have. One stream has
-// all up to its position, since it got all in order; of several, each has what its
-// filters match.
-func (f *Forwarder) ackStored(at map[string]*position, ambiguous bool) error {
-	if ambiguous {
-		return nil // several streams share a filter: no telling which has what
-	}
-	low, high := uint64(1<<64-1), uint64(0)
-	for _, p := range at {
-		low, high = min(low, p.upTo), max(high, p.upTo)
-	}
+// repeated reports whether the hub knew one already since the last resume: then more
+// of them may follow, which would not come behind what is last.
+func (f *Forwarder) repeated() (yes bool) {
 	f.mu.Lock()
-	holes := make(map[uint64]int, len(f.holes))
-	for seq, n := range f.holes {
-		holes[seq] = n
-	}
-	f.mu.Unlock()
-	f.c.ackTo(low, holes)
-	for from := low + 1; from <= high; {
-		recs, err := f.l.read(nil, from, high, readBytes)
-		if err != nil || len(recs) == 0 {
+	defer f.mu.Unlock()
+	yes, f.repeats = f.repeats, false
+	return yes
+}
+
+// lastOf asks for the last message of each filter.
+func (f *Forwarder) lastOf(ctx context.Context, p *place) error {
+	p.own = true
+	for _, filter := range p.filters {
+		m, err := f.message(ctx, p.name, getMsg{LastOf: filter})
+		if err != nil {
 			return err
 		}
-		for _, r := range recs {
-			if _, hole := holes[r.Seq]; !hole && stored(at, &r) {
-				f.c.Ack(r.Seq)
-			}
-			from = r.Seq + 1
+		p.lasts = append(p.lasts, m)
+		p.own = p.own && (m.ours || m.at == 0)
+		if m.ours && m.at > p.last.at {
+			p.last = m
 		}
 	}
 	return nil
 }
 
-func stored(at map[string]*position, r *Record) bool {
-	subject := string(r.Subject)
-	for _, p := range at {
-		if r.Seq <= p.upTo && slices.ContainsFunc(p.filters, func(f string) bool { return msg.Match(f, subject) }) {
-			return true
-		}
+const unansweredMost = 3
+
+// mute sorts out why a stream did not say what it has. What will not change makes it
+// blind. Silence may be that of a stream without a leader: only the third in a row
+// is taken for a missing permission, and then one message is tried first.
+func (f *Forwarder) mute(p *place, err error) error {
+	var never interface{ Permanent() bool }
+	var refused *apiError
+	switch {
+	case errors.As(err, &never) && never.Permanent():
+	case errors.As(err, &refused) && refused.Code >= 400 && refused.Code < 500 && refused.ErrCode != noStream:
+	case errors.Is(err, errNoAnswer) && f.silent():
+	default:
+		return err
 	}
-	return false
+	p.blind, p.chained, p.lasts = fmt.Sprintf("what stream %q has cannot be read: %v", p.name, err), false, nil
+	return nil
 }
 
-// findStreams asks which streams capture each filter, until every one has one.
-func (f *Forwarder) findStreams(ctx context.Context) (streams [][]string, err error) {
+// silent counts resumes in which the stream did not answer, and reports whether they
+// are enough.
+func (f *Forwarder) silent() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.unanswered++
+	return f.unanswered >= unansweredMost
+}
+
+// tell notes, for people, how it goes on.
+func (f *Forwarder) tell(places []*place) {
+	var names []string
+	how, why, shared, window := ByChain, "", false, time.Duration(0)
+	for _, p := range places {
+		names = append(names, p.name)
+		shared = shared || !p.own && p.blind == ""
+		switch {
+		case p.blind != "":
+			how, why, window = ByWindow, p.blind, p.info.Config.Window
+		case !p.chained && how == ByChain:
+			how = ByReads
+		}
+	}
+	f.mu.Lock()
+	f.st.Stream, f.st.Shared = strings.Join(names, ", "), shared
+	f.st.Resume, f.st.ResumeWhy, f.st.DuplicateWindow = how, why, window
+	f.mu.Unlock()
+	if why != "" && f.blindness != why {
+		f.o.Logger.Warn("forwarder: after an interruption the hub's duplicate window is relied on",
+			"log", f.l.name, "reason", why, "duplicate_window", window)
+	}
+	f.blindness = why
+}
+
+// findPlaces asks which streams capture each filter, until every one has one.
+func (f *Forwarder) findPlaces(ctx context.Context) (places []*place, err error) {
 	pause := f.o.RetryMin
 	for {
-		streams = streams[:0]
-		missing := ""
-		for _, filter := range f.o.Filters {
-			names, err := f.streamNames(ctx, filter)
-			if err != nil {
-				return nil, err
-			}
-			if len(names) == 0 {
-				missing = filter
-			}
-			streams = append(streams, names)
-		}
-		if missing == "" {
-			return streams, nil
+		places, missing, err := f.tryPlaces(ctx)
+		if err != nil || missing == "" {
+			return places, err
 		}
 		f.noStream(missing)
 		select {
 		case <-ctx.Done():
 			return nil, ctx.Err()
 		case <-time.After(pause):
-			pause = min(2*pause, f.o.RetryMax)
+			pause = f.longer(pause)
 		}
 	}
+}
+
+func (f *Forwarder) tryPlaces(ctx context.Context) (places []*place, missing string, err error) {
+	for _, filter := range f.o.Filters {
+		names, err := f.streamNames(ctx, filter)
+		switch {
+		case err != nil:
+			return nil, "", err
+		case len(names) == 0:
+			missing = filter
+		}
+		for _, name := range names {
+			i := slices.IndexFunc(places, func(p *place) bool { return p.name == name })
+			if i < 0 {
+				i = len(places)
+				places = append(places, &place{name: name})
+			}
+			places[i].filters = append(places[i].filters, filter)
+			if len(names) > 1 {
+				places[i].blind = fmt.Sprintf("%d streams capture %s, and one acknowledges before the others", len(names), filter)
+			}
+		}
+	}
+	return places, missing, nil
 }
 
 func (f *Forwarder) noStream(filter string) {
@@ -144,122 +225,18 @@ func (f *Forwarder) noStream(filter string) {
 	}
 }
 
-func (f *Forwarder) streamNames(ctx context.Context, filter string) ([]string, error) {
-	if f.o.Stream != "" {
-		return []string{f.o.Stream}, nil
+// placeOf is the stream that takes a subject, and which of its filters does.
+func (f *Forwarder) placeOf(subject []byte) (p *place, filter int) {
+	if len(f.places) == 1 && len(f.places[0].filters) == 1 {
+		return f.places[0], 0
 	}
-	var resp struct {
-		Streams []string  `json:"streams"`
-		Error   *apiError `json:"error"`
-	}
-	if err := f.ask(ctx, "STREAM.NAMES", map[string]string{"subject": filter}, &resp); err != nil {
-		return nil, err
-	}
-	if resp.Error != nil {
-		return nil, fmt.Errorf("find the stream of %s: %w", filter, resp.Error)
-	}
-	return resp.Streams, nil
-}
-
-// last asks a stream for the last message that filter matches. ours is false if
-// that is of another source, and so says nothing about our log.
-func (f *Forwarder) last(ctx context.Context, stream, filter string) (upTo uint64, ours bool, err error) {
-	var resp struct {
-		Message struct {
-			Header string `json:"hdrs"` // base64
-		} `json:"message"`
-		Error *apiError `json:"error"`
-	}
-	if err := f.ask(ctx, "STREAM.MSG.GET."+stream, map[string]string{"last_by_subj": filter}, &resp); err != nil {
-		return 0, false, err
-	}
-	switch {
-	case resp.Error != nil && resp.Error.ErrCode == 10037: // no message found
-		return 0, true, nil
-	case resp.Error != nil:
-		return 0, false, resp.Error
-	}
-	header, err := base64.StdEncoding.DecodeString(resp.Message.Header)
-	if err != nil {
-		return 0, false, fmt.Errorf("header of the last message: %w", err)
-	}
-	epoch, seq, ok := parseID(headerID(header), f.origin)
-	if !ok {
-		return 0, false, nil
-	}
-	f.s.mu.Lock()
-	defer f.s.mu.Unlock()
-	upTo, ours = f.l.upTo(epoch, seq)
-	return upTo, ours, nil
-}
-
-// headerID is the value of Nats-Msg-Id in a header block.
-func headerID(header []byte) []byte {
-	for line := range bytes.SplitSeq(header, crlf) {
-		if name, value, ok := bytes.Cut(line, []byte(":")); ok && bytes.Equal(name, msgID) {
-			return bytes.TrimSpace(value)
+	s := string(subject)
+	for _, p := range f.places {
+		for i, filter := range p.filters {
+			if msg.Match(filter, s) {
+				return p, i
+			}
 		}
 	}
-	return nil
-}
-
-// parseID is the reverse of appendID for ids of one origin.
-func parseID(id, origin []byte) (epoch, seq uint64, ok bool) {
-	rest, ok := bytes.CutPrefix(id, origin)
-	if !ok || len(rest) == 0 || rest[0] != '.' {
-		return 0, 0, false
-	}
-	e, s, _ := bytes.Cut(rest[1:], []byte("."))
-	epoch, ok1 := parseUint(e)
-	seq, ok2 := parseUint(s)
-	return epoch, seq, ok1 && ok2
-}
-
-var errNoAnswer = errors.New("no answer from JetStream on the hub; is it enabled there, for this account and domain?")
-
-// ask sends one request to the hub's JetStream API and decodes the answer.
-func (f *Forwarder) ask(ctx context.Context, call string, req, resp any) error {
-	body, err := json.Marshal(req)
-	if err != nil {
-		return err
-	}
-	domain, _ := f.up.Hub()
-	if f.o.Domain != "" {
-		domain = f.o.Domain
-	}
-	prefix := "$JS.API."
-	if domain != "" {
-		prefix = "$JS." + domain + ".API."
-	}
-	answer := make(chan *msg.Msg, 1)
-	f.mu.Lock()
-	f.request++
-	f.answer = answer
-	reply := strconv.AppendUint(append(slices.Clone(f.inbox), 'r'), f.request, 10)
-	f.mu.Unlock()
-	if err := f.up.Send(&msg.Msg{Subject: []byte(prefix + call), Reply: reply, Data: body}); err != nil {
-		return err
-	}
-	f.up.Flush()
-	select {
-	case m := <-answer:
-		if bytes.HasPrefix(m.Header, []byte("NATS/1.0 503")) {
-			return errNoAnswer
-		}
-		if err := json.Unmarshal(m.Data, resp); err != nil {
-			return fmt.Errorf("answer to %s: %w", call, err)
-		}
-		return nil
-	case <-time.After(f.o.AckTimeout):
-		return errNoAnswer
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-}
-
-// acknowledged counts the records acknowledged since Open.
-func (l *Log) acknowledged() int64 {
-	l.s.mu.Lock()
-	defer l.s.mu.Unlock()
-	return int64(l.acked)
+	return f.places[0], 0
 }

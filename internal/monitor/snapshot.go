@@ -142,8 +142,12 @@ type Outbox struct {
 	InFlight   int               `json:"in_flight"` // sent, not acknowledged
 	Sent       uint64            `json:"sent"`      // resends included
 	Acked      uint64            `json:"acked"`
-	Duplicates uint64            `json:"duplicates"` // acknowledged by the hub as known already
-	Dropped    map[string]uint64 `json:"dropped"`    // by reason
+	Duplicates uint64            `json:"duplicates"`                 // acknowledged by the hub as known already
+	Reordered  uint64            `json:"reordered"`                  // stored behind later ones: lost in the hub, and others write to the stream
+	Resume     string            `json:"resume,omitempty"`           // how it goes on after an interruption: chain, readback, window
+	ResumeWhy  string            `json:"resume_reason,omitempty"`    // why it has to rely on the window
+	Window     Duration          `json:"duplicate_window,omitempty"` // of the stream, then
+	Dropped    map[string]uint64 `json:"dropped"`                    // by reason
 }
 
 // Store is the disk under the outboxes.

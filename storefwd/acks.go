@@ -1,0 +1,160 @@
+package storefwd
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/leafd/leafd/internal/msg"
+)
+
+// This file takes what the hub answers to publishes.
+
+// Deliver takes what comes to the Inbox: acknowledgements, and answers to requests.
+func (f *Forwarder) Deliver(m *msg.Msg, _ *msg.Sub) msg.Drop {
+	token, ok := bytes.CutPrefix(m.Subject, f.inbox)
+	if !ok {
+		return msg.Gone
+	}
+	if number, ok := bytes.CutPrefix(token, []byte("r")); ok {
+		if n, ok := parseUint(number); ok {
+			f.answered(n, m)
+		}
+		return msg.Taken
+	}
+	a, s, _ := bytes.Cut(token, []byte("_"))
+	attempt, ok1 := parseUint(a)
+	seq, ok2 := parseUint(s)
+	ack, ok3 := parsePubAck(m.Data)
+	if !ok1 || !ok2 || !ok3 {
+		f.mu.Lock()
+		f.st.Junk++
+		f.mu.Unlock()
+		return msg.Taken
+	}
+	if ack.Error == nil {
+		f.acked(attempt, seq, &ack)
+	} else {
+		f.refused(attempt, seq, ack.Error)
+	}
+	return msg.Taken
+}
+
+// mark is the last message that was acknowledged with all before it: in a hub that
+// was not set back it is still there, and what is not acknowledged is behind it.
+type mark struct {
+	stream string
+	at     uint64 // sequence in the stream
+	seq    uint64 // ours
+}
+
+// acked notes that the hub's stream has seq.
+func (f *Forwarder) acked(attempt, seq uint64, ack *pubAck) {
+	took, known, inOrder := f.c.ack(seq)
+	f.mu.Lock()
+	delete(f.refusals, seq)
+	if ack.Duplicate {
+		f.st.Duplicates++
+	}
+	if known {
+		f.st.Acked++
+	}
+	if attempt != f.attempt {
+		f.mu.Unlock()
+		return
+	}
+	f.unanswered = 0
+	f.repeats = f.repeats || ack.Duplicate
+	if f.alone != nil && f.aloneSeq == seq {
+		close(f.alone)
+		f.alone = nil
+	}
+	if one := f.only; one != "" && inOrder && !ack.Duplicate && ack.Seq > 0 {
+		f.mark = mark{one, ack.Seq, seq}
+	}
+	hole := f.only != "" && !inOrder && !ack.Duplicate
+	resync := f.resync
+	changed := known && took > 0 && f.measure(took)
+	f.mu.Unlock()
+	if hole {
+		f.l.setLive(false, 0)
+		resync(fmt.Errorf("%w: the hub acknowledged seq %d before an earlier one", errResync, seq))
+	} else if changed {
+		f.l.setSpill(f.spill())
+	}
+}
+
+// measure smooths the time that acknowledgements take, and reports whether it
+// matters to the spill time.
+func (f *Forwarder) measure(took time.Duration) (matters bool) {
+	before := f.st.RTT
+	if f.st.RTT += (took - before) / 8; before == 0 {
+		f.st.RTT = took
+	}
+	return spillTime(f.st.RTT, f.s.o.SpillAfter) != spillTime(before, f.s.o.SpillAfter)
+}
+
+func (f *Forwarder) spill() time.Duration {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return spillTime(f.st.RTT, f.s.o.SpillAfter)
+}
+
+// spillTime is how long a record may wait for its acknowledgement before it is
+// written: a few round trips, but not so few that a hub's hiccup costs a write, and
+// never longer than the store's own patience.
+func spillTime(rtt, most time.Duration) time.Duration {
+	if rtt == 0 {
+		return most
+	}
+	return min(max(4*rtt, most/5), most).Truncate(time.Millisecond)
+}
+
+const maxRefusals = 3
+
+// refused sorts out an error of the stream. What is wrong with the message will
+// not pass, and the message is given up at once or after a few tries. What is
+// wrong with the stream may pass: go back to the first that is missing.
+func (f *Forwarder) refused(attempt, seq uint64, e *apiError) {
+	f.mu.Lock()
+	if attempt != f.attempt {
+		f.mu.Unlock()
+		return
+	}
+	resync := f.resync
+	if e.outOfTurn() {
+		f.mu.Unlock()
+		f.l.setLive(false, 0)
+		resync(fmt.Errorf("%w: %w (seq %d: %s)", errResync, errOutOfTurn, seq, e))
+		return
+	}
+	f.refusals[seq]++
+	tries := f.refusals[seq]
+	f.mu.Unlock()
+	if e.permanent() || e.Code >= 400 && e.Code < 500 && tries >= maxRefusals {
+		f.reject(seq, nil, e.String())
+		return
+	}
+	f.l.setLive(false, 0)
+	resync(fmt.Errorf("%w: the hub refused seq %d: %s", errResync, seq, e))
+}
+
+// errOutOfTurn says that a guard held: something else is last in the stream.
+var errOutOfTurn = errors.New("the stream is not where it was expected to be")
+
+// reject gives a record up for good.
+func (f *Forwarder) reject(seq uint64, subject []byte, why string) {
+	f.c.lose(seq, LostRejected)
+	f.mu.Lock()
+	delete(f.refusals, seq)
+	if f.alone != nil && f.aloneSeq == seq {
+		close(f.alone)
+		f.alone = nil
+	}
+	f.st.Rejected++
+	f.st.LastError = "given up: " + why
+	f.mu.Unlock()
+	f.o.Logger.Warn("forwarder: the hub will not take a message, it is dropped",
+		"log", f.l.name, "seq", seq, "subject", string(subject), "err", why)
+}

@@ -1,0 +1,200 @@
+package storefwd
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/leafd/leafd/internal/msg"
+)
+
+// This file asks the hub's JetStream API. (NATS, JetStream wire API: $JS.API.)
+
+// streamInfo is what matters of STREAM.INFO.
+type streamInfo struct {
+	Config struct {
+		Retention string        `json:"retention"` // limits, interest, workqueue
+		Window    time.Duration `json:"duplicate_window"`
+	} `json:"config"`
+	State struct {
+		Messages uint64 `json:"messages"`
+		FirstSeq uint64 `json:"first_seq"`
+		LastSeq  uint64 `json:"last_seq"` // of the last that was ever stored
+	} `json:"state"`
+}
+
+// stored is one message in a stream: its place there, and which of ours it is.
+type stored struct {
+	at         uint64 // sequence in the stream; 0: there is none
+	ours       bool   // it has an id of this outbox, and of this store
+	epoch, seq uint64 // of our log
+}
+
+var (
+	errNoAnswer = errors.New("no answer from JetStream on the hub; is it enabled there, for this account and domain?")
+	errDecode   = errors.New("not understood")
+)
+
+const (
+	noMessage = 10037 // no message found
+	noStream  = 10059 // stream not found
+)
+
+func (f *Forwarder) streamNames(ctx context.Context, filter string) ([]string, error) {
+	if f.o.Stream != "" {
+		return []string{f.o.Stream}, nil
+	}
+	var resp struct {
+		Streams []string `json:"streams"`
+	}
+	if err := f.ask(ctx, "STREAM.NAMES", map[string]string{"subject": filter}, &resp); err != nil {
+		return nil, fmt.Errorf("find the stream of %s: %w", filter, err)
+	}
+	return resp.Streams, nil
+}
+
+func (f *Forwarder) streamInfo(ctx context.Context, stream string) (i streamInfo, err error) {
+	if err = f.ask(ctx, "STREAM.INFO."+stream, struct{}{}, &i); err != nil {
+		err = fmt.Errorf("ask stream %q where it stands: %w", stream, err)
+	}
+	return i, err
+}
+
+// getMsg is a request for one message of a stream.
+type getMsg struct {
+	Seq    uint64 `json:"seq,omitempty"`          // this one, or with NextOf the first from here on
+	NextOf string `json:"next_by_subj,omitempty"` // a filter
+	LastOf string `json:"last_by_subj,omitempty"` // a filter
+}
+
+// message asks the leader of a stream for a message; at is 0 if there is none.
+func (f *Forwarder) message(ctx context.Context, stream string, req getMsg) (m stored, err error) {
+	var resp struct {
+		Message struct {
+			Seq    uint64 `json:"seq"`
+			Header []byte `json:"hdrs"` // base64
+		} `json:"message"`
+	}
+	err = f.ask(ctx, "STREAM.MSG.GET."+stream, req, &resp)
+	var refused *apiError
+	switch {
+	case errors.As(err, &refused) && refused.ErrCode == noMessage:
+		return stored{}, nil
+	case err != nil:
+		return stored{}, fmt.Errorf("ask stream %q for a message: %w", stream, err)
+	}
+	m.at = resp.Message.Seq
+	if m.epoch, m.seq, m.ours = parseID(headerID(resp.Message.Header), f.origin); m.ours {
+		m.ours = sameStore(m.epoch, f.s.epoch)
+	}
+	return m, nil
+}
+
+// headerID is the value of Nats-Msg-Id in a header block.
+func headerID(header []byte) []byte {
+	for line := range bytes.SplitSeq(header, crlf) {
+		if name, value, ok := bytes.Cut(line, []byte(":")); ok && bytes.Equal(name, msgID) {
+			return bytes.TrimSpace(value)
+		}
+	}
+	return nil
+}
+
+// parseID is the reverse of appendID for ids of one origin.
+func parseID(id, origin []byte) (epoch, seq uint64, ok bool) {
+	rest, ok := bytes.CutPrefix(id, origin)
+	if !ok || len(rest) == 0 || rest[0] != '.' {
+		return 0, 0, false
+	}
+	e, s, _ := bytes.Cut(rest[1:], []byte("."))
+	epoch, ok1 := parseUint(e)
+	seq, ok2 := parseUint(s)
+	return epoch, seq, ok1 && ok2
+}
+
+// ask sends one request to the hub's JetStream API and decodes the answer; the
+// error may be an *apiError. Several may be under way at once.
+func (f *Forwarder) ask(ctx context.Context, call string, req, resp any) error {
+	body, err := json.Marshal(req)
+	if err != nil {
+		return err
+	}
+	domain, _ := f.up.Hub()
+	if f.o.Domain != "" {
+		domain = f.o.Domain
+	}
+	prefix := "$JS.API."
+	if domain != "" {
+		prefix = "$JS." + domain + ".API."
+	}
+	number, answer := f.expectAnswer()
+	defer f.forget(number)
+	reply := strconv.AppendUint(append(slices.Clone(f.inbox), 'r'), number, 10)
+	m := &msg.Msg{Subject: []byte(prefix + call), Reply: reply, Data: body}
+	again := time.NewTicker(f.o.AckTimeout / 5) // a stream without a leader hears nothing
+	defer again.Stop()
+	for range 5 {
+		if err := f.up.Send(m); err != nil {
+			return err
+		}
+		f.up.Flush()
+		select {
+		case m := <-answer:
+			return decodeAnswer(m, resp)
+		case <-again.C:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	return errNoAnswer
+}
+
+func decodeAnswer(m *msg.Msg, resp any) error {
+	if bytes.HasPrefix(m.Header, []byte("NATS/1.0 503")) {
+		return errNoAnswer
+	}
+	var refused struct {
+		Error *apiError `json:"error"`
+	}
+	if err := json.Unmarshal(m.Data, &refused); err != nil {
+		return fmt.Errorf("%w: %w", errDecode, err)
+	}
+	if refused.Error != nil {
+		return refused.Error
+	}
+	if err := json.Unmarshal(m.Data, resp); err != nil {
+		return fmt.Errorf("%w: %w", errDecode, err)
+	}
+	return nil
+}
+
+// expectAnswer makes room for an answer, forget gives it back.
+func (f *Forwarder) expectAnswer() (number uint64, answer chan *msg.Msg) {
+	answer = make(chan *msg.Msg, 1)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.request++
+	f.answers[f.request] = answer
+	return f.request, answer
+}
+
+func (f *Forwarder) forget(number uint64) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	delete(f.answers, number)
+}
+
+// answered hands m to who asked request number.
+func (f *Forwarder) answered(number uint64, m *msg.Msg) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if c := f.answers[number]; c != nil {
+		c <- m.Clone() // holds one
+		delete(f.answers, number)
+	}
+}

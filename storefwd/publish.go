@@ -1,0 +1,152 @@
+package storefwd
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+
+	"github.com/leafd/leafd/internal/msg"
+)
+
+// This file publishes records to the hub's streams, in order.
+//
+// A stream that is ours alone is told with each publish what its last sequence must
+// be (Nats-Expected-Last-Sequence). If one gets lost on its way through a cluster, or
+// comes late from a session before, all behind it are refused and nothing is stored
+// out of order. (Nats-Expected-Last-Msg-Id would say it better, but one that does not
+// match stops a replicated stream of nats-server 2.15.2 for good.) On a stream with
+// others on it only the first publish after an interruption can be guarded: it goes
+// alone, with the last sequence of our own subjects.
+
+// pump sends what the cursor gives, in order, as far as the window allows.
+func (f *Forwarder) pump(ctx context.Context) (err error) {
+	_, most := f.up.Hub()
+	for {
+		if f.recs, err = f.c.Next(ctx, f.recs[:0]); err != nil {
+			return err
+		}
+		for i := range f.recs {
+			if ctx.Err() != nil {
+				return ctx.Err() // the hub refused an earlier one: none may overtake it
+			}
+			if err := f.send(ctx, &f.recs[i], most); err != nil {
+				return err
+			}
+		}
+		f.up.Flush()
+		clear(f.recs)
+	}
+}
+
+// send publishes one record.
+func (f *Forwarder) send(ctx context.Context, r *Record, most int) error {
+	p, filter := f.placeOf(r.Subject)
+	alone := f.guard(p, filter)
+	f.header = f.appendHeader(f.header[:0], r)
+	if most > 0 && len(f.header)+len(r.Data) > most {
+		f.reject(r.Seq, r.Subject, fmt.Sprintf("%d bytes are more than the hub's max_payload of %d", len(f.header)+len(r.Data), most))
+		return nil
+	}
+	var acked chan struct{}
+	if alone {
+		acked = make(chan struct{})
+	}
+	f.note(p, r, acked)
+	f.out = msg.Msg{Subject: r.Subject, Reply: f.reply, Header: f.header, Data: r.Data}
+	err := f.up.Send(&f.out)
+	var never interface{ Permanent() bool }
+	if errors.As(err, &never) && never.Permanent() {
+		f.reject(r.Seq, r.Subject, err.Error())
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	p.next++
+	if f.head = false; !alone {
+		return nil
+	}
+	f.up.Flush()
+	select {
+	case <-acked:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// note makes the reply subject and counts.
+func (f *Forwarder) note(p *place, r *Record, acked chan struct{}) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.st.Sent++
+	switch {
+	case r.Seq < p.top:
+		f.st.Resent++
+		f.st.Reordered++
+	case r.Seq <= f.sentTo:
+		f.st.Resent++
+	}
+	f.sentTo = max(f.sentTo, r.Seq)
+	f.alone, f.aloneSeq = acked, r.Seq
+	f.reply = append(f.reply[:0], f.inbox...)
+	f.reply = strconv.AppendUint(f.reply, f.attempt, 10)
+	f.reply = append(f.reply, '_')
+	f.reply = strconv.AppendUint(f.reply, r.Seq, 10)
+}
+
+var (
+	headerLine = []byte("NATS/1.0\r\n")
+	crlf       = []byte("\r\n")
+	msgID      = []byte("Nats-Msg-Id")
+	expected   = []byte("Nats-Expected-")
+)
+
+// guard makes the lines that say what the next publish must come behind. alone says
+// that nothing may follow before it is acknowledged.
+func (f *Forwarder) guard(p *place, filter int) (alone bool) {
+	f.expect = f.expect[:0]
+	switch {
+	case p.chained:
+		f.expect = append(f.expect, "Nats-Expected-Last-Sequence: "...)
+		f.expect = strconv.AppendUint(f.expect, p.next, 10)
+		f.expect = append(f.expect, crlf...)
+		return false
+	case !f.head:
+		return false
+	case p.own && len(p.lasts) > 0 && f.unguarded < 2:
+		f.expect = append(f.expect, "Nats-Expected-Last-Subject-Sequence: "...)
+		f.expect = strconv.AppendUint(f.expect, p.lasts[filter].at, 10)
+		f.expect = append(f.expect, "\r\nNats-Expected-Last-Subject-Sequence-Subject: "...)
+		f.expect = append(f.expect, p.filters[filter]...)
+		f.expect = append(f.expect, crlf...)
+	}
+	return true
+}
+
+// appendHeader appends the record's header block with our message id and the guard
+// in it. An id or a guard that a device set would undo what ours are for, and is left
+// out.
+func (f *Forwarder) appendHeader(b []byte, r *Record) []byte {
+	first, rest, _ := bytes.Cut(r.Header, crlf)
+	if bytes.HasPrefix(first, headerLine[:8]) && bytes.HasSuffix(rest, crlf) {
+		b = append(append(b, first...), crlf...)
+	} else {
+		b, rest = append(b, headerLine...), nil
+	}
+	b = append(append(b, msgID...), ": "...)
+	b = appendID(b, f.origin, r.Epoch, r.Seq)
+	b = append(b, crlf...)
+	b = append(b, f.expect...)
+	for len(rest) > 0 {
+		var line []byte
+		line, rest, _ = bytes.Cut(rest, crlf)
+		if name, _, _ := bytes.Cut(line, []byte(":")); len(line) > 0 && !bytes.EqualFold(name, msgID) &&
+			!(len(name) > len(expected) && bytes.EqualFold(name[:len(expected)], expected)) {
+			b = append(append(b, line...), crlf...)
+		}
+	}
+	return append(b, crlf...)
+}

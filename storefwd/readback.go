@@ -1,0 +1,172 @@
+package storefwd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+)
+
+// This file reads in a stream which messages of ours it has. It asks the leader,
+// message by message and many at once, and only where some may be that were sent
+// and not acknowledged: between the last one known to be acknowledged and the end.
+
+const (
+	readers     = 64
+	readBackMax = 1 << 16 // messages
+)
+
+var errTooMany = errors.New("too many messages to read")
+
+// readBack acknowledges what the stream has above the ack floor.
+func (f *Forwarder) readBack(ctx context.Context, p *place) error {
+	floor, most := f.c.ambiguous()
+	if p.last.ours {
+		p.top = p.last.seq
+	}
+	f.mu.Lock()
+	most = max(most, f.sentTo)
+	f.mu.Unlock()
+	if floor >= most || p.info.State.Messages == 0 {
+		return nil
+	}
+	var found []stored
+	for i, filter := range p.filters {
+		if p.lasts[i].at == 0 {
+			continue
+		}
+		from, err := f.lowest(ctx, p, i, floor)
+		if err != nil {
+			return err
+		}
+		more, err := f.walk(ctx, p.name, filter, from, p.lasts[i].at)
+		if err != nil {
+			return err
+		}
+		found = append(found, more...)
+	}
+	f.ackStored(p, found)
+	return nil
+}
+
+// ackStored acknowledges the messages that were found.
+func (f *Forwarder) ackStored(p *place, found []stored) {
+	slices.SortFunc(found, func(a, b stored) int { return int(min(max(int64(a.seq-b.seq), -1), 1)) })
+	n := uint64(0)
+	for _, m := range found {
+		if m.seq > p.top {
+			p.top = m.seq
+		}
+		if f.c.ackStored(m.epoch, m.seq) {
+			n++
+		}
+	}
+	f.mu.Lock()
+	f.st.Resumed += n
+	f.mu.Unlock()
+}
+
+// lowest is where in the stream to begin to read: behind the mark, or at one of
+// ours that is acknowledged, looked for backwards in growing steps. Before that are
+// only acknowledged ones, since nothing is sent while an earlier one is missing.
+func (f *Forwarder) lowest(ctx context.Context, p *place, filter int, floor uint64) (uint64, error) {
+	end := p.lasts[filter].at
+	first := p.info.State.FirstSeq
+	f.mu.Lock()
+	if m := f.mark; m.at != 0 && m.stream == p.name {
+		first = max(first, m.at)
+	}
+	f.mu.Unlock()
+	for step := uint64(256); ; step *= 2 {
+		at := first
+		if end > first && end-first > step {
+			at = end - step
+		}
+		if at <= first {
+			return at, nil
+		}
+		m, err := f.message(ctx, p.name, getMsg{Seq: at, NextOf: p.filters[filter]})
+		if err != nil || m.ours && m.seq <= floor {
+			return at, err
+		}
+	}
+}
+
+// walk collects ours among the messages of a filter from one sequence to another,
+// with several readers, each on a stretch of its own.
+func (f *Forwarder) walk(ctx context.Context, stream, filter string, from, to uint64) (found []stored, err error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	stretch := (to-from)/readers + 8
+	var all sync.WaitGroup
+	var mu sync.Mutex // guards found, err and seen
+	seen := 0
+	take := func(m stored, e error) (more bool) {
+		mu.Lock()
+		defer mu.Unlock()
+		if seen++; e == nil && seen > readBackMax {
+			e = fmt.Errorf("%w: more than %d in stream %q since the last acknowledgement", errTooMany, readBackMax, stream)
+		}
+		if e != nil && err == nil {
+			err = e
+			cancel()
+		}
+		if m.ours {
+			found = append(found, m)
+		}
+		return err == nil
+	}
+	for start := from; start <= to; start += stretch {
+		all.Go(func() {
+			for at, end := start, min(start+stretch-1, to); at <= end; {
+				m, err := f.message(ctx, stream, getMsg{Seq: at, NextOf: filter})
+				if err == nil && (m.at == 0 || m.at > end) || !take(m, err) {
+					return
+				}
+				at = m.at + 1
+			}
+		})
+	}
+	all.Wait()
+	return found, err
+}
+
+// ambiguous is the range of records that the hub may have without our knowing it,
+// as far as the log knows: those above floor that an earlier run may have sent.
+func (c *Cursor) ambiguous() (floor, most uint64) {
+	l := c.l
+	l.s.mu.Lock()
+	defer l.s.mu.Unlock()
+	most = l.last
+	if n := len(l.epochs); n > 0 && l.epochs[n-1].Epoch == l.s.epoch {
+		most = l.epochs[n-1].First - 1
+	}
+	return c.floor, most
+}
+
+// ackStored acknowledges the record that an id names, and reports whether that was
+// news. After a crash a sequence may have come back with another epoch: then the id
+// is that of a message that nobody was promised.
+func (c *Cursor) ackStored(epoch, seq uint64) bool {
+	l := c.l
+	l.s.mu.Lock()
+	same := l.epochOf(seq) == epoch
+	l.s.mu.Unlock()
+	if !same {
+		return false
+	}
+	_, news, _ := c.ack(seq)
+	return news
+}
+
+// epochOf is the run of the store that appended seq.
+func (l *Log) epochOf(seq uint64) (epoch uint64) {
+	for _, e := range l.epochs {
+		if e.First > seq {
+			break
+		}
+		epoch = e.Epoch
+	}
+	return epoch
+}
