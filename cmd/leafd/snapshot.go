@@ -2,6 +2,7 @@ package main
 
 import (
 	"net"
+	"runtime"
 	"strconv"
 	"time"
 
@@ -21,13 +22,13 @@ func (d *daemon) health() []string {
 
 func (d *daemon) varz() monitor.Varz {
 	c, n, st := d.cfg, d.nats.Counters(), d.router.Stats()
-	v := monitor.Varz{ServerID: d.id, ServerName: d.name, Version: leaf.ProtocolVersion,
+	v := monitor.Varz{ServerID: d.id, ServerName: d.name, Version: leaf.ProtocolVersion, GoVersion: runtime.Version(),
 		AuthRequired: !c.Auth.Anyone(), MaxConn: c.MaxConnections, MaxSubs: c.MaxSubs, MaxPayload: c.MaxPayload,
 		MaxControl: c.MaxControlLine, MaxPending: c.MaxPending, PingInterval: c.PingInterval, PingMax: c.PingMax,
 		WriteDeadline: c.WriteDeadline, Connections: d.nats.Conns(), TotalConnections: n.Accepted.Load(),
 		Subscriptions: d.router.Subscriptions(), InMsgs: st.InMsgs.Load(), OutMsgs: st.OutMsgs.Load(),
 		InBytes: st.InBytes.Load(), OutBytes: st.OutBytes.Load(), SlowConsumers: n.SlowConsumers.Load(),
-		Leafd: monitor.Leafd{Drops: map[string]uint64{}, Refused: n.Refused.Load(), BadProto: n.ProtocolErrors.Load(),
+		Leafd: monitor.Leafd{Version: "v" + version, Drops: map[string]uint64{}, Refused: n.Refused.Load(), BadProto: n.ProtocolErrors.Load(),
 			BadAuth: n.AuthErrors.Load(), Panics: n.Panics.Load()}}
 	v.Host, v.Port = hostPort(d.natsLn)
 	v.HTTPHost, v.HTTPPort = hostPort(d.httpLn)

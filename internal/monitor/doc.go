@@ -1,6 +1,7 @@
 // Package monitor answers questions about a running leafd over HTTP: is it well
 // (/healthz), what does it do (/varz, with nats-server's names, so that its tools
-// can read it), and how does it stand with the hub (/uplinkz). It imports only the
+// can read it), how does it stand with the hub (/uplinkz), and all of that in numbers
+// (/metrics, in the text format of Prometheus). It imports only the
 // standard library and none of leafd's packages: the daemon hands it functions that
 // fill in the structs of snapshot.go.
 //
@@ -19,5 +20,5 @@
 // connections at once, small headers, a few seconds to send them. Nothing can be
 // changed here: only GET and HEAD are answered.
 //
-// Reading order: monitor.go, snapshot.go, process.go, serve.go.
+// Reading order: monitor.go, snapshot.go, metrics.go, process.go, flash.go, serve.go.
 package monitor

@@ -27,6 +27,7 @@ const index = `<!DOCTYPE html>
 <li><a href="/healthz">healthz</a>: is it well</li>
 <li><a href="/varz">varz</a>: traffic, limits, process</li>
 <li><a href="/uplinkz">uplinkz</a>: the link to the hub, outboxes, the store</li>
+<li><a href="/metrics">metrics</a>: all that is counted, for Prometheus</li>
 </ul>
 </body></html>
 `
@@ -70,20 +71,27 @@ func New(o Options) http.Handler {
 		}
 		return http.StatusServiceUnavailable, health{"unavailable", strings.Join(reasons, "; "), reasons}
 	})
-	page("/varz", func() (int, any) {
-		var v Varz
+	varz := func() (v Varz) {
 		if o.Varz != nil {
 			v = o.Varz()
 		}
 		v.Process = proc.sample()
-		return http.StatusOK, v
-	})
-	page("/uplinkz", func() (int, any) {
-		var u Uplinkz
+		return v
+	}
+	uplinkz := func() (u Uplinkz) {
 		if o.Uplinkz != nil {
 			u = o.Uplinkz()
 		}
-		return http.StatusOK, u
+		return u
+	}
+	page("/varz", func() (int, any) { return http.StatusOK, varz() })
+	page("/uplinkz", func() (int, any) { return http.StatusOK, uplinkz() })
+	mux.HandleFunc("/metrics", func(w http.ResponseWriter, _ *http.Request) {
+		v, u := varz(), uplinkz()
+		w.Header().Set("Content-Type", metricsType)
+		if _, err := w.Write(appendMetrics(nil, &v, &u)); err != nil {
+			log.Debug("monitoring answer not sent", "path", "/metrics", "err", err)
+		}
 	})
 	return readOnly(mux)
 }

@@ -24,7 +24,7 @@ func TestIndex(t *testing.T) {
 	if w.Code != 200 || !strings.HasPrefix(w.Header().Get("Content-Type"), "text/html") {
 		t.Errorf("%d %s", w.Code, w.Header())
 	}
-	for _, page := range []string{"/healthz", "/varz", "/uplinkz"} {
+	for _, page := range []string{"/healthz", "/varz", "/uplinkz", "/metrics"} {
 		if !strings.Contains(w.Body.String(), `"`+page+`"`) || get(t, h, "GET", page).Code != 200 {
 			t.Errorf("%s is not linked or not there", page)
 		}

@@ -33,9 +33,10 @@ func newProcess() *process {
 
 func (p *process) sample() Process {
 	now := time.Now()
+	resident, anonymous := memory()
 	return Process{
 		Start: p.start, Now: now, Uptime: uptime(now.Sub(p.start)),
-		Mem: residentBytes(), Cores: runtime.NumCPU(), MaxProcs: runtime.GOMAXPROCS(0),
+		Mem: resident, Anon: anonymous, Cores: runtime.NumCPU(), MaxProcs: runtime.GOMAXPROCS(0),
 		CPU: p.cpu(now), Goroutines: runtime.NumGoroutine(),
 	}
 }
@@ -64,22 +65,24 @@ func cpuTime() time.Duration {
 	return time.Duration(ru.Utime.Nano() + ru.Stime.Nano())
 }
 
-// residentBytes is the second field of statm, in pages (proc_pid_statm(5)); 0 if
-// there is no /proc.
-func residentBytes() int64 {
+// memory is the second field of statm, pages resident, and that less the third,
+// those of files (proc_pid_statm(5)), in bytes; 0 if there is no /proc.
+func memory() (resident, anonymous int64) {
 	statm, err := os.ReadFile("/proc/self/statm")
 	if err != nil {
-		return 0
+		return 0, 0
 	}
 	fields := bytes.Fields(statm)
-	if len(fields) < 2 {
-		return 0
+	if len(fields) < 3 {
+		return 0, 0
 	}
-	pages, err := strconv.ParseInt(string(fields[1]), 10, 64)
-	if err != nil {
-		return 0
+	pages, err1 := strconv.ParseInt(string(fields[1]), 10, 64)
+	shared, err2 := strconv.ParseInt(string(fields[2]), 10, 64)
+	if err1 != nil || err2 != nil {
+		return 0, 0
 	}
-	return pages * int64(os.Getpagesize())
+	size := int64(os.Getpagesize())
+	return pages * size, (pages - shared) * size
 }
 
 // uptime writes d as nats-server does: "5s", "4m5s", "2d3h4m5s", "1y2d3h4m5s".

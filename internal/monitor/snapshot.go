@@ -49,6 +49,7 @@ type Process struct {
 	Now        time.Time `json:"now"`
 	Uptime     string    `json:"uptime"` // "2d3h4m5s"
 	Mem        int64     `json:"mem"`    // bytes resident
+	Anon       int64     `json:"-"`      // of these, those that no file stands behind; for /metrics
 	Cores      int       `json:"cores"`
 	MaxProcs   int       `json:"gomaxprocs"`
 	CPU        float64   `json:"cpu"` // percent of one core since the last question
@@ -57,6 +58,7 @@ type Process struct {
 
 // Leafd is what leafd has and nats-server has not.
 type Leafd struct {
+	Version  string            `json:"version"`            // of leafd
 	Drops    map[string]uint64 `json:"drops"`              // deliveries refused, by reason
 	Refused  uint64            `json:"refused"`            // connections over the limit
 	BadProto uint64            `json:"protocol_errors"`    // connections ended for what they sent
@@ -160,6 +162,23 @@ type Store struct {
 	JournalSize int64             `json:"journal_size"`
 	FileSize    int64             `json:"file_size"`
 	Salvaged    []string          `json:"salvaged,omitempty"` // what was moved aside as damaged
+	Wear        *Wear             `json:"wear,omitempty"`
+}
+
+// Wear is what the store has cost the flash. It is kept with the store, and goes on
+// over a restart; a crash loses what was counted since the journal was last folded.
+type Wear struct {
+	Total   uint64            `json:"total_bytes"`    // written since the store was made
+	ByCause map[string]uint64 `json:"by_cause_bytes"` // of these
+	Today   uint64            `json:"today_bytes"`    // UTC
+	Days    []WearDay         `json:"days,omitempty"` // the last 31 on which something was written, oldest first
+	Flash   []Flash           `json:"flash,omitempty"`
+}
+
+// WearDay is one day, UTC.
+type WearDay struct {
+	Day   string `json:"day"` // 2026-01-31
+	Bytes uint64 `json:"bytes"`
 }
 
 // Duration is shown as seconds, a number that tools can compare.

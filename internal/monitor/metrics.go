@@ -1,0 +1,225 @@
+package monitor
+
+import (
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// metrics writes the Prometheus text format, version 0.0.4. A family is its HELP
+// and TYPE lines with all its samples behind them, so each is written in one go.
+type metrics struct {
+	b    []byte
+	name string // of the open family
+}
+
+const metricsType = "text/plain; version=0.0.4; charset=utf-8"
+
+// family opens a family. What is counted since the start is a counter, and its name
+// ends in _total; the rest is a gauge.
+func (w *metrics) family(name, help string) {
+	kind := "gauge"
+	if strings.HasSuffix(name, "_total") {
+		kind = "counter"
+	}
+	w.name = "leafd_" + name
+	w.b = append(w.b, "# HELP "+w.name+" "+help+"\n# TYPE "+w.name+" "+kind+"\n"...)
+}
+
+// add writes one sample of the open family; labels are names and values in turn.
+func (w *metrics) add(v float64, labels ...string) {
+	w.b = append(w.b, w.name...)
+	for i := 0; i+1 < len(labels); i += 2 {
+		w.b = append(w.b, "{,"[min(i, 1)])
+		w.b = append(append(w.b, labels[i]...), `="`...)
+		w.b = append(appendLabel(w.b, labels[i+1]), '"')
+	}
+	if len(labels) > 0 {
+		w.b = append(w.b, '}')
+	}
+	w.b = strconv.AppendFloat(append(w.b, ' '), v, 'f', -1, 64)
+	w.b = append(w.b, '\n')
+}
+
+// appendLabel escapes what a label value may not hold as it is, and replaces what is
+// not text.
+func appendLabel(b []byte, s string) []byte {
+	for _, r := range strings.ToValidUTF8(s, "\uFFFD") {
+		switch r {
+		case '\\', '"':
+			b = append(b, '\\', byte(r))
+		case '\n':
+			b = append(b, '\\', 'n')
+		default:
+			b = append(b, string(r)...)
+		}
+	}
+	return b
+}
+
+// one is a family of one sample.
+func (w *metrics) one(name, help string, v float64) {
+	w.family(name, help)
+	w.add(v)
+}
+
+// each is a family with one sample for each key of m, in their order.
+func (w *metrics) each(name, help, label string, m map[string]uint64) {
+	w.family(name, help)
+	for _, k := range slices.Sorted(maps.Keys(m)) {
+		w.add(float64(m[k]), label, k)
+	}
+}
+
+// boxes is a family with one sample for each outbox.
+func (w *metrics) boxes(name, help string, all []Outbox, value func(*Outbox) float64) {
+	w.family(name, help)
+	for i := range all {
+		w.add(value(&all[i]), "outbox", all[i].Class)
+	}
+}
+
+func appendMetrics(b []byte, v *Varz, u *Uplinkz) []byte {
+	w := &metrics{b: b}
+	w.process(v)
+	w.traffic(v)
+	if v.Leafd.MQTT != nil {
+		w.mqtt(v.Leafd.MQTT)
+	}
+	w.hardware(v.Leafd.Hardware)
+	w.links(u.Remotes)
+	w.outboxes(u.Outboxes)
+	if u.Store != nil {
+		w.store(u.Store)
+	}
+	return w.b
+}
+
+func (w *metrics) process(v *Varz) {
+	w.family("info", "Always 1; the labels say what runs.")
+	w.add(1, "server_name", v.ServerName, "version", v.Leafd.Version, "go", v.GoVersion)
+	w.one("start_time_seconds", "When the process started, Unix time.", unix(v.Start))
+	w.one("memory_resident_bytes", "Memory resident, files that are mapped included.", float64(v.Mem))
+	w.one("memory_anonymous_bytes", "Memory resident that no file stands behind.", float64(v.Anon))
+	w.one("cpu_percent", "Share of one core since the last question.", v.CPU)
+	w.one("goroutines", "Goroutines.", float64(v.Goroutines))
+}
+
+func (w *metrics) traffic(v *Varz) {
+	w.one("connections", "NATS clients connected.", float64(v.Connections))
+	w.one("connections_accepted_total", "NATS clients that connected.", float64(v.TotalConnections))
+	w.one("connections_refused_total", "NATS clients over the limit.", float64(v.Leafd.Refused))
+	w.one("subscriptions", "Subscriptions of all kinds.", float64(v.Subscriptions))
+	w.one("messages_in_total", "Messages published.", float64(v.InMsgs))
+	w.one("messages_out_total", "Messages delivered, one for each recipient.", float64(v.OutMsgs))
+	w.one("bytes_in_total", "Header and data bytes published.", float64(v.InBytes))
+	w.one("bytes_out_total", "Header and data bytes delivered.", float64(v.OutBytes))
+	w.each("drops_total", "Deliveries refused.", "reason", v.Leafd.Drops)
+	w.one("slow_consumers_total", "NATS clients that were too slow.", float64(v.SlowConsumers))
+	w.one("protocol_errors_total", "NATS clients cut off for what they sent.", float64(v.Leafd.BadProto))
+	w.one("auth_errors_total", "NATS clients refused for their credentials.", float64(v.Leafd.BadAuth))
+	w.one("panics_total", "Handlers that failed.", float64(v.Leafd.Panics))
+}
+
+func (w *metrics) mqtt(m *MQTT) {
+	w.one("mqtt_connections", "MQTT clients connected.", float64(m.Connections))
+	w.one("mqtt_connections_accepted_total", "MQTT clients that connected.", float64(m.TotalConnections))
+	w.one("mqtt_connections_refused_total", "MQTT clients over the limit.", float64(m.Refused))
+	w.one("mqtt_messages_in_total", "PUBLISH packets from devices.", float64(m.InMsgs))
+	w.one("mqtt_messages_out_total", "PUBLISH packets to devices.", float64(m.OutMsgs))
+	w.one("mqtt_bytes_in_total", "Payload bytes from devices.", float64(m.InBytes))
+	w.one("mqtt_bytes_out_total", "Payload bytes to devices.", float64(m.OutBytes))
+	w.one("mqtt_takeovers_total", "Connections ended by another with their client id.", float64(m.Takeovers))
+	w.one("mqtt_wills_total", "Wills published.", float64(m.Wills))
+	w.each("mqtt_faults_total", "Connections refused or ended by leafd.", "reason", m.Faults)
+}
+
+func (w *metrics) hardware(all []Device) {
+	device := func(name, help string, value func(*Device) float64) {
+		w.family(name, help)
+		for i := range all {
+			w.add(value(&all[i]), "device", all[i].Name)
+		}
+	}
+	device("device_ok", "1 while the device works.", func(d *Device) float64 { return truth(d.State == "ok") })
+	device("device_readings_total", "Readings published.", func(d *Device) float64 { return float64(d.Readings) })
+	device("device_commands_total", "Commands obeyed.", func(d *Device) float64 { return float64(d.Commands) })
+	device("device_failures_total", "Readings and commands that failed.", func(d *Device) float64 { return float64(d.Failures) })
+}
+
+func (w *metrics) links(all []Remote) {
+	link := func(name, help string, value func(*Remote) float64) {
+		w.family(name, help)
+		for i := range all {
+			w.add(value(&all[i]))
+		}
+	}
+	link("link_up", "1 while the link to the hub is up.", func(r *Remote) float64 { return truth(r.State == "up") })
+	link("link_sessions_total", "How often the link came up.", func(r *Remote) float64 { return float64(r.Sessions) })
+	link("link_attempts", "Attempts since the link was last up.", func(r *Remote) float64 { return float64(r.Attempts) })
+	link("link_rtt_seconds", "Round trip of the last ping; 0 if unknown.", func(r *Remote) float64 { return time.Duration(r.RTT).Seconds() })
+	link("link_messages_in_total", "Messages from the hub.", func(r *Remote) float64 { return float64(r.InMsgs) })
+	link("link_messages_out_total", "Messages to the hub.", func(r *Remote) float64 { return float64(r.OutMsgs) })
+	link("link_bytes_in_total", "Bytes from the hub.", func(r *Remote) float64 { return float64(r.InBytes) })
+	link("link_bytes_out_total", "Bytes to the hub.", func(r *Remote) float64 { return float64(r.OutBytes) })
+}
+
+func (w *metrics) outboxes(all []Outbox) {
+	w.family("outbox_state", "1 for the state that the outbox is in.")
+	for i := range all {
+		w.add(1, "outbox", all[i].Class, "state", all[i].State)
+	}
+	w.boxes("outbox_messages", "Messages that the hub has not acknowledged.", all, func(o *Outbox) float64 { return float64(o.Messages) })
+	w.boxes("outbox_bytes", "Bytes of these.", all, func(o *Outbox) float64 { return float64(o.Bytes) })
+	w.boxes("outbox_max_bytes", "Bytes that there may be.", all, func(o *Outbox) float64 { return float64(o.MaxBytes) })
+	w.boxes("outbox_oldest_age_seconds", "Age of the oldest.", all, func(o *Outbox) float64 { return time.Duration(o.OldestAge).Seconds() })
+	w.boxes("outbox_in_flight", "Messages sent and not acknowledged.", all, func(o *Outbox) float64 { return float64(o.InFlight) })
+	w.boxes("outbox_sent_total", "Messages sent, repeated ones included.", all, func(o *Outbox) float64 { return float64(o.Sent) })
+	w.boxes("outbox_acked_total", "Messages acknowledged by the hub.", all, func(o *Outbox) float64 { return float64(o.Acked) })
+	w.boxes("outbox_duplicates_total", "Messages sent twice and recognised by the hub.", all, func(o *Outbox) float64 { return float64(o.Duplicates) })
+	w.family("outbox_lost_total", "Messages that were given to the outbox and will not reach the hub.")
+	for i := range all {
+		lost := all[i].Dropped
+		for _, reason := range slices.Sorted(maps.Keys(lost)) {
+			w.add(float64(lost[reason]), "outbox", all[i].Class, "reason", reason)
+		}
+	}
+}
+
+func (w *metrics) store(s *Store) {
+	w.family("store_state", "1 for the state that the store is in.")
+	w.add(1, "state", s.State)
+	w.one("store_file_bytes", "Size of the file behind the journal.", float64(s.FileSize))
+	w.each("store_written_bytes_total", "Bytes written to the disk since the start.", "cause", s.Written)
+	if s.Wear == nil {
+		return
+	}
+	w.one("wear_written_bytes", "Bytes written to the disk since the store was made.", float64(s.Wear.Total))
+	w.one("wear_today_bytes", "Bytes written to the disk today, UTC.", float64(s.Wear.Today))
+	w.family("flash_life_used_percent", "Life used up as the flash chip says, upper end of its step of ten.")
+	for _, f := range s.Wear.Flash {
+		w.add(float64(f.LifeUsed), "disk", f.Disk, "type", f.Type)
+	}
+	w.family("flash_spare_used", "Spare blocks as the flash chip says: 1 normal, 2 four fifths used, 3 nine tenths used.")
+	for _, f := range s.Wear.Flash {
+		if f.Spare > 0 && f.Type == "a" {
+			w.add(float64(f.Spare), "disk", f.Disk)
+		}
+	}
+}
+
+func truth(b bool) float64 {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+func unix(t time.Time) float64 {
+	if t.IsZero() {
+		return 0
+	}
+	return float64(t.UnixMilli()) / 1000
+}
