@@ -8,10 +8,13 @@ import (
 	"os"
 	"path/filepath"
 	"runtime/debug"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	bolt "go.etcd.io/bbolt"
 	berrors "go.etcd.io/bbolt/errors"
@@ -23,10 +26,15 @@ import (
 //	state     log id → checksum ‖ JSON of logState;  "folded" → generation (u64)
 type boltEngine struct {
 	path string // static
+	max  int64  // bytes that the file may have, static
 
-	mu   sync.RWMutex // guards db: held for writing only while Reset exchanges the file
-	db   *bolt.DB
-	size atomic.Int64
+	mu   sync.RWMutex // guards the next three: held for writing only while a file is opened or exchanged
+	db   *bolt.DB     // nil while there is none that can be read
+	file *os.File     // that of db
+	bad  bool         // db panicked: its locks are in an unknown state, it cannot be closed
+
+	size   atomic.Int64
+	mapped atomic.Int64 // about how many bytes were read through the memory map since they were let go
 }
 
 var (
@@ -35,41 +43,103 @@ var (
 	foldedKey     = []byte("folded")
 )
 
-const boltPage = 4096 // not the kernel's: 16 KiB pages would quadruple the wear
+const (
+	boltPage  = 4096    // not the kernel's: 16 KiB pages would quadruple the wear
+	boltAlloc = 4 << 20 // the file grows by this
+	mapKeep   = 8 << 20 // of the memory map, this much is kept in RAM between reads
+)
 
-// openBolt opens the file, making it if it is not there. A crash in the middle of
-// making it leaves path.tmp, never a half-made file.
-func openBolt(path string) (e *boltEngine, written int64, err error) {
-	if _, err = os.Lstat(path); errors.Is(err, os.ErrNotExist) {
-		if written, err = createBolt(path, &foldBatch{}); err != nil {
-			return nil, 0, err
+func newBolt(path string, limit int64) *boltEngine { return &boltEngine{path: path, max: limit} }
+
+// Open makes the file if it is not there: a crash in the middle of that leaves
+// path.new, never a half-made file. What the kernel has cached of the file is
+// forgotten first: after a failed write it may not be what is on the disk.
+func (e *boltEngine) Open() (written int64, err error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.close()
+	dropCache(e.path)
+	if _, err = os.Lstat(e.path); errors.Is(err, os.ErrNotExist) {
+		if written, err = e.create(&foldBatch{}); err != nil {
+			return 0, spaceError(err)
 		}
 	}
-	e = &boltEngine{path: path}
-	if e.db, err = openDB(path); err != nil {
-		return nil, 0, err
+	if e.db, e.file, err = openDB(e.path, e.max, false); errors.Is(err, syscall.EROFS) {
+		e.db, e.file, _ = openDB(e.path, e.max, true)
 	}
 	e.measure()
-	return e, written, nil
+	return written, spaceError(err)
 }
 
-func openDB(path string) (db *bolt.DB, err error) {
+// openDB maps the file once for all: to map it anew would wait for all readers.
+func openDB(path string, limit int64, readOnly bool) (db *bolt.DB, file *os.File, err error) {
+	defer func() {
+		if err != nil && file != nil {
+			file.Close() // of no effect if bbolt has closed it
+		}
+	}()
 	defer onFaultPanic()()
 	defer asError(&err)
-	return bolt.Open(path, 0o600, &bolt.Options{
-		Timeout: time.Second, PageSize: boltPage, FreelistType: bolt.FreelistMapType,
+	db, err = bolt.Open(path, 0o600, &bolt.Options{
+		Timeout: time.Second, PageSize: boltPage, FreelistType: bolt.FreelistMapType, NoStatistics: true,
+		InitialMmapSize: int(limit), MaxSize: int(limit), ReadOnly: readOnly,
+		OpenFile: func(name string, flag int, mode os.FileMode) (*os.File, error) {
+			var err error
+			file, err = os.OpenFile(name, flag|syscall.O_NOFOLLOW, mode)
+			return file, err
+		},
 	})
+	if err == nil {
+		db.AllocSize = boltAlloc
+	}
+	return db, file, err
 }
 
-// createBolt makes a file that holds b and puts it in path's place.
-func createBolt(path string, b *foldBatch) (written int64, err error) {
-	tmp := path + ".new"
+// close lets go of the file. The caller holds mu.
+func (e *boltEngine) close() (err error) {
+	switch {
+	case e.db == nil:
+	case e.bad:
+		err = e.file.Close() // and with it the lock on the file; the memory map stays
+	default:
+		err = e.db.Close()
+	}
+	e.db, e.file, e.bad = nil, nil, false
+	return err
+}
+
+// dropCache makes the kernel forget what it caches of a file that is not mapped.
+func dropCache(path string) {
+	if f, err := os.Open(path); err == nil {
+		unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_DONTNEED)
+		f.Close()
+	}
+}
+
+// create makes a file that holds b and puts it in path's place.
+func (e *boltEngine) create(b *foldBatch) (written int64, err error) {
+	tmp := e.path + ".new"
 	if err := os.Remove(tmp); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return 0, err
 	}
-	db, err := openDB(tmp)
+	if err := fillBolt(tmp, e.max, b); err != nil {
+		os.Remove(tmp)
+		return 0, err
+	}
+	info, err := os.Stat(tmp)
 	if err != nil {
 		return 0, err
+	}
+	if err := os.Rename(tmp, e.path); err != nil {
+		return 0, err
+	}
+	return info.Size(), syncDir(filepath.Dir(e.path))
+}
+
+func fillBolt(path string, limit int64, b *foldBatch) error {
+	db, _, err := openDB(path, limit, false)
+	if err != nil {
+		return err
 	}
 	err = db.Update(func(tx *bolt.Tx) error {
 		for _, name := range [][]byte{recordsBucket, stateBucket} {
@@ -79,17 +149,7 @@ func createBolt(path string, b *foldBatch) (written int64, err error) {
 		}
 		return apply(tx, b)
 	})
-	if err = errors.Join(err, db.Close()); err != nil {
-		return 0, errors.Join(err, os.Remove(tmp))
-	}
-	info, err := os.Stat(tmp)
-	if err != nil {
-		return 0, err
-	}
-	if err := os.Rename(tmp, path); err != nil {
-		return 0, err
-	}
-	return info.Size(), syncDir(filepath.Dir(path))
+	return errors.Join(err, db.Close())
 }
 
 func (e *boltEngine) Load() (states map[uint32]logState, folded uint64, err error) {
@@ -146,6 +206,7 @@ func (e *boltEngine) Read(log uint32, from, to uint64, fn func(seq uint64, rec [
 		var key [12]byte
 		c := records.Cursor()
 		for k, v := c.Seek(recordKey(key[:], log, from)); len(k) == 12 && binary.BigEndian.Uint32(k) == log; k, v = c.Next() {
+			e.mapped.Add(int64(len(v) + len(k) + 16))
 			if seq := binary.BigEndian.Uint64(k[4:]); seq > to || !fn(seq, v) {
 				return nil
 			}
@@ -157,6 +218,9 @@ func (e *boltEngine) Read(log uint32, from, to uint64, fn func(seq uint64, rec [
 func (e *boltEngine) view(fn func(tx *bolt.Tx, records *bolt.Bucket) error) (err error) {
 	e.mu.RLock()
 	defer e.mu.RUnlock()
+	if e.db == nil {
+		return errEngineDown
+	}
 	defer onFaultPanic()()
 	defer asError(&err)
 	return e.db.View(func(tx *bolt.Tx) error {
@@ -164,16 +228,35 @@ func (e *boltEngine) view(fn func(tx *bolt.Tx, records *bolt.Bucket) error) (err
 		if records == nil || tx.Bucket(stateBucket) == nil {
 			return errors.New("a bucket is missing")
 		}
+		defer e.letGo(tx)
 		return fn(tx, records)
 	})
+}
+
+// letGo takes the file's pages out of this process once it has read many: they
+// stay in the kernel's cache as long as there is room, but do not count as ours.
+// Within a transaction the memory map stays where it is.
+func (e *boltEngine) letGo(tx *bolt.Tx) {
+	if e.mapped.Load() < mapKeep {
+		return
+	}
+	e.mapped.Store(0)
+	unix.Syscall(unix.SYS_MADVISE, e.db.Info().Data, uintptr(tx.Size()), unix.MADV_DONTNEED)
 }
 
 func (e *boltEngine) Fold(b *foldBatch) (written int64, err error) {
 	e.mu.RLock()
 	defer e.mu.RUnlock()
+	if e.db == nil {
+		return 0, errEngineDown
+	}
 	defer func() { err = spaceError(err) }()
 	defer onFaultPanic()()
-	defer asError(&err)
+	defer func() {
+		if p := recover(); p != nil {
+			e.bad, err = true, fmt.Errorf("damaged: %v", p)
+		}
+	}()
 	tx, err := e.db.Begin(true)
 	if err != nil {
 		return 0, err
@@ -187,6 +270,7 @@ func (e *boltEngine) Fold(b *foldBatch) (written int64, err error) {
 	}
 	stats := tx.Stats()
 	e.measure()
+	e.mapped.Add(stats.GetPageAlloc())
 	return stats.GetPageAlloc() + boltPage, nil // the pages of the tree, and one meta page
 }
 
@@ -250,15 +334,11 @@ func (e *boltEngine) Reset(b *foldBatch) (written int64, err error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	defer func() { err = spaceError(err) }()
-	if written, err = createBolt(e.path, b); err != nil {
+	if written, err = e.create(b); err != nil {
 		return 0, err
 	}
-	db, err := openDB(e.path)
-	if err != nil {
-		return written, err
-	}
-	err = e.db.Close()
-	e.db = db
+	e.close()
+	e.db, e.file, err = openDB(e.path, e.max, false)
 	e.measure()
 	return written, err
 }
@@ -274,7 +354,7 @@ func (e *boltEngine) Size() int64 { return e.size.Load() }
 func (e *boltEngine) Close() error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	return e.db.Close()
+	return e.close()
 }
 
 // asError turns what bbolt does on a damaged file, a panic or a fault in its memory
@@ -292,8 +372,19 @@ func onFaultPanic() (undo func()) {
 	return func() { debug.SetPanicOnFault(old) }
 }
 
+// spaceError marks what says that there is no room. bbolt passes some errors on as
+// text alone.
 func spaceError(err error) error {
-	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) || errors.Is(err, berrors.ErrMaxSizeReached) {
+	switch {
+	case err == nil, errors.Is(err, errNoSpace):
+		return err
+	case errors.Is(err, berrors.ErrDatabaseReadOnly):
+		return fmt.Errorf("%w: %w", syscall.EROFS, err)
+	case errors.Is(err, berrors.ErrTimeout):
+		return fmt.Errorf("%w: %w", ErrInUse, err)
+	case errors.Is(err, berrors.ErrMaxSizeReached):
+		return fmt.Errorf("%w: %w", errMaxSize, err)
+	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT), strings.Contains(err.Error(), syscall.ENOSPC.Error()):
 		return fmt.Errorf("%w: %w", errNoSpace, err)
 	}
 	return err

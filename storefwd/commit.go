@@ -137,6 +137,7 @@ func (s *Store) run() {
 			s.finish()
 			return
 		}
+		s.recover()
 		s.commitDue(false)
 		s.foldDue()
 		s.mu.Lock()
@@ -151,29 +152,38 @@ func (s *Store) run() {
 	}
 }
 
-// finish is the committer's last work.
+// finish is the committer's last work: what is in the journal goes into bbolt, so
+// that the next start has nothing to replay.
 func (s *Store) finish() {
 	s.commitDue(true)
-	s.mu.Lock()
-	ok := s.failed == nil
-	s.mu.Unlock()
-	for first := s.j.used != [2]bool{}; ok && (first || s.foldable()); first = false {
-		ok = s.fold() == nil
+	if s.working() {
+		for s.j.used != [2]uint64{} && s.seal() || s.foldable() {
+			if s.fold() != nil {
+				break
+			}
+		}
 	}
 	s.mu.Lock()
 	if s.failed == nil {
 		s.failed = ErrClosed
 	}
-	for _, l := range s.logs {
-		l.wakeReaders()
-	}
+	s.wakeAll()
 	s.unlockAndFire()
+}
+
+func (s *Store) working() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.failed == nil
 }
 
 // next is when the committer has something to do, by mono; 0 for not foreseeable.
 func (s *Store) next() int64 {
-	if s.failed != nil {
+	switch {
+	case errors.Is(s.failed, ErrClosed):
 		return 0
+	case s.failed != nil:
+		return max(s.retryAt, 1)
 	}
 	s.settle()
 	at := int64(math.MaxInt64)
@@ -183,13 +193,16 @@ func (s *Store) next() int64 {
 			at = min(at, s.due(r, r.pos <= waited))
 		}
 	}
+	if at < math.MaxInt64 {
+		at = max(at, s.retryAt)
+	}
 	if s.dirtySince != 0 {
-		at = min(at, s.foldAt())
+		at = min(at, max(s.foldAt(), s.foldAgain))
 	}
 	if at == math.MaxInt64 {
 		return 0
 	}
-	return max(at, s.retryAt)
+	return at
 }
 
 // waited is the position up to which somebody waits.
@@ -206,28 +219,38 @@ func (s *Store) commitDue(all bool) {
 	for {
 		s.mu.Lock()
 		s.settle()
-		if s.mono() < s.retryAt {
-			s.refuse(errNoSpace)
+		if s.failed != nil {
 			s.unlockAndFire()
 			return
 		}
-		if s.failed != nil || !s.gather(all) {
+		if s.mono() < s.retryAt {
+			s.refuse(s.noRoom)
+			s.unlockAndFire()
+			return
+		}
+		if !s.gather(all) {
 			s.mu.Unlock()
 			return
 		}
 		s.mu.Unlock()
-		n, err := s.commit()
-		s.mu.Lock()
-		switch {
-		case err == nil:
-			s.committed(n)
-		case errors.Is(err, errNoSpace):
-			s.setFull(true)
-			s.retryAt = s.mono() + int64(foldRetry)
+		if err := s.makeRoom(); err != nil {
+			s.mu.Lock()
+			s.backOff()
+			s.noRoom = err
 			s.refuse(err)
-		default:
-			s.fail(fmt.Errorf("%w: journal: %w", ErrFailed, err))
+			s.release()
+			s.unlockAndFire()
+			return
 		}
+		n, err := s.j.write(s.frames)
+		if err != nil {
+			s.fail(fmt.Errorf("journal: %w", spaceError(err)))
+			s.recover()
+			continue
+		}
+		s.mu.Lock()
+		s.retryAt, s.pause = 0, cmpOr(s.o.faults.retry, retryMin)
+		s.committed(n)
 		s.unlockAndFire()
 	}
 }
@@ -266,8 +289,9 @@ func (s *Store) gather(all bool) bool {
 	return len(s.batch) > 0
 }
 
-// commit writes batch to the journal, turning to the other half if need be.
-func (s *Store) commit() (n int, err error) {
+// makeRoom turns to the other half of the journal if batch does not fit this one,
+// and empties it if need be.
+func (s *Store) makeRoom() error {
 	var size int64
 	clear(s.frames)
 	s.frames = s.frames[:0]
@@ -275,16 +299,31 @@ func (s *Store) commit() (n int, err error) {
 		size += frameSize(len(r.buf))
 		s.frames = append(s.frames, r.buf)
 	}
-	if !s.j.room((size + sector - 1) &^ (sector - 1)) {
-		if s.j.used[(s.j.gen+1)&1] {
-			if err := s.fold(); err != nil {
-				return 0, err
-			}
-		} else {
-			s.j.turn()
+	for !s.j.room(size) {
+		if s.seal() {
+			continue
+		}
+		if err := s.fold(); err != nil {
+			return err
 		}
 	}
-	return s.j.write(s.frames)
+	return nil
+}
+
+// seal ends the pass over the half of the journal that is being written, if the
+// other is free for the next.
+func (s *Store) seal() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.j.canTurn() || s.j.off == 0 {
+		return false
+	}
+	s.sealGen = s.j.gen
+	for _, l := range s.logs {
+		l.sealed = l.journaled
+	}
+	s.j.turn()
+	return true
 }
 
 // committed notes that batch is on disk.
@@ -301,18 +340,8 @@ func (s *Store) committed(bytes int) {
 	s.dirty()
 }
 
-// refuse answers all who wait now with err: the disk is full, the journal too.
-// Their records stay, and may yet become safe.
+// refuse answers all who wait now with err: there is no room on the disk, nor in the
+// journal. Their records stay, and may yet become safe.
 func (s *Store) refuse(err error) {
 	s.refused, s.refuseTo = fmt.Errorf("%w: %w", ErrFull, err), s.waited()
-}
-
-// fail ends all acknowledging: after an error of a write or a sync the kernel may
-// have forgotten the data and call it clean, so what is on disk is known only to
-// the next open.
-func (s *Store) fail(err error) {
-	if s.failed == nil {
-		s.failed = err
-		s.o.Logger.Error("store: nothing is acknowledged any more", "dir", s.dir, "err", err)
-	}
 }

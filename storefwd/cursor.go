@@ -2,6 +2,7 @@ package storefwd
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"time"
@@ -73,7 +74,10 @@ func (c *Cursor) Next(ctx context.Context, dst []Record) ([]Record, error) {
 		}
 		if room > 0 && from <= to {
 			dst, err = c.l.read(dst[:had:min(cap(dst), had+room)], from, to, c.cfg.MaxPendingBytes)
-			if err != nil {
+			switch {
+			case errors.Is(err, errEngineDown): // want will wait for it
+				continue
+			case err != nil:
 				return dst, err
 			}
 			if dst = c.handOut(dst, had, from, to); len(dst) > had {
@@ -103,6 +107,9 @@ func (c *Cursor) want() (from, to uint64, room int, err error) {
 	}
 	if c.bytes < c.cfg.MaxPendingBytes {
 		room = c.cfg.MaxPending - c.pending.len()
+	}
+	if c.next <= l.folded && !l.s.readable {
+		to = 0
 	}
 	c.blocked = room <= 0
 	c.waiting = c.blocked || c.next > to
@@ -316,7 +323,7 @@ const trimStep = 1024
 // It reports whether there is more.
 func (l *Log) trim() (more bool) {
 	floor, ok := l.ackedTo()
-	if !ok || l.first > floor {
+	if !ok || l.first > floor || l.first <= l.folded && !l.s.readable {
 		return false
 	}
 	for range trimStep {

@@ -4,17 +4,22 @@ import (
 	"encoding/binary"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"hash/crc32"
 )
 
-// engine holds the records that were folded out of the journal. Fold and Reset
-// have one caller, the committer; the others may be called at any time. No call
+// engine holds the records that were folded out of the journal. Open, Fold and
+// Reset have one caller, the committer; the others may be called at any time. No call
 // keeps anything open after it returned.
 type engine interface {
+	// Open opens the file anew, or makes it. After an error Read and Load may work
+	// still, on a file that cannot be written.
+	Open() (written int64, err error)
 	// Load returns the states and the generation that the last Fold wrote.
 	Load() (states map[uint32]logState, folded uint64, err error)
 	// Fold applies a batch in one transaction, durable when it returns nil. After
-	// an error the batch may still have been applied; applying it again is harmless.
+	// an error the batch may still have been applied; applying it again, after Open, is
+	// harmless.
 	Fold(b *foldBatch) (written int64, err error)
 	// Read calls fn for the records of a log with from ≤ seq ≤ to in order, until
 	// fn returns false. rec is borrowed until fn returns.
@@ -27,9 +32,11 @@ type engine interface {
 	Close() error
 }
 
-// errNoSpace marks an engine error after which the engine is as it was before and
-// may be tried again.
-var errNoSpace = errors.New("no space left")
+var (
+	errNoSpace    = errors.New("no space left")
+	errMaxSize    = fmt.Errorf("%w within store.max_size", errNoSpace)
+	errEngineDown = errors.New("store.db is not open") // and may be later
+)
 
 // foldBatch is one transaction.
 type foldBatch struct {

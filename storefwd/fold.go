@@ -11,9 +11,10 @@ import (
 // the committer's work alone.
 
 const (
-	maxRemove  = 8192     // sequences a transaction removes: bounds its memory
+	maxFold    = 2 << 20  // bytes of records a transaction puts …
+	maxRemove  = 8192     // … and sequences it removes: bounds its memory
 	resetAbove = 16 << 20 // an engine file without records is exchanged above this size
-	foldRetry  = 10 * time.Second
+	foldRetry  = time.Second
 )
 
 // dirty notes that there is something to fold.
@@ -26,29 +27,52 @@ func (s *Store) dirty() {
 
 func (s *Store) foldAt() int64 { return s.dirtySince + int64(s.o.FoldAfter) }
 
-// foldDue folds when half the journal is full, when a journal's worth of records
-// waits for removal, or when something has waited long.
+// foldDue folds when a half of the journal is full, when a journal's worth of
+// records waits for removal, or when something has waited long. Between two
+// transactions it lets commits through: they go to the other half.
 func (s *Store) foldDue() {
+	if !s.working() {
+		return
+	}
 	for {
 		s.mu.Lock()
 		now := s.mono()
-		due := s.resetting || s.j.used[0] && s.j.used[1] ||
-			s.dirtySince != 0 && (now >= s.foldAt() || s.removable() >= s.o.JournalBytes)
-		if due = due && s.failed == nil; due && !s.resetting && !s.pendingFold() && !(s.j.used[0] && s.j.used[1]) {
-			s.dirtySince, due = 0, false // all that was in the journal is gone: write nothing
+		aged := s.dirtySince != 0 && now >= s.foldAt()
+		if aged && !s.resetting && !s.sealedUsed() && !s.pendingFold() {
+			s.dirtySince, aged = 0, false // all that was in the journal is gone: write nothing
 		}
+		due := (s.resetting || s.sealedUsed() || aged || s.dirtySince != 0 && s.removable() >= s.o.JournalBytes) && now >= s.foldAgain
 		s.mu.Unlock()
-		if !due || s.fold() != nil {
+		if !due {
 			return
 		}
-		s.commitDue(false) // whoever came to wait meanwhile
+		if aged {
+			s.seal()
+		}
+		if s.fold() != nil {
+			return
+		}
+		s.commitDue(false)
+		if !s.working() {
+			return
+		}
 	}
+}
+
+// sealedUsed reports whether a half of the journal waits to be folded.
+func (s *Store) sealedUsed() bool {
+	for _, g := range s.j.used {
+		if g != 0 && g <= s.sealGen {
+			return true
+		}
+	}
+	return false
 }
 
 func (s *Store) foldable() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.resetting || s.pendingFold()
+	return s.resetting || s.sealedUsed() || s.pendingFold()
 }
 
 // pendingFold reports whether a fold would change anything that matters.
@@ -69,13 +93,16 @@ func (s *Store) removable() (bytes int64) {
 	return bytes
 }
 
-// fold writes one transaction: all records of the journal, part of the removals.
-// It starts a new generation if it succeeds.
+// fold writes one transaction: records of sealed halves of the journal, and
+// removals. The one that puts the last such record frees these halves.
 //
-// In a crash, either the engine has the transaction, and with it the generation
-// below which the journal holds nothing new; or it does not, and the journal is
-// replayed. Both together would be harmless: a record has one key.
+// In a crash, either the engine has the transaction, or not, and the journal is
+// replayed: what the engine has already is passed over. With the last transaction the
+// engine has the generation, too, below which the journal holds nothing new.
 func (s *Store) fold() error {
+	if err := s.bringEngine(); err != nil { // after an error of an earlier fold
+		return s.foldFailed(err)
+	}
 	s.mu.Lock()
 	b, to := s.foldBatch()
 	reset := s.resetting || len(b.remove) > 0 && len(b.put) == 0 && s.engineEmpty() && s.eng.Size() > resetAbove
@@ -91,23 +118,29 @@ func (s *Store) fold() error {
 	damaged := s.resetting
 	s.mu.Unlock()
 	n, err := s.applyFold(b, reset, damaged)
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	if errors.Is(err, errNoSpace) && !errors.Is(err, errMaxSize) && s.letReserveGo() {
+		n, err = s.applyFold(b, reset, damaged)
+	}
 	if err != nil {
 		return s.foldFailed(err)
 	}
+	s.keepReserve()
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	s.stats.BoltBytes += n
 	s.stats.Folds++
+	s.foldErr, s.foldAgain = "", 0
 	s.setFull(false)
 	s.resetting = s.resetting && !damaged
-	s.j.used = [2]bool{}
-	s.j.turn()
 	s.dirtySince = 0
 	for _, r := range b.remove {
 		s.logs[r.log].removed(r.to)
 	}
 	for l, r := range to {
 		l.inEngine(r.from, r.to)
+	}
+	if b.folded != 0 {
+		s.j.free(b.folded)
 	}
 	if s.pendingFold() {
 		s.dirty()
@@ -132,33 +165,47 @@ func (s *Store) applyFold(b *foldBatch, reset, damaged bool) (int64, error) {
 	return s.eng.Reset(&fresh)
 }
 
-// foldFailed sorts out what went wrong. A full disk passes: the journal still has
-// room for what is in RAM, and once it has none, appends are refused. Anything
-// else may have left the engine's file in a state nobody knows.
+// foldFailed sorts out what went wrong. The journal still has room, and once it has
+// none, appends are refused. What is in the engine's file is known only when it has
+// been opened anew: it may have the transaction.
 func (s *Store) foldFailed(err error) error {
 	err = fmt.Errorf("fold: %w", err)
-	if !errors.Is(err, errNoSpace) {
-		s.fail(fmt.Errorf("%w: %w", ErrFailed, err))
-		return err
+	full := errors.Is(err, errNoSpace)
+	s.engineOK = s.engineOK && errors.Is(err, errMaxSize)
+	s.mu.Lock()
+	if !full {
+		s.stats.Faults++
+		if s.foldErr == "" {
+			s.o.Logger.Error("store: store.db cannot be written, records stay in the journal", "dir", s.dir, "err", err)
+		}
 	}
-	s.setFull(true)
-	s.dirtySince = s.mono() - int64(s.o.FoldAfter) + int64(foldRetry)
+	s.foldErr = err.Error()
+	s.setFull(full)
+	s.foldAgain = s.mono() + int64(foldRetry)
+	s.mu.Unlock()
+	if !s.engineOK {
+		s.bringEngine() // readers need it at once
+	}
 	return err
 }
 
 // foldBatch collects what one transaction does, and which sequences of each log
 // will be in the engine after it.
 func (s *Store) foldBatch() (b *foldBatch, to map[*Log]seqRange) {
-	b = &foldBatch{states: map[uint32]logState{}, folded: s.j.gen}
+	b = &foldBatch{states: map[uint32]logState{}, folded: s.sealGen}
 	to = map[*Log]seqRange{}
-	budget := uint64(maxRemove)
+	puts, removes := maxFold, uint64(maxRemove)
 	for id, l := range s.logs {
-		st := l.state()
 		for i := range l.ram.len() {
 			r := *l.ram.at(i)
-			if r.seq > l.journaled {
+			if r.seq > l.sealed {
 				break
 			}
+			if puts <= 0 {
+				b.folded = 0 // the half is not empty yet
+				break
+			}
+			puts -= len(r.buf) + 32
 			if to[l].to == 0 {
 				to[l] = seqRange{from: r.seq}
 			}
@@ -168,19 +215,16 @@ func (s *Store) foldBatch() (b *foldBatch, to map[*Log]seqRange) {
 			}
 			b.put = append(b.put, foldRecord{id, r.seq, r.buf})
 		}
-		if up := to[l].to; up > 0 {
-			st.Folded = up
-		}
-		if l.removable() && budget > 0 {
+		st := l.state(to[l].to)
+		if l.removable() && removes > 0 {
 			upTo := l.removeTo
 			if l.removeMsgs > maxRemove { // or less, if there are gaps
-				upTo = min(upTo, l.base+budget-1)
+				upTo = min(upTo, l.base+removes-1)
 			}
 			b.remove = append(b.remove, seqRange{id, l.base, upTo})
-			budget -= min(budget, upTo-l.base+1)
+			removes -= min(removes, upTo-l.base+1)
 			st.Base = upTo + 1
 		}
-		st.Last = max(st.Last, st.Folded)
 		if st.Last > 0 {
 			b.states[id] = st
 		}

@@ -27,11 +27,12 @@ import (
 // never leaves the file: a payload cannot imitate a frame.
 type journal struct {
 	f    journalFile
+	size int64
 	half int64
 	salt [8]byte
-	gen  uint64 // the pass being written; its lowest bit names the half
-	off  int64  // next free sector in that half
-	used [2]bool
+	gen  uint64    // the pass being written; its lowest bit names the half
+	off  int64     // next free sector in that half
+	used [2]uint64 // by half: the generation of what it holds, 0 if that is of no interest any more
 	buf  []byte
 }
 
@@ -56,21 +57,22 @@ const (
 
 var errJournalHeader = errors.New("both headers are damaged")
 
-// createJournal makes an empty journal of the given size. Its zeroes are really
-// written: in space that is only reserved, the first write of each block changes
-// the file's metadata and costs a second write.
-func createJournal(path string, size int64) (written int64, err error) {
+// createJournal makes a journal of the given size that holds recs. Its zeroes are
+// really written: in space that is only reserved, the first write of each block
+// changes the file's metadata and costs a second write.
+func createJournal(path string, size int64, recs [][]byte) (written int64, err error) {
 	head := make([]byte, journalBlock)
 	copy(head, journalMagic)
 	binary.LittleEndian.PutUint32(head[8:], 1)
 	binary.LittleEndian.PutUint64(head[16:], uint64(size-2*journalBlock)/2)
 	copy(head[24:36], random(12)) // salt, and the upper half of all generations
 	binary.LittleEndian.PutUint32(head[36:], crc32.Checksum(head[:36], castagnoli))
+	written = size + 2*journalBlock
 	err = replaceFile(path, func(f *os.File) error {
 		if err := unix.Fallocate(int(f.Fd()), 0, 0, size); err != nil && !errors.Is(err, unix.EOPNOTSUPP) {
 			return err
 		}
-		zero := make([]byte, 1<<20)
+		zero := make([]byte, 256<<10)
 		for off := int64(0); off < size; off += int64(len(zero)) {
 			if _, err := f.WriteAt(zero[:min(int64(len(zero)), size-off)], off); err != nil {
 				return err
@@ -78,9 +80,47 @@ func createJournal(path string, size int64) (written int64, err error) {
 		}
 		_, err1 := f.WriteAt(head, 0)
 		_, err2 := f.WriteAt(head, size-journalBlock)
-		return errors.Join(err1, err2)
+		if err := errors.Join(err1, err2); err != nil {
+			return err
+		}
+		n, err := fillJournal(unsynced{osFile{f}}, size, recs)
+		written += n
+		return err
 	})
-	return size + 2*journalBlock, err
+	return written, err
+}
+
+// unsynced is a file that is synced later, as a whole.
+type unsynced struct{ osFile }
+
+func (unsynced) Datasync() error { return nil }
+
+// fillJournal writes recs into an empty journal, in batches of moderate size.
+func fillJournal(f journalFile, size int64, recs [][]byte) (written int64, err error) {
+	j, err := openJournal(f, size)
+	if err != nil {
+		return 0, err
+	}
+	for len(recs) > 0 {
+		n, bytes := 0, int64(0)
+		for n < len(recs) && (n == 0 || bytes+frameSize(len(recs[n])) <= 64<<10) {
+			bytes += frameSize(len(recs[n]))
+			n++
+		}
+		if !j.room(bytes) {
+			if !j.canTurn() {
+				return written, errors.New("the journal is too small for what it is to hold")
+			}
+			j.turn()
+		}
+		w, err := j.write(recs[:n])
+		if err != nil {
+			return written, err
+		}
+		written += int64(w)
+		recs = recs[n:]
+	}
+	return written, nil
 }
 
 // openJournal reads the header of a journal of size bytes.
@@ -102,20 +142,32 @@ func openJournal(f journalFile, size int64) (*journal, error) {
 		if v := le.Uint32(head[8:]); v != 1 {
 			return nil, fmt.Errorf("format %d is not one this version knows", v)
 		}
-		j := &journal{f: f, half: half, off: half, gen: uint64(le.Uint32(head[32:])) << 32}
+		j := &journal{f: f, size: size, half: half, off: half, gen: uint64(le.Uint32(head[32:])) << 32}
 		copy(j.salt[:], head[24:])
 		return j, nil
 	}
 	return nil, errJournalHeader
 }
 
-// room reports whether n bytes of frames still fit the current half.
-func (j *journal) room(n int64) bool { return j.off+n <= j.half }
+// room reports whether n bytes of records still fit the current half.
+func (j *journal) room(n int64) bool { return j.off+(n+sector-1)&^(sector-1) <= j.half }
 
-// turn starts a new pass in the other half. It must not hold anything unfolded.
+// turn starts a new pass in the other half, which canTurn allows once that holds
+// nothing of interest.
 func (j *journal) turn() {
 	j.gen++
 	j.off = 0
+}
+
+func (j *journal) canTurn() bool { return j.used[(j.gen+1)&1] == 0 }
+
+// free forgets the passes up to generation upTo.
+func (j *journal) free(upTo uint64) {
+	for i, g := range j.used {
+		if g <= upTo {
+			j.used[i] = 0
+		}
+	}
 }
 
 func frameSize(rec int) int64 { return (int64(frameHeader+rec) + 7) &^ 7 }
@@ -150,7 +202,7 @@ func (j *journal) write(recs [][]byte) (n int, err error) {
 		return 0, err
 	}
 	j.off += int64(len(b))
-	j.used[j.gen&1] = true
+	j.used[j.gen&1] = j.gen
 	return len(b), nil
 }
 
@@ -177,20 +229,18 @@ func (j *journal) frame(b []byte, gen uint64) (rec []byte, ok bool) {
 }
 
 // replay calls fn for every record that is newer than generation folded, in
-// order, with bytes that stay valid. It returns what was found damaged. The next
-// write goes to a new generation.
+// order; the bytes are lent. It returns what was found damaged. The next write goes
+// to a new generation. Of a half that was folded it reads one sector.
 func (j *journal) replay(folded uint64, fn func(rec []byte)) (notes []string) {
-	var halves [2][]byte
 	var gens [2]uint64
-	for i := range halves {
-		b := make([]byte, j.half)
-		if n, err := j.f.ReadAt(b, journalBlock+int64(i)*j.half); err != nil {
-			notes = append(notes, fmt.Sprintf("journal half %d is unreadable after %d bytes: %v", i, n, err))
-			b = b[:n]
+	var buf []byte
+	for i := range gens {
+		if gens[i] = j.firstGen(i); gens[i] == 0 {
+			buf, _ = j.readHalf(buf, i)
+			gens[i] = j.newest(buf)
 		}
-		halves[i], gens[i] = b, j.newest(b)
-		j.gen = max(j.gen, gens[i])
 	}
+	j.gen = max(j.gen, gens[0], gens[1])
 	if folded>>32 == j.gen>>32 {
 		// A fold that only removed records moved on without a write here. What is
 		// written from now on must be newer than it, or replay would pass it over.
@@ -204,13 +254,39 @@ func (j *journal) replay(folded uint64, fn func(rec []byte)) (notes []string) {
 		if g := gens[i]; g == 0 || g>>32 == folded>>32 && g <= folded {
 			continue
 		}
-		j.used[i] = true
-		if note := j.replayHalf(halves[i], gens[i], fn); note != "" {
+		var err error
+		if buf, err = j.readHalf(buf, i); err != nil {
+			notes = append(notes, fmt.Sprintf("journal half %d is unreadable after %d bytes: %v", i, len(buf), err))
+		}
+		j.used[i] = gens[i]
+		if note := j.replayHalf(buf, gens[i], fn); note != "" {
 			notes = append(notes, fmt.Sprintf("journal half %d: %s", i, note))
 		}
 	}
 	j.off = j.half // this generation is closed: a torn batch may lie behind its end
 	return notes
+}
+
+// firstGen is the generation of the frame that a half begins with: that of the pass
+// that was written last over it, as each begins there. It is 0 if there is no such frame.
+func (j *journal) firstGen(half int) uint64 {
+	b := make([]byte, frameHeader+4)
+	if _, err := j.f.ReadAt(b, j.start(uint64(half))); err != nil || binary.LittleEndian.Uint32(b[4:]) != j.frameSum(b) {
+		return 0
+	}
+	if g := binary.LittleEndian.Uint64(b[8:]); g>>32 == j.gen>>32 && int(g&1) == half {
+		return g
+	}
+	return 0
+}
+
+// readHalf returns what can be read of a half, in buf if that is large enough.
+func (j *journal) readHalf(buf []byte, half int) ([]byte, error) {
+	if buf = buf[:cap(buf)]; int64(len(buf)) < j.half {
+		buf = make([]byte, j.half)
+	}
+	n, err := j.f.ReadAt(buf, j.start(uint64(half)))
+	return buf[:n], err
 }
 
 // newest finds the generation of the pass that was written last over a half: the

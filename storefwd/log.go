@@ -77,9 +77,11 @@ type Log struct {
 	// Sequences: base ≤ first ≤ last+1. Records wait for removal from the engine in
 	// [base, first), are in the engine in [first, folded], and in ram above. In ram
 	// all up to journaled are in the journal, too. There may be gaps anywhere.
-	base, first, folded, journaled, last uint64
-	ram                                  deque[*rec]
-	oldest                               deque[ref] // the first of those in the engine, read ahead
+	// Of those in the journal, all up to sealed are in halves that get nothing more.
+	base, first, folded, sealed, journaled, last uint64
+
+	ram    deque[*rec]
+	oldest deque[ref] // the first of those in the engine, read ahead
 
 	msgs, bytes       int64  // that still count: from first on
 	ramMsgs, ramBytes int64  // of these, those in ram
@@ -108,36 +110,48 @@ type ref struct {
 	r    *rec // or nil
 }
 
+// restoreLog adds a log as the engine knows it, or takes that over into one that was
+// opened before the engine was.
 func (s *Store) restoreLog(id uint32, st logState) *Log {
-	l := &Log{
-		s: s, id: id, name: st.Name, base: max(st.Base, 1), first: max(st.First, 1), folded: st.Folded,
-		journaled: st.Folded, msgs: st.Msgs, bytes: st.Bytes, epochs: st.Epochs, cursors: map[string]*Cursor{},
+	l := s.logs[id]
+	if l == nil {
+		l = &Log{s: s, id: id, name: st.Name, cursors: map[string]*Cursor{}}
+		s.logs[id] = l
 	}
+	l.base, l.first, l.folded = max(st.Base, 1), max(st.First, 1), st.Folded
+	l.journaled, l.msgs, l.bytes, l.epochs = st.Folded, l.msgs+st.Msgs, l.bytes+st.Bytes, st.Epochs
 	if l.first > l.base { // a crash, or a close, came before their removal
 		l.removeTo = min(l.first-1, l.folded)
 		l.removeMsgs = int64(min(l.removeTo, l.base+maxRemove)) - int64(l.base) + 1
 	}
-	l.last = max(st.Last, l.folded, l.first-1)
+	l.last = max(l.last, st.Last, l.folded, l.first-1)
 	for name, floor := range st.Cursors {
-		l.cursors[name] = &Cursor{l: l, name: name, floor: floor, next: floor + 1, wake: make(chan struct{}, 1)}
+		c := l.cursors[name]
+		if c == nil {
+			c = &Cursor{l: l, name: name, wake: make(chan struct{}, 1)}
+			l.cursors[name] = c
+		}
+		c.floor, c.next = floor, floor+1
 	}
 	return l
 }
 
-// state is what the engine is to know about the log, apart from the fold itself.
-func (l *Log) state() logState {
+// state is what the engine is to know about the log once it holds the records up
+// to sequence upTo, or no more than now if that is 0.
+func (l *Log) state(upTo uint64) logState {
 	st := logState{
-		Name: l.name, Base: l.base, First: l.first, Folded: l.folded, Last: l.last,
+		Name: l.name, Base: l.base, First: l.first, Folded: max(l.folded, upTo),
 		Epochs: slices.Clone(l.epochs), Cursors: map[string]uint64{},
 	}
-	st.Msgs, st.Bytes = l.msgs, l.bytes
-	for i := l.ram.len() - 1; i >= 0; i-- { // what is only in RAM is not the engine's to count
+	st.Last = max(l.last, st.Folded)
+	st.Msgs, st.Bytes = l.msgs-l.ramMsgs, l.bytes-l.ramBytes
+	for i := range l.ram.len() {
 		r := *l.ram.at(i)
-		if r.seq <= l.journaled {
-			break
+		if r.seq > upTo {
+			break // what is only in RAM is not the engine's to count
 		}
-		st.Msgs--
-		st.Bytes -= int64(len(r.buf))
+		st.Msgs++
+		st.Bytes += int64(len(r.buf))
 	}
 	for name, c := range l.cursors {
 		st.Cursors[name] = c.floor
@@ -162,7 +176,7 @@ func (l *Log) Flush() (behind <-chan struct{}) {
 	s := l.s
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.behind == nil && s.unsafeBytes > s.limit/2 && s.failed == nil {
+	if s.behind == nil && s.unsafeBytes > s.limit/2 && s.failed == nil && s.retryAt == 0 {
 		s.behind = make(chan struct{})
 	}
 	return s.behind
@@ -289,6 +303,9 @@ func (l *Log) alloc(size int) []byte {
 
 // head is the oldest record that counts. It may read ahead in the engine.
 func (l *Log) head() (ref, bool) {
+	if l.first <= l.folded && !l.s.readable {
+		return ref{}, false
+	}
 	if l.first <= l.folded && l.oldest.len() == 0 {
 		l.readAhead()
 	}
@@ -314,7 +331,9 @@ func (l *Log) readAhead() {
 		l.oldest.push(o)
 		return l.oldest.len() < 512
 	})
-	if err != nil {
+	if errors.Is(err, errEngineDown) {
+		return
+	} else if err != nil {
 		l.s.engineDamaged(err)
 	} else if l.oldest.len() == 0 { // only gaps were left
 		l.first = l.folded + 1
@@ -425,6 +444,9 @@ func (l *Log) read(dst []Record, from, to uint64, limit int) ([]Record, error) {
 		had := len(dst)
 		var err error
 		if dst, err = l.readEngine(dst, from, min(to, folded), limit); err != nil {
+			if errors.Is(err, errEngineDown) {
+				return dst, err
+			}
 			s.mu.Lock()
 			if !gen && l.first <= folded {
 				s.engineDamaged(err)

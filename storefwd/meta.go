@@ -11,6 +11,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -66,20 +67,24 @@ func decodeMeta(b []byte) (meta, error) {
 	return m, nil
 }
 
-// openMeta reads the meta file, counts one more boot and makes that durable.
-// It returns a note for Health if the file was damaged.
-func openMeta(dir, node string) (m meta, written int, note string, err error) {
+// readMeta reads the meta file and counts one more boot, which write makes durable.
+// A file that cannot be read is as good as none: the base drawn instead keeps ids
+// apart. It returns a note for Health about that.
+func readMeta(dir, node string) (m meta, note string, err error) {
 	path := filepath.Join(dir, metaFile)
 	b, err := os.ReadFile(path)
+	if err == nil {
+		m, err = decodeMeta(b)
+	}
 	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		m.Base = binary.BigEndian.Uint32(random(4))
-	case err != nil:
-		return m, 0, "", err
+	case err == nil:
+	case errors.Is(err, fs.ErrPermission):
+		return m, "", err
 	default:
-		if m, err = decodeMeta(b); err != nil {
-			m = meta{Base: binary.BigEndian.Uint32(random(4))}
-			note = fmt.Sprintf("%s was damaged (%v) and is kept as %s", metaFile, err, moveAside(path, m.epoch()))
+		m = meta{Base: binary.BigEndian.Uint32(random(4))}
+		if !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ENOTDIR) {
+			kept, moveErr := moveAside(path, m.epoch())
+			note = fmt.Sprintf("%s was damaged (%v) and is kept as %s", metaFile, err, cmpOr(kept, fmt.Sprint(moveErr)))
 		}
 	}
 	m.Format = metaFormat
@@ -90,19 +95,22 @@ func openMeta(dir, node string) (m meta, written int, note string, err error) {
 	if m.Node == "" {
 		m.Node = "leafd-" + hex.EncodeToString(random(4))
 	}
-	if err := validNode(m.Node); err != nil {
-		return m, 0, "", err
-	}
-	if b, err = m.encode(); err != nil {
-		return m, 0, "", err
-	}
-	err = replaceFile(path, func(f *os.File) error { _, err := f.Write(b); return err })
-	return m, len(b), note, err
+	return m, note, validNode(m.Node)
 }
+
+func (m meta) write(path string) (written int, err error) {
+	b, err := m.encode()
+	if err != nil {
+		return 0, err
+	}
+	return len(b), replaceFile(path, func(f *os.File) error { _, err := f.Write(b); return err })
+}
+
+var errNode = errors.New("use up to 128 bytes without white space")
 
 func validNode(node string) error {
 	if len(node) > 128 || strings.ContainsFunc(node, func(r rune) bool { return r <= ' ' || r == 0x7f }) {
-		return fmt.Errorf("node name %q cannot be part of a message id; use up to 128 bytes without white space", node)
+		return fmt.Errorf("node name %q cannot be part of a message id; %w", node, errNode)
 	}
 	return nil
 }
@@ -145,21 +153,21 @@ func syncDir(dir string) error {
 }
 
 // moveAside renames a damaged file to one that is never opened again and returns
-// its new base name, or why it could not.
-func moveAside(path string, epoch uint64) string {
-	for i := 0; ; i++ {
-		to := fmt.Sprintf("%s.corrupt-%d", path, epoch)
-		if i > 0 {
-			to += fmt.Sprintf("-%d", i)
-		}
-		if _, err := os.Lstat(to); err == nil {
-			continue
-		}
-		if err := os.Rename(path, to); err != nil {
-			return "nothing: " + err.Error()
-		}
-		return filepath.Base(to)
+// its new base name. Of what was moved aside earlier it keeps nothing: one copy is
+// for people to look at, more would fill the disk.
+func moveAside(path string, epoch uint64) (name string, err error) {
+	older, _ := filepath.Glob(path + ".corrupt-*")
+	to := fmt.Sprintf("%s.corrupt-%d", path, epoch)
+	for i := 1; slices.Contains(older, to); i++ {
+		to = fmt.Sprintf("%s.corrupt-%d-%d", path, epoch, i)
 	}
+	if err := os.Rename(path, to); err != nil {
+		return "", err
+	}
+	for _, o := range older {
+		os.Remove(o)
+	}
+	return filepath.Base(to), nil
 }
 
 // lockDir takes the directory for this process until the file is closed.
@@ -167,7 +175,11 @@ func lockDir(dir string) (*os.File, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("it cannot be made: %w", reason(err))
 	}
-	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR|unix.O_NOFOLLOW, 0o600)
+	path := filepath.Join(dir, "lock")
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR|unix.O_NOFOLLOW, 0o600)
+	if errors.Is(err, unix.EROFS) {
+		f, err = os.Open(path)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("it is not writable: %w", reason(err))
 	}

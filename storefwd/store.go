@@ -4,10 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
-	"io/fs"
 	"log/slog"
 	"os"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"sync"
@@ -32,6 +30,8 @@ type Options struct {
 	CommitBytes    int           // or once this many bytes wait; default 1 MiB
 	SpillAfter     time.Duration // how long a record of a live outbox waits for the hub before it is written; default 250ms
 	FoldAfter      time.Duration // how long the journal keeps what is left in it before it is folded; default 1m
+	MaxSize        int64         // bytes the bbolt file may have; default and most 512 MiB on 32-bit machines, 4 GiB on others
+	Reserve        int64         // bytes kept from the disk to be let go when it is full; default 1 MiB, negative: none
 
 	Logger *slog.Logger
 	Now    func() time.Time // wall clock, for the time in records and ages; default time.Now
@@ -43,10 +43,20 @@ type Options struct {
 type faults struct {
 	journal func(journalFile) journalFile
 	engine  func(engine) engine
+	step    func(name string) error // before each step of bring
+	retry   time.Duration           // in place of retryMin
 }
 
 func (o *Options) setDefaults() {
 	o.JournalBytes = max(min(cmpOr(o.JournalBytes, 8<<20), 1<<30), 256<<10) &^ (2*sector - 1)
+	most := int64(4 << 30)
+	if strconv.IntSize == 32 {
+		most = 512 << 20 // of the 2 to 3 GiB of addresses that there are
+	}
+	o.MaxSize = min(cmpOr(o.MaxSize, most), most)
+	if o.Reserve == 0 {
+		o.Reserve = 1 << 20
+	}
 	o.CommitInterval = cmpOr(o.CommitInterval, time.Second)
 	o.CommitBytes = cmpOr(o.CommitBytes, 1<<20)
 	o.SpillAfter = cmpOr(o.SpillAfter, 250*time.Millisecond)
@@ -59,8 +69,9 @@ func (o *Options) setDefaults() {
 	}
 }
 
-func cmpOr[T ~int | ~int64](v, def T) T {
-	if v > 0 {
+func cmpOr[T ~int | ~int64 | ~string](v, def T) T {
+	var zero T
+	if v > zero {
 		return v
 	}
 	return def
@@ -75,37 +86,49 @@ type Store struct {
 	epoch   uint64
 	idHead  []byte // "<node>"
 	start   time.Time
+	meta    meta
 	eng     engine
-	lock    *os.File
 	wake    chan struct{} // holds one; for the committer
 	closing chan struct{}
 	done    chan struct{} // the committer has ended
-	limit   int64         // bytes that may be unsafe at once
 
-	// Owned by the committer.
-	j      *journal
-	batch  []*rec
-	frames [][]byte
+	// Owned by the committer, before that by Open.
+	lock                       *os.File // nil until the directory is taken
+	metaOK, engineOK, replayed bool     // steps of bring that were taken; engineOK: bbolt can be written
+	j                          *journal // nil while there is none to be trusted
+	journalSize                int64    // of the last one
+	reserveAt                  int64    // when the reserve is looked at next, by mono
+	batch                      []*rec
+	frames                     [][]byte
 
 	// Guarded by mu.
 	mu          sync.Mutex
 	logs        map[uint32]*Log
+	loaded      bool            // logs has what bbolt holds
+	readable    bool            // bbolt can be read; while not, readers wait
+	folded      uint64          // generations up to this one are in bbolt, by its own account at the start
+	sealGen     uint64          // generations up to this one get nothing more, and are to be folded
 	origins     map[string]bool // id prefixes taken by running forwarders
 	queue       deque[*rec]     // appended and, the first at least, not yet safe; in the order of pos
 	pos         uint64          // of the last append
+	limit       int64           // bytes that may be unsafe at once
 	unsafeBytes int64
 	behind      chan struct{} // not nil while publishers should pause
 	barriers    deque[barrier]
-	firing      bool  // some goroutine is running callbacks
-	armed       int64 // when the committer will look next, by mono; 0: not before it is woken
-	dirtySince  int64 // when there began to be something to fold, by mono; 0: nothing
-	retryAt     int64 // a full disk is tried again then, by mono
-	refused     error // the answer to barriers up to position refuseTo
+	firing      bool          // some goroutine is running callbacks
+	armed       int64         // when the committer will look next, by mono; 0: not before it is woken
+	dirtySince  int64         // when there began to be something to fold, by mono; 0: nothing
+	foldAgain   int64         // after a fold failed: when it is tried again, by mono
+	retryAt     int64         // what failed, or found the disk full, is tried again then, by mono
+	pause       time.Duration // to the retry after that
+	noRoom      error         // what the last commit found instead of room
+	refused     error         // the answer to barriers up to position refuseTo
 	refuseTo    uint64
-	failed      error
+	failed      error // why nothing is acknowledged now; ErrClosed at last
 	closed      bool
-	full        bool // the last fold or commit found no room on the disk
-	resetting   bool // the engine proved damaged and is to be replaced
+	full        bool   // the last fold or commit found no room on the disk
+	foldErr     string // why nothing goes from the journal into bbolt now
+	resetting   bool   // the engine proved damaged and is to be replaced
 	health      []string
 	stats       Stats
 }
@@ -121,6 +144,8 @@ type Stats struct {
 	Commits      int64 // batches made durable in the journal
 	CommitMsgs   int64 // records in them
 	Folds        int64
+	Faults       int64 // errors of the disk after which the files were opened anew
+	Recoveries   int64 // returns from Failed to acknowledging
 
 	UnsafeMsgs, UnsafeBytes int64 // appended, and neither on disk nor with the hub
 	Barriers                int   // waiting
@@ -128,130 +153,53 @@ type Stats struct {
 
 	Full     bool     // the disk is full: nothing new becomes safe until there is room
 	Salvaged []string // what was found damaged and moved aside, since Open
-	Failed   string   // why nothing is acknowledged any more; empty while that is not so
+	Failed   string   // why nothing is acknowledged now; empty while that is not so
 }
 
 // Open opens the store in dir, or makes it. Only one process may have it open. The
-// error says what is wrong with dir and does not name it. Damaged files are moved aside and
-// reported by Health, they do not stop the start.
+// error says what is wrong with dir and does not name it. It is one that a person must
+// see to. Damaged files are moved aside and reported by Health; a disk that is full,
+// failing or mounted for reading only leaves a store that refuses to keep anything, says
+// so in Health, and goes on by itself once the disk works.
 func Open(dir string, o Options) (*Store, error) {
 	o.setDefaults()
-	lock, err := lockDir(dir)
-	if err != nil {
-		return nil, err
-	}
 	s := &Store{
-		o: o, dir: dir, lock: lock, start: time.Now(), wake: make(chan struct{}, 1), closing: make(chan struct{}),
-		done: make(chan struct{}), logs: map[uint32]*Log{}, origins: map[string]bool{},
+		o: o, dir: dir, start: time.Now(), wake: make(chan struct{}, 1), closing: make(chan struct{}),
+		done: make(chan struct{}), logs: map[uint32]*Log{}, origins: map[string]bool{}, pause: cmpOr(o.faults.retry, retryMin),
+		limit: (o.JournalBytes - 2*journalBlock) / 2,
+	}
+	s.eng = newBolt(s.path("store.db"), o.MaxSize)
+	if o.faults.engine != nil {
+		s.eng = o.faults.engine(s.eng)
 	}
 	if err := s.open(); err != nil {
-		if s.eng != nil {
-			err = errors.Join(err, s.eng.Close())
+		s.closeJournal()
+		if s.lock != nil {
+			err = errors.Join(err, s.lock.Close())
 		}
-		return nil, errors.Join(err, lock.Close())
+		return nil, errors.Join(err, s.eng.Close())
 	}
 	go s.run()
 	return s, nil
 }
 
-func (s *Store) open() error {
-	m, n, note, err := openMeta(s.dir, s.o.Node)
-	if err != nil {
+func (s *Store) open() (err error) {
+	if err = s.bringLock(); err != nil && stops(err) {
 		return err
 	}
-	s.node, s.epoch, s.idHead = m.Node, m.epoch(), []byte(m.Node)
-	s.stats.MetaBytes += int64(n)
+	m, note, metaErr := readMeta(s.dir, s.o.Node)
+	if metaErr != nil {
+		return metaErr
+	}
+	s.meta, s.node, s.epoch, s.idHead = m, m.Node, m.epoch(), []byte(m.Node)
 	s.note(note)
-	folded, err := s.openEngine()
-	if err != nil {
+	if err = s.bring(); err == nil || stops(err) {
 		return err
 	}
-	if err := s.openJournal(folded); err != nil {
-		return err
-	}
-	s.limit = s.j.half
-	return nil
-}
-
-// openEngine opens the bbolt file and learns from it what logs there are. One that
-// cannot be opened is moved aside.
-func (s *Store) openEngine() (folded uint64, err error) {
-	path := filepath.Join(s.dir, "store.db")
-	var states map[uint32]logState
-	for try := 0; ; try++ {
-		states, folded, err = s.tryEngine(path)
-		if err == nil {
-			break
-		}
-		if s.eng != nil {
-			s.eng.Close()
-			s.eng = nil
-		}
-		if try > 0 || errors.Is(err, fs.ErrPermission) || errors.Is(err, errNoSpace) {
-			return 0, err
-		}
-		s.note(fmt.Sprintf("store.db could not be opened (%v) and is kept as %s", err, moveAside(path, s.epoch)))
-	}
-	for id, st := range states {
-		s.logs[id] = s.restoreLog(id, st)
-	}
-	return folded, nil
-}
-
-func (s *Store) tryEngine(path string) (states map[uint32]logState, folded uint64, err error) {
-	b, written, err := openBolt(path)
-	if err != nil {
-		return nil, 0, spaceError(err)
-	}
-	s.stats.MetaBytes += written
-	s.eng = b
-	if s.o.faults.engine != nil {
-		s.eng = s.o.faults.engine(b)
-	}
-	return s.eng.Load()
-}
-
-// openJournal opens the journal and puts back into RAM what was not folded.
-func (s *Store) openJournal(folded uint64) error {
-	path := filepath.Join(s.dir, "journal")
-	if _, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) {
-		return s.newJournal(path)
-	}
-	f, err := os.OpenFile(path, os.O_RDWR, 0)
-	if err != nil {
-		return err
-	}
-	info, err := f.Stat()
-	if err != nil {
-		return errors.Join(err, f.Close())
-	}
-	if s.j, err = openJournal(s.faulty(f), info.Size()); err != nil {
-		f.Close()
-		s.note(fmt.Sprintf("the journal could not be read (%v) and is kept as %s", err, moveAside(path, s.epoch)))
-		return s.newJournal(path)
-	}
-	for _, n := range s.j.replay(folded, s.restore) {
-		s.note(n)
-	}
-	if info.Size() == s.o.JournalBytes || s.j.used != [2]bool{} {
-		return nil // a journal of another size is exchanged at an open that finds it empty
-	}
-	return errors.Join(f.Close(), s.newJournal(path))
-}
-
-func (s *Store) newJournal(path string) error {
-	n, err := createJournal(path, s.o.JournalBytes)
-	if err != nil {
-		return err
-	}
-	s.stats.MetaBytes += n
-	f, err := os.OpenFile(path, os.O_RDWR, 0)
-	if err != nil {
-		return err
-	}
-	if s.j, err = openJournal(s.faulty(f), s.o.JournalBytes); err != nil {
-		return errors.Join(err, f.Close())
-	}
+	s.setFull(errors.Is(err, errNoSpace))
+	s.setFailed(fmt.Errorf("%w: %w", ErrFailed, err))
+	s.backOff()
+	s.wakeBy(s.retryAt)
 	return nil
 }
 
@@ -260,25 +208,6 @@ func (s *Store) faulty(f *os.File) journalFile {
 		return s.o.faults.journal(osFile{f})
 	}
 	return osFile{f}
-}
-
-// restore takes back one record of the journal.
-func (s *Store) restore(b []byte) {
-	id, r, err := parseRecord(b)
-	if err != nil {
-		return
-	}
-	l := s.logs[id]
-	if l == nil {
-		l = s.restoreLog(id, logState{})
-		s.logs[id] = l
-	}
-	if r.Seq <= l.folded || r.Seq <= l.journaled {
-		return // folded before the crash, or seen in the other half
-	}
-	l.insert(&rec{log: l, seq: r.Seq, buf: b, state: recSafe}, r.Epoch)
-	l.journaled = r.Seq
-	s.dirty()
 }
 
 // Log opens the log of that name, or makes it. A log may be opened once; what
@@ -299,7 +228,6 @@ func (s *Store) Log(name string, r Retention) (*Log, error) {
 		return nil, ErrClosed
 	case l == nil:
 		l = s.restoreLog(id, logState{})
-		s.logs[id] = l
 	case l.claimed && l.name == name:
 		return nil, fmt.Errorf("log %q is open already", name)
 	case l.name != "" && l.name != name:
@@ -359,7 +287,10 @@ func (s *Store) Health() []string {
 	defer s.mu.Unlock()
 	h := slices.Clone(s.health)
 	if s.failed != nil && !s.closed {
-		h = append(h, fmt.Sprintf("nothing is acknowledged any more: %v; repair or replace the disk and restart", s.failed))
+		h = append(h, fmt.Sprintf("nothing is acknowledged now: %v; it is tried again until it works, see to the disk", s.failed))
+	}
+	if s.foldErr != "" && !s.full {
+		h = append(h, "store.db cannot be written, records stay in the journal while it has room: "+s.foldErr)
 	}
 	if s.full {
 		h = append(h, "the disk is full: records stay in the journal while it has room; free some space")
@@ -433,7 +364,11 @@ func (s *Store) Close() error {
 		err = nil
 	}
 	s.mu.Unlock()
-	return errors.Join(err, s.j.f.Close(), s.eng.Close(), s.lock.Close())
+	s.closeJournal()
+	if s.lock != nil {
+		err = errors.Join(err, s.lock.Close())
+	}
+	return errors.Join(err, s.eng.Close())
 }
 
 // mono is the time since Open in nanoseconds, by a clock that cannot be set.

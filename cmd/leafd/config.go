@@ -83,6 +83,8 @@ type Store struct {
 	JournalSize    int64         // bytes, allocated at once
 	SpillAfter     time.Duration // how long a record waits in memory for the hub's PubAck
 	CommitInterval time.Duration // longest time a record nobody waits for is not on disk
+	MaxSize        int64         // bytes that store.db may have
+	Reserve        int64         // bytes let go when the disk is full; 0: none
 }
 
 // Outbox is one class of messages kept until the hub has them.
@@ -100,6 +102,10 @@ type Outbox struct {
 	DuplicateWindow time.Duration // how long a publisher's Nats-Msg-Id is remembered; 0: not
 }
 
+// storeMaxSize is the largest store.db: bbolt maps it into memory, and on 32-bit
+// machines addresses are few.
+const storeMaxSize = 512 << 20 << (3 * (^uint(0) >> 63))
+
 func defaultConfig() *Config {
 	return &Config{
 		Listen:         "127.0.0.1:4222",
@@ -116,6 +122,8 @@ func defaultConfig() *Config {
 			JournalSize:    8 << 20,
 			SpillAfter:     250 * time.Millisecond,
 			CommitInterval: time.Second,
+			MaxSize:        storeMaxSize,
+			Reserve:        1 << 20,
 		},
 	}
 }

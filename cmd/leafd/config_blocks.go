@@ -276,6 +276,8 @@ func readStore(b *block, s *Store) {
 	b.size(&s.JournalSize, 256<<10, 1<<30, "journal_size")
 	b.dur(&s.SpillAfter, 0, time.Minute, "spill_after")
 	b.dur(&s.CommitInterval, 10*time.Millisecond, time.Minute, "commit_interval")
+	b.size(&s.MaxSize, 16<<20, storeMaxSize, "max_size")
+	b.size(&s.Reserve, 0, 1<<30, "reserve")
 }
 
 // readOutboxes reads one block for each class of messages.

@@ -87,7 +87,7 @@ mqtt {
   write_deadline: "1s"
   authorization { user: m, pass: n, timeout: 3 }
 }
-store { dir: /data/leafd, journal_size: 4MB, spill_after: "1s", commit_interval: "500ms" }
+store { dir: /data/leafd, journal_size: 4MB, spill_after: "1s", commit_interval: "500ms", max_size: 100MB, reserve: 2MB }
 outbox {
   telemetry { subjects: [ "t.>", "u.*" ], max_bytes: 1GB, max_msgs: 1000, full: refuse, window: 10
               stream: T, domain: hub, ack_timeout: "7s", duplicate_window: "30s" }
@@ -109,7 +109,7 @@ hardware { devices {
 	want.Auth = Auth{Users: []User{{"a", "x y"}, {"b", "12"}}, Timeout: 1500 * time.Millisecond}
 	want.MQTT = &MQTT{Listen: "10.0.0.1:1884", Auth: Auth{Users: []User{{"m", "n"}}, Timeout: 3 * time.Second},
 		MaxPacket: 64 << 10, MaxPending: 1 << 20, MaxConns: 10, MaxSubs: 9, WriteDeadline: time.Second, ConnectTimeout: 3 * time.Second}
-	want.Store = Store{"/data/leafd", 4 << 20, time.Second, 500 * time.Millisecond}
+	want.Store = Store{"/data/leafd", 4 << 20, time.Second, 500 * time.Millisecond, 100 << 20, 2 << 20}
 	alarms := defaultOutbox("alarms")
 	alarms.Subjects = []string{"alarm.>"}
 	want.Outboxes = []Outbox{alarms, {Name: "telemetry", Subjects: []string{"t.>", "u.*"}, MaxBytes: 1 << 30, MaxMsgs: 1000, Refuse: true,
@@ -500,7 +500,7 @@ func TestDeployConfigShowsEveryKey(t *testing.T) {
 		max_subscriptions ping_interval ping_max write_deadline authorization users user password timeout token http debug
 		pid_file leafnodes reconnect remotes urls no_randomize credentials nkey first_info_timeout deny_imports
 		deny_exports mqtt max_packet max_pending_bytes connect_timeout store dir journal_size spill_after
-		commit_interval outbox subjects max_bytes max_msgs full window ack_timeout duplicate_window stream domain hardware devices
+		commit_interval max_size reserve outbox subjects max_bytes max_msgs full window ack_timeout duplicate_window stream domain hardware devices
 		driver subject interval`) {
 		if !regexp.MustCompile(`[#{ ]` + key + `(:| \{)`).Match(text) {
 			t.Errorf("key %q is not shown", key)

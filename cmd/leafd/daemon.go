@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/subtle"
 	"errors"
@@ -101,7 +102,8 @@ func (d *daemon) openStore() (err error) {
 	}
 	shareOneCore()
 	d.store, err = storefwd.Open(c.Store.Dir, storefwd.Options{Node: d.name, JournalBytes: c.Store.JournalSize,
-		SpillAfter: c.Store.SpillAfter, CommitInterval: c.Store.CommitInterval, Logger: d.log})
+		SpillAfter: c.Store.SpillAfter, CommitInterval: c.Store.CommitInterval,
+		MaxSize: c.Store.MaxSize, Reserve: cmp.Or(c.Store.Reserve, -1), Logger: d.log})
 	if err != nil {
 		return storeError(c.Store.Dir, err)
 	}

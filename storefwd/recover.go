@@ -1,0 +1,362 @@
+package storefwd
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// This file brings the store and its files together: at Open, and again after an
+// error of the disk, without a restart.
+//
+// After a failed write or sync the kernel may have dropped the data and call it
+// clean, and a second sync of the same file would say nothing. So the file is
+// closed and never written again: what RAM holds goes into a fresh journal that takes
+// its place whole, or into another transaction on a bbolt file that was opened anew.
+// RAM holds all that the journal is needed for, so nothing has to be read back.
+
+const (
+	retryMin = time.Second
+	retryMax = 30 * time.Second
+)
+
+// bring takes the steps that are missing until records can be made safe. It is
+// Open's, and then the committer's. A step that failed is tried again by the next
+// call; those behind it wait, so that a disk that can only be read serves readers.
+func (s *Store) bring() error {
+	err := s.takeSteps()
+	if errors.Is(err, errNoSpace) && s.letReserveGo() {
+		err = s.takeSteps()
+	}
+	if err == nil {
+		s.keepReserve()
+	}
+	return err
+}
+
+func (s *Store) takeSteps() error {
+	for _, step := range []struct {
+		name string
+		take func() error
+	}{
+		{"lock", s.bringLock}, {"engine", s.bringEngine}, {"records", s.bringRecords}, {"meta", s.bringMeta}, {"journal", s.bringJournal},
+	} {
+		if f := s.o.faults.step; f != nil {
+			if err := f(step.name); err != nil {
+				return err
+			}
+		}
+		if err := step.take(); err != nil {
+			return spaceError(err)
+		}
+	}
+	return nil
+}
+
+func (s *Store) bringLock() (err error) {
+	if s.lock == nil {
+		s.lock, err = lockDir(s.dir)
+	}
+	return err
+}
+
+// bringEngine opens the bbolt file and learns from it what logs there are. One that
+// is damaged is moved aside.
+func (s *Store) bringEngine() error {
+	if s.engineOK {
+		return nil
+	}
+	written, err := s.openEngine()
+	if isDamage(err) {
+		kept, moveErr := moveAside(s.path("store.db"), s.epoch)
+		if moveErr != nil {
+			return moveErr
+		}
+		s.mu.Lock()
+		s.note(fmt.Sprintf("store.db could not be opened (%v) and is kept as %s", err, kept))
+		if s.loaded {
+			s.engineDamaged(err)
+		}
+		s.mu.Unlock()
+		written, err = s.openEngine()
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.stats.MetaBytes += written
+	s.engineOK = err == nil
+	return err
+}
+
+// openEngine opens the file and, the first time, takes over what it says. A file
+// that can only be read does for that.
+func (s *Store) openEngine() (written int64, err error) {
+	written, openErr := s.eng.Open()
+	states, folded, err := s.eng.Load()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err != nil {
+		s.setReadable(false)
+		return written, cmpErr(openErr, err)
+	}
+	if !s.loaded {
+		for id, st := range states {
+			s.restoreLog(id, st)
+		}
+		s.loaded, s.folded = true, folded
+	}
+	s.setReadable(true)
+	return written, openErr
+}
+
+// bringRecords puts back into RAM what the journal holds and bbolt does not.
+func (s *Store) bringRecords() error {
+	if s.replayed {
+		return nil
+	}
+	path := s.path("journal")
+	f, err := os.OpenFile(path, os.O_RDWR|unix.O_NOFOLLOW, 0)
+	readOnly := errors.Is(err, syscall.EROFS)
+	if readOnly {
+		f, err = os.Open(path)
+	}
+	if errors.Is(err, fs.ErrNotExist) {
+		s.replayed = true
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	info, err := f.Stat()
+	if err != nil {
+		return errors.Join(err, f.Close())
+	}
+	j, err := openJournal(s.faulty(f), info.Size())
+	if err != nil {
+		f.Close()
+		kept, moveErr := moveAside(path, s.epoch)
+		if moveErr != nil {
+			return moveErr
+		}
+		s.note(fmt.Sprintf("the journal could not be read (%v) and is kept as %s", err, kept))
+		s.replayed = true
+		return nil
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, n := range j.replay(s.folded, s.restore) {
+		s.note(n)
+	}
+	s.replayed = true
+	s.useJournal(j)
+	if readOnly {
+		s.closeJournal()
+	}
+	return nil
+}
+
+// restore takes back one record of the journal.
+func (s *Store) restore(b []byte) {
+	id, r, err := parseRecord(b)
+	if err != nil {
+		return
+	}
+	l := s.logs[id]
+	if l == nil {
+		l = s.restoreLog(id, logState{})
+	}
+	if r.Seq <= l.folded || r.Seq <= l.journaled {
+		return // folded before the crash, or seen in the other half
+	}
+	l.insert(&rec{log: l, seq: r.Seq, buf: append(l.alloc(len(b)), b...), state: recSafe}, r.Epoch)
+	l.journaled = r.Seq
+	s.dirty()
+}
+
+// bringMeta makes the epoch durable, before anything is stored under it.
+func (s *Store) bringMeta() error {
+	if s.metaOK {
+		return nil
+	}
+	n, err := s.meta.write(s.path(metaFile))
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.stats.MetaBytes += int64(n)
+	s.metaOK = true
+	return nil
+}
+
+// bringJournal makes a fresh journal if there is none that can be trusted. It holds
+// from its first moment what the old one does and bbolt not.
+//
+// In a crash the old file is there, with what was durable of it, or the new one.
+func (s *Store) bringJournal() error {
+	if j := s.j; j != nil && (j.size == s.o.JournalBytes || j.used != [2]uint64{}) {
+		return nil // one of another size is exchanged when it is empty
+	}
+	s.closeJournal()
+	s.mu.Lock()
+	recs := s.unfolded()
+	s.mu.Unlock()
+	path, size := s.path("journal"), max(s.o.JournalBytes, s.journalSize)
+	n, err := createJournal(path, size, recs)
+	if err != nil {
+		return err
+	}
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	j, err := openJournal(s.faulty(f), size)
+	if err != nil {
+		return errors.Join(err, f.Close())
+	}
+	found := 0
+	if notes := j.replay(0, func([]byte) { found++ }); found < len(recs) {
+		return errors.Join(fmt.Errorf("of %d records written to a new journal %d can be read: %v", len(recs), found, notes), f.Close())
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.stats.MetaBytes += n
+	s.useJournal(j)
+	return nil
+}
+
+// unfolded lists the records that are safe in the journal alone, in their order. Those
+// that somebody still has to read are what counts.
+func (s *Store) unfolded() (recs [][]byte) {
+	for _, l := range s.logs {
+		for i := range l.ram.len() {
+			if r := *l.ram.at(i); r.seq <= l.journaled && !r.gone {
+				recs = append(recs, r.buf)
+			}
+		}
+	}
+	return recs
+}
+
+// useJournal goes on with j, whose records are all in RAM.
+func (s *Store) useJournal(j *journal) {
+	s.j, s.journalSize, s.limit = j, j.size, j.half
+	s.sealGen = j.gen
+	for _, l := range s.logs {
+		l.sealed = l.journaled
+	}
+	if j.used != [2]uint64{} {
+		s.dirty()
+	}
+}
+
+func (s *Store) closeJournal() {
+	if s.j != nil {
+		s.j.f.Close() // whatever it says, nothing depends on this file any more
+		s.j = nil
+		dropCache(s.path("journal"))
+	}
+}
+
+// fail ends all acknowledging until recover has succeeded.
+func (s *Store) fail(err error) {
+	s.closeJournal()
+	s.mu.Lock()
+	s.stats.Faults++
+	s.retryAt, s.pause = 0, cmpOr(s.o.faults.retry, retryMin)
+	s.setFailed(fmt.Errorf("%w: %w", ErrFailed, err))
+	s.unlockAndFire()
+}
+
+// backOff says when the committer tries again.
+func (s *Store) backOff() {
+	s.retryAt = s.mono() + int64(s.pause)
+	s.pause = min(2*s.pause, retryMax)
+}
+
+// setFailed notes why nothing is acknowledged, and logs it if it is news.
+func (s *Store) setFailed(err error) {
+	if s.failed == nil || s.failed.Error() != err.Error() {
+		s.o.Logger.Error("store: nothing is acknowledged until the disk works again", "dir", s.dir, "err", err)
+	}
+	s.failed = err
+	s.release()
+}
+
+// release lets publishers go on that wait for the disk: they will be refused.
+func (s *Store) release() {
+	if s.behind != nil {
+		close(s.behind)
+		s.behind = nil
+	}
+}
+
+// recover tries to get the files back after fail, or after an Open that could not
+// have all of them.
+func (s *Store) recover() {
+	s.mu.Lock()
+	due := s.failed != nil && !s.closed && s.mono() >= s.retryAt
+	s.mu.Unlock()
+	if !due {
+		return
+	}
+	err := s.bring()
+	s.mu.Lock()
+	if err != nil {
+		s.setFull(errors.Is(err, errNoSpace))
+		s.setFailed(fmt.Errorf("%w: %w", ErrFailed, err))
+		s.backOff()
+	} else {
+		s.failed, s.retryAt, s.pause = nil, 0, cmpOr(s.o.faults.retry, retryMin)
+		s.stats.Recoveries++
+		s.setFull(false)
+		s.o.Logger.Info("store: the disk works again, acknowledging goes on", "dir", s.dir)
+	}
+	s.wakeAll()
+	s.unlockAndFire()
+}
+
+// wakeAll lets all readers look again.
+func (s *Store) wakeAll() {
+	for _, l := range s.logs {
+		l.wakeReaders()
+	}
+}
+
+// setReadable says whether what is in bbolt can be read; readers wait while it is not.
+func (s *Store) setReadable(ok bool) {
+	if s.readable = ok; !ok {
+		return
+	}
+	for _, l := range s.logs {
+		l.enforce()
+	}
+	s.wakeAll()
+}
+
+// stops reports whether an error of Open is one that waiting does not help: the
+// person who started the program must do something.
+func stops(err error) bool {
+	return errors.Is(err, fs.ErrPermission) || errors.Is(err, ErrInUse) || errors.Is(err, syscall.ENOTDIR) ||
+		errors.Is(err, syscall.ELOOP) || errors.Is(err, syscall.EISDIR) || errors.Is(err, errNode)
+}
+
+// isDamage tells a broken file from a disk or a system that refuses.
+func isDamage(err error) bool {
+	var no syscall.Errno
+	return err != nil && !errors.As(err, &no) && !errors.Is(err, errNoSpace) && !errors.Is(err, errEngineDown) && !stops(err)
+}
+
+func cmpErr(a, b error) error {
+	if a != nil {
+		return a
+	}
+	return b
+}
+
+func (s *Store) path(name string) string { return filepath.Join(s.dir, name) }
