@@ -139,6 +139,7 @@ func (s *Store) run() {
 		}
 		s.recover()
 		s.commitDue(false)
+		s.expireTails()
 		s.foldDue()
 		s.mu.Lock()
 		next := s.next()
@@ -198,6 +199,9 @@ func (s *Store) next() int64 {
 	}
 	if s.dirtySince != 0 {
 		at = min(at, max(s.foldAt(), s.foldAgain))
+	}
+	for _, l := range s.logs {
+		at = min(at, l.tailDue())
 	}
 	if at == math.MaxInt64 {
 		return 0

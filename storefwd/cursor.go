@@ -326,6 +326,7 @@ func (l *Log) trim() (more bool) {
 	if !ok || l.first > floor || l.first <= l.folded && !l.s.readable {
 		return false
 	}
+	now := l.s.mono()
 	for range trimStep {
 		o, ok := l.head()
 		if !ok || o.seq > floor {
@@ -333,8 +334,7 @@ func (l *Log) trim() (more bool) {
 			l.trimEpochs()
 			return false
 		}
-		l.pop(o)
-		l.acked++
+		l.pass(o, now)
 	}
 	return true
 }

@@ -62,13 +62,17 @@ type seqRange struct {
 type logState struct {
 	Name    string            `json:"name"`
 	Base    uint64            `json:"base"`   // no record is below
-	First   uint64            `json:"first"`  // below are only records that wait for removal
+	First   uint64            `json:"first"`  // below are only acknowledged records, which wait for removal
 	Folded  uint64            `json:"folded"` // no record is above
 	Last    uint64            `json:"last"`   // highest sequence ever seen on disk
 	Msgs    int64             `json:"msgs"`
 	Bytes   int64             `json:"bytes"`
 	Epochs  []epochStart      `json:"epochs,omitempty"`
 	Cursors map[string]uint64 `json:"cursors,omitempty"` // ack floors
+
+	Tail      uint64 `json:"tail,omitempty"` // from here to First records are kept for a hub that goes back; 0: none
+	TailMsgs  int64  `json:"tail_msgs,omitempty"`
+	TailBytes int64  `json:"tail_bytes,omitempty"`
 }
 
 // epochStart says that records from First on were appended in Epoch.

@@ -3,6 +3,7 @@ package storefwd
 import (
 	"errors"
 	"fmt"
+	"math"
 	"time"
 )
 
@@ -32,6 +33,9 @@ func (s *Store) foldAt() int64 { return s.dirtySince + int64(s.o.FoldAfter) }
 // transactions it lets commits through: they go to the other half.
 func (s *Store) foldDue() {
 	if !s.working() {
+		s.mu.Lock()
+		s.flushed()
+		s.mu.Unlock()
 		return
 	}
 	for {
@@ -78,7 +82,8 @@ func (s *Store) foldable() bool {
 // pendingFold reports whether a fold would change anything that matters.
 func (s *Store) pendingFold() bool {
 	for _, l := range s.logs {
-		if l.removable() || l.ram.len() > 0 && (*l.ram.at(0)).seq <= l.journaled {
+		if l.removable() || l.ram.len() > 0 && (*l.ram.at(0)).seq <= l.journaled ||
+			l.tailToDisk() && l.tail.ram.len() > 0 || l.unsaid() {
 			return true
 		}
 	}
@@ -127,6 +132,7 @@ func (s *Store) fold() error {
 	s.keepReserve()
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	defer s.flushed()
 	s.stats.BoltBytes += n
 	s.stats.Folds++
 	s.foldErr, s.foldAgain = "", 0
@@ -135,6 +141,9 @@ func (s *Store) fold() error {
 	s.dirtySince = 0
 	for _, r := range b.remove {
 		s.logs[r.log].removed(r.to)
+	}
+	for id, st := range b.states {
+		s.logs[id].stated = st.First
 	}
 	for l, r := range to {
 		l.inEngine(r.from, r.to)
@@ -182,6 +191,7 @@ func (s *Store) foldFailed(err error) error {
 	s.foldErr = err.Error()
 	s.setFull(full)
 	s.foldAgain = s.mono() + int64(foldRetry)
+	s.flushed()
 	s.mu.Unlock()
 	if !s.engineOK {
 		s.bringEngine() // readers need it at once
@@ -196,26 +206,12 @@ func (s *Store) foldBatch() (b *foldBatch, to map[*Log]seqRange) {
 	to = map[*Log]seqRange{}
 	puts, removes := maxFold, uint64(maxRemove)
 	for id, l := range s.logs {
-		for i := range l.ram.len() {
-			r := *l.ram.at(i)
-			if r.seq > l.sealed {
-				break
-			}
-			if puts <= 0 {
-				b.folded = 0 // the half is not empty yet
-				break
-			}
-			puts -= len(r.buf) + 32
-			if to[l].to == 0 {
-				to[l] = seqRange{from: r.seq}
-			}
-			to[l] = seqRange{from: to[l].from, to: r.seq}
-			if r.gone { // acknowledged out of order, and perhaps never in the journal
-				seal(r.buf)
-			}
-			b.put = append(b.put, foldRecord{id, r.seq, r.buf})
+		if l.tailToDisk() {
+			puts = b.putRAM(l, &l.tail.ram, math.MaxUint64, puts, to)
 		}
+		puts = b.putRAM(l, &l.ram, l.sealed, puts, to)
 		st := l.state(to[l].to)
+		l.folding = st.Folded
 		if l.removable() && removes > 0 {
 			upTo := l.removeTo
 			if l.removeMsgs > maxRemove { // or less, if there are gaps
@@ -232,10 +228,33 @@ func (s *Store) foldBatch() (b *foldBatch, to map[*Log]seqRange) {
 	return b, to
 }
 
+// putRAM adds the records of a log up to seq that fit room, and notes their range. It
+// returns the room that is left.
+func (b *foldBatch) putRAM(l *Log, ram *deque[*rec], upTo uint64, room int, to map[*Log]seqRange) int {
+	for i := range ram.len() {
+		r := *ram.at(i)
+		if r.seq > upTo {
+			break
+		}
+		if room <= 0 {
+			b.folded = 0 // the half is not empty yet
+			break
+		}
+		room -= len(r.buf) + 32
+		if to[l].to == 0 {
+			to[l] = seqRange{from: r.seq}
+		}
+		to[l] = seqRange{from: to[l].from, to: r.seq}
+		seal(r.buf) // it may never have been in the journal
+		b.put = append(b.put, foldRecord{l.id, r.seq, r.buf})
+	}
+	return room
+}
+
 // engineEmpty reports whether no log has a record in the engine that still counts.
 func (s *Store) engineEmpty() bool {
 	for _, l := range s.logs {
-		if l.first <= l.folded {
+		if l.first <= l.folded || l.tail.engFrom > 0 {
 			return false
 		}
 	}

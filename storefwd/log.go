@@ -17,6 +17,13 @@ type Retention struct {
 	Keep              Keep
 	Full              Full
 	Memory            bool // in RAM only: gone at the end of the process, and safe by definition; needs a bound
+
+	// What was acknowledged is kept for Grace, up to GraceBytes of it, for a hub that
+	// goes back (Cursor.rewind); it counts for no bound. In RAM, unless it was on disk
+	// already or GraceOnDisk says that it is to be.
+	Grace       time.Duration // 0: not at all
+	GraceBytes  int64
+	GraceOnDisk bool
 }
 
 // Keep says for how long.
@@ -39,6 +46,8 @@ func (r Retention) check() error {
 	switch {
 	case r.MaxMsgs < 0 || r.MaxBytes < 0 || r.Keep > UntilAcked || r.Full > Refuse:
 		return fmt.Errorf("retention %+v is out of range", r)
+	case r.Grace < 0 || r.GraceBytes < 0 || r.Grace > 0 && r.Keep != UntilAcked:
+		return fmt.Errorf("retention %+v: what is kept after an acknowledgement is out of range", r)
 	case r.Memory && r.MaxMsgs == 0 && r.MaxBytes == 0:
 		return errors.New("a log in memory needs a bound")
 	}
@@ -80,8 +89,11 @@ type Log struct {
 	// Of those in the journal, all up to sealed are in halves that get nothing more.
 	base, first, folded, sealed, journaled, last uint64
 
-	ram    deque[*rec]
-	oldest deque[ref] // the first of those in the engine, read ahead
+	ram     deque[*rec]
+	oldest  deque[ref] // the first of those in the engine, read ahead
+	tail    tail       // acknowledged, below first
+	stated  uint64     // first, as the engine knows it
+	folding uint64     // folded, once the fold that runs has succeeded; 0: none runs
 
 	msgs, bytes       int64  // that still count: from first on
 	ramMsgs, ramBytes int64  // of these, those in ram
@@ -98,8 +110,9 @@ type Log struct {
 	slab  []rec
 	grow  int
 
-	appended, acked, written uint64
-	lost                     [NumLosses]uint64
+	acked             int64
+	appended, written uint64
+	lost              [NumLosses]uint64
 }
 
 // ref is what the accounts need of a record that is not in RAM.
@@ -120,8 +133,10 @@ func (s *Store) restoreLog(id uint32, st logState) *Log {
 	}
 	l.base, l.first, l.folded = max(st.Base, 1), max(st.First, 1), st.Folded
 	l.journaled, l.msgs, l.bytes, l.epochs = st.Folded, l.msgs+st.Msgs, l.bytes+st.Bytes, st.Epochs
-	if l.first > l.base { // a crash, or a close, came before their removal
-		l.removeTo = min(l.first-1, l.folded)
+	l.stated = l.first
+	l.restoreTail(st)
+	if kept := l.kept(); kept > l.base { // a crash, or a close, came before their removal
+		l.removeTo = min(kept-1, l.folded)
 		l.removeMsgs = int64(min(l.removeTo, l.base+maxRemove)) - int64(l.base) + 1
 	}
 	l.last = max(l.last, st.Last, l.folded, l.first-1)
@@ -156,6 +171,7 @@ func (l *Log) state(upTo uint64) logState {
 	for name, c := range l.cursors {
 		st.Cursors[name] = c.floor
 	}
+	l.tailState(&st)
 	return st
 }
 
@@ -239,8 +255,7 @@ func (l *Log) admit(m *msg.Msg, size int64) (Loss, error) {
 		if !ok {
 			break
 		}
-		l.pop(o)
-		l.lost[LostOldest]++
+		l.drop(o, LostOldest)
 	}
 	l.trimEpochs()
 	s.settle()
@@ -258,8 +273,7 @@ func (l *Log) enforce() {
 		if !ok {
 			return
 		}
-		l.pop(o)
-		l.lost[LostOldest]++
+		l.drop(o, LostOldest)
 	}
 }
 
@@ -340,6 +354,27 @@ func (l *Log) readAhead() {
 	}
 }
 
+// drop gives up the oldest record, o, for a reason.
+func (l *Log) drop(o ref, why Loss) {
+	l.pop(o)
+	l.lost[why]++
+	if o.r == nil {
+		l.forgetAll() // the engine is emptied in order
+		l.remove(o.seq, o.seq, 1, o.size)
+	}
+}
+
+// pass lets go of the oldest record, o: it is acknowledged.
+func (l *Log) pass(o ref, now int64) {
+	l.pop(o)
+	l.acked++
+	if l.ret.Grace > 0 {
+		l.keep(o, now)
+	} else if o.r == nil {
+		l.remove(o.seq, o.seq, 1, o.size)
+	}
+}
+
 // pop takes the oldest record, o, out of the accounts.
 func (l *Log) pop(o ref) {
 	l.first = o.seq + 1
@@ -347,7 +382,6 @@ func (l *Log) pop(o ref) {
 	l.bytes -= o.size
 	if o.r == nil {
 		l.oldest.pop()
-		l.remove(o.seq, o.seq, 1, o.size)
 		return
 	}
 	l.ram.pop()
@@ -385,7 +419,9 @@ func (l *Log) removed(to uint64) {
 // inEngine notes that from…upTo is in the engine. What was acknowledged meanwhile
 // is there, too, and must go again.
 func (l *Log) inEngine(from, upTo uint64) {
-	if l.first > from {
+	if l.first > from && l.ret.Grace > 0 {
+		l.tailFolded(from, min(l.first-1, upTo))
+	} else if l.first > from {
 		l.remove(from, min(l.first-1, upTo), 1, 0)
 	}
 	l.folded = max(l.folded, upTo)
@@ -409,6 +445,7 @@ func (s *Store) engineDamaged(err error) {
 			l.first = l.folded + 1
 		}
 		l.oldest.clear()
+		l.forgetAll()
 		l.removeTo, l.removeMsgs, l.removeBytes = 0, 0, 0
 	}
 }
@@ -519,7 +556,7 @@ func (l *Log) find(seq uint64) int {
 
 // trimEpochs forgets epochs that no record is left of, but for the last.
 func (l *Log) trimEpochs() {
-	for len(l.epochs) > 1 && l.epochs[1].First <= l.first {
+	for len(l.epochs) > 1 && l.epochs[1].First <= l.kept() {
 		l.epochs = l.epochs[1:]
 	}
 }

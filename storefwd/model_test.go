@@ -6,6 +6,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -25,11 +26,14 @@ type model struct {
 	s     *Store
 	l     *Log
 	c     *Cursor
-	next  uint64          // number of the next append
-	live  []uint64        // appended and not acknowledged
-	safe  int             // of live, how many are behind a barrier
-	acked map[uint64]bool // ever
-	gate  sync.RWMutex    // held for reading by every write, so that crash copies no half of one
+	next  uint64            // number of the next append
+	live  []uint64          // appended and not acknowledged
+	safe  map[uint64]bool   // behind a barrier, or found on disk
+	acked map[uint64]bool   // ever
+	tail  []uint64          // acknowledged last, in order: the hub may go back behind them
+	seq   map[uint64]uint64 // where they are in the log
+	ret   Retention
+	gate  sync.RWMutex // held for reading by every write, so that crash copies no half of one
 }
 
 // gatedFile and gatedEngine make each write one step in the eyes of crash: copying
@@ -70,7 +74,7 @@ func (m *model) open() {
 	if err != nil {
 		m.t.Fatal(err)
 	}
-	l, err := s.Log("OUT/a", Retention{Keep: UntilAcked, Full: Refuse, MaxBytes: 64 << 20})
+	l, err := s.Log("OUT/a", m.ret)
 	if err != nil {
 		m.t.Fatal(err)
 	}
@@ -108,14 +112,15 @@ func (m *model) append(t *rapid.T) {
 	for range rapid.IntRange(1, 40).Draw(t, "n") {
 		data := make([]byte, sizeOf(m.next))
 		binary.BigEndian.PutUint64(data, m.next)
-		_, err := m.l.Append(&msg.Msg{Subject: []byte("a.b"), Data: data})
+		seq, err := m.l.Append(&msg.Msg{Subject: []byte("a.b"), Data: data})
 		if errors.Is(err, ErrFull) { // more than half a journal is not safe yet
 			m.barrier(t)
-			_, err = m.l.Append(&msg.Msg{Subject: []byte("a.b"), Data: data})
+			seq, err = m.l.Append(&msg.Msg{Subject: []byte("a.b"), Data: data})
 		}
 		if err != nil {
 			t.Fatal(err)
 		}
+		m.seq[m.next] = seq
 		m.live = append(m.live, m.next)
 		m.next++
 	}
@@ -127,7 +132,15 @@ func (m *model) barrier(t *rapid.T) {
 	if err := <-done; err != nil {
 		t.Fatal(err)
 	}
-	m.safe = len(m.live)
+	m.allSafe()
+}
+
+// allSafe notes what a barrier promises: not for what the hub had and gave up, which
+// is written soon, without anybody waiting.
+func (m *model) allSafe() {
+	for _, n := range m.live {
+		m.safe[n] = m.safe[n] || !m.acked[n]
+	}
 }
 
 func (m *model) ack(t *rapid.T) {
@@ -135,6 +148,7 @@ func (m *model) ack(t *rapid.T) {
 		return
 	}
 	n := rapid.IntRange(1, len(m.live)).Draw(t, "n")
+	backward := rapid.Bool().Draw(t, "backward")
 	for handed := 0; handed < n; { // Next hands out what is acknowledged then
 		recs, err := m.c.Next(t.Context(), make([]Record, 0, n-handed))
 		if err != nil && !errors.Is(err, context.Canceled) {
@@ -144,14 +158,46 @@ func (m *model) ack(t *rapid.T) {
 			if got := binary.BigEndian.Uint64(r.Data); got != m.live[handed] {
 				t.Fatalf("cursor hands out %d, want %d", got, m.live[handed])
 			}
-			m.c.Ack(r.Seq)
 			handed++
+		}
+		if backward {
+			slices.Reverse(recs)
+		}
+		for _, r := range recs {
+			m.c.Ack(r.Seq)
 		}
 	}
 	for _, v := range m.live[:n] {
 		m.acked[v] = true
+		delete(m.safe, v)
 	}
-	m.live, m.safe = m.live[n:], max(0, m.safe-n)
+	m.tail = append(m.tail, m.live[:n]...)
+	m.live = m.live[n:]
+}
+
+// rewind is a hub that went back: what it lost is there again, or reported missing.
+func (m *model) rewind(t *rapid.T) {
+	if len(m.tail) == 0 {
+		return
+	}
+	k := rapid.IntRange(0, len(m.tail)-1).Draw(t, "k")
+	missing := m.c.rewind(m.seq[m.tail[k]] - 1)
+	again := m.tail[k:]
+	for len(again) > 0 && m.seq[again[0]] <= missing.to {
+		again = again[1:]
+	}
+	if len(again) < len(m.tail[k:]) && m.ret.GraceBytes > 1<<20 {
+		t.Fatalf("%d records of the tail are gone", len(m.tail[k:])-len(again))
+	}
+	m.live = slices.Concat(again, m.live)
+	m.tail = slices.Clone(m.tail[:k])
+}
+
+// fold lets the journal go into the engine soon.
+func (m *model) fold(*rapid.T) {
+	m.s.mu.Lock()
+	defer m.s.mu.Unlock()
+	m.s.foldNow()
 }
 
 func (m *model) reopen(t *rapid.T) {
@@ -159,7 +205,12 @@ func (m *model) reopen(t *rapid.T) {
 		t.Fatal(err)
 	}
 	m.open()
-	m.safe = len(m.live)
+	for _, n := range m.live {
+		m.safe[n] = true
+	}
+	if !m.ret.GraceOnDisk {
+		m.tail = nil
+	}
 }
 
 // crash goes on with a copy of the files as they are, as if the process had died.
@@ -176,7 +227,8 @@ func (m *model) crash(t *rapid.T) {
 		t.Fatal(err)
 	}
 	m.open()
-	got, must := m.present(), m.live[:m.safe]
+	got := m.present()
+	must := slices.DeleteFunc(slices.Clone(m.live), func(n uint64) bool { return !m.safe[n] })
 	var live []uint64
 	for _, n := range got {
 		if n >= m.next {
@@ -195,7 +247,10 @@ func (m *model) crash(t *rapid.T) {
 	if len(must) > 0 {
 		t.Fatalf("%d safe records are gone, the first is %d", len(must), must[0])
 	}
-	m.live, m.safe = live, len(live)
+	m.live, m.tail = live, nil
+	for _, n := range m.live {
+		m.safe[n] = true
+	}
 }
 
 func (m *model) check(t *rapid.T) {
@@ -284,11 +339,18 @@ func TestLogAgainstModel(t *testing.T) {
 		if err != nil {
 			rt.Fatal(err)
 		}
-		m := &model{t: rt, dir: filepath.Join(dir, "s"), acked: map[uint64]bool{}}
+		m := &model{
+			t: rt, dir: filepath.Join(dir, "s"), acked: map[uint64]bool{}, safe: map[uint64]bool{}, seq: map[uint64]uint64{},
+			ret: Retention{
+				Keep: UntilAcked, Full: Refuse, MaxBytes: 64 << 20, Grace: time.Hour,
+				GraceBytes:  rapid.SampledFrom([]int64{16 << 10, 64 << 20}).Draw(rt, "grace bytes"),
+				GraceOnDisk: rapid.Bool().Draw(rt, "grace on disk"),
+			},
+		}
 		m.open()
 		defer func() { m.s.Close(); os.RemoveAll(dir) }()
 		rt.Repeat(map[string]func(*rapid.T){
-			"append": m.append, "append more": m.append, "barrier": m.barrier, "ack": m.ack,
+			"append": m.append, "append more": m.append, "barrier": m.barrier, "ack": m.ack, "rewind": m.rewind, "fold": m.fold,
 			"reopen": m.reopen, "crash": m.crash, "": m.check,
 		})
 	})

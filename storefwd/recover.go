@@ -236,6 +236,7 @@ func (s *Store) unfolded() (recs [][]byte) {
 	for _, l := range s.logs {
 		for i := range l.ram.len() {
 			if r := *l.ram.at(i); r.seq <= l.journaled && !r.gone {
+				seal(r.buf) // it may never have been in the journal
 				recs = append(recs, r.buf)
 			}
 		}

@@ -92,11 +92,14 @@ type Outbox struct {
 	Name       string
 	Subjects   []string
 	MaxBytes   int64
-	MaxMsgs    int64  // 0: no limit
-	Refuse     bool   // when full: refuse the new message; otherwise drop the oldest
-	Window     int    // messages sent and not yet acknowledged
-	Stream     string // the hub's stream; empty: found by subject
-	Domain     string // the hub's JetStream domain; empty: as the hub says
+	MaxMsgs    int64         // 0: no limit
+	Refuse     bool          // when full: refuse the new message; otherwise drop the oldest
+	Grace      time.Duration // how long what the hub acknowledged is kept for a hub that goes back
+	GraceBytes int64         // at most so much of it
+	GraceDisk  bool          // on disk, too
+	Window     int           // messages sent and not yet acknowledged
+	Stream     string        // the hub's stream; empty: found by subject
+	Domain     string        // the hub's JetStream domain; empty: as the hub says
 	AckTimeout time.Duration
 
 	DuplicateWindow time.Duration // how long a publisher's Nats-Msg-Id is remembered; 0: not
@@ -147,7 +150,10 @@ func defaultRemote() *Remote {
 }
 
 func defaultOutbox(name string) Outbox {
-	return Outbox{Name: name, MaxBytes: 256 << 20, Window: 256, AckTimeout: 5 * time.Second, DuplicateWindow: 2 * time.Minute}
+	return Outbox{
+		Name: name, MaxBytes: 256 << 20, Grace: 5 * time.Minute, GraceBytes: 4 << 20,
+		Window: 256, AckTimeout: 5 * time.Second, DuplicateWindow: 2 * time.Minute,
+	}
 }
 
 // loadConfig reads the file at path and whatever it includes. The error is a

@@ -90,7 +90,7 @@ mqtt {
 store { dir: /data/leafd, journal_size: 4MB, spill_after: "1s", commit_interval: "500ms", max_size: 100MB, reserve: 2MB }
 outbox {
   telemetry { subjects: [ "t.>", "u.*" ], max_bytes: 1GB, max_msgs: 1000, full: refuse, window: 10
-              stream: T, domain: hub, ack_timeout: "7s", duplicate_window: "30s" }
+              stream: T, domain: hub, ack_timeout: "7s", grace: "1m", grace_bytes: 1MB, grace_on_disk: true, duplicate_window: "30s" }
   alarms { subject: "alarm.>" }
 }
 hardware { devices {
@@ -112,8 +112,11 @@ hardware { devices {
 	want.Store = Store{"/data/leafd", 4 << 20, time.Second, 500 * time.Millisecond, 100 << 20, 2 << 20}
 	alarms := defaultOutbox("alarms")
 	alarms.Subjects = []string{"alarm.>"}
-	want.Outboxes = []Outbox{alarms, {Name: "telemetry", Subjects: []string{"t.>", "u.*"}, MaxBytes: 1 << 30, MaxMsgs: 1000, Refuse: true,
-		Window: 10, Stream: "T", Domain: "hub", AckTimeout: 7 * time.Second, DuplicateWindow: 30 * time.Second}}
+	want.Outboxes = []Outbox{alarms, {
+		Name: "telemetry", Subjects: []string{"t.>", "u.*"}, MaxBytes: 1 << 30, MaxMsgs: 1000, Refuse: true,
+		Grace: time.Minute, GraceBytes: 1 << 20, GraceDisk: true,
+		Window: 10, Stream: "T", Domain: "hub", AckTimeout: 7 * time.Second, DuplicateWindow: 30 * time.Second,
+	}}
 	want.Devices = []hw.Device{{Name: "air", Driver: "simulated", Subject: "lab.air", Interval: 2 * time.Second, Params: map[string]any{}}}
 	remote := c.Remote
 	c.Remote = nil
@@ -500,7 +503,8 @@ func TestDeployConfigShowsEveryKey(t *testing.T) {
 		max_subscriptions ping_interval ping_max write_deadline authorization users user password timeout token http debug
 		pid_file leafnodes reconnect remotes urls no_randomize credentials nkey first_info_timeout deny_imports
 		deny_exports mqtt max_packet max_pending_bytes connect_timeout store dir journal_size spill_after
-		commit_interval max_size reserve outbox subjects max_bytes max_msgs full window ack_timeout duplicate_window stream domain hardware devices
+		commit_interval max_size reserve outbox subjects max_bytes max_msgs full grace grace_bytes grace_on_disk window ack_timeout
+		duplicate_window stream domain hardware devices
 		driver subject interval`) {
 		if !regexp.MustCompile(`[#{ ]` + key + `(:| \{)`).Match(text) {
 			t.Errorf("key %q is not shown", key)

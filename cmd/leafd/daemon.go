@@ -125,12 +125,8 @@ func shareOneCore() {
 }
 
 func (d *daemon) openBox(o Outbox) (err error) {
-	r := storefwd.Retention{MaxMsgs: o.MaxMsgs, MaxBytes: o.MaxBytes, Keep: storefwd.UntilAcked, Full: storefwd.DropOldest}
-	if o.Refuse {
-		r.Full = storefwd.Refuse
-	}
 	b := box{cfg: o}
-	if b.log, err = d.store.Log("OUT/"+o.Name, r); err != nil {
+	if b.log, err = d.store.Log("OUT/"+o.Name, o.retention()); err != nil {
 		return err
 	}
 	b.fwd = storefwd.NewForwarder(storefwd.ForwarderOptions{Log: b.log, Uplink: d.link, Filters: o.Subjects, Class: o.Name,
@@ -148,6 +144,18 @@ func (d *daemon) openBox(o Outbox) (err error) {
 	}
 	d.boxes = append(d.boxes, b)
 	return nil
+}
+
+// retention is what the outbox keeps, in the store's terms.
+func (o *Outbox) retention() storefwd.Retention {
+	r := storefwd.Retention{
+		MaxMsgs: o.MaxMsgs, MaxBytes: o.MaxBytes, Keep: storefwd.UntilAcked, Full: storefwd.DropOldest,
+		Grace: o.Grace, GraceBytes: o.GraceBytes, GraceOnDisk: o.GraceDisk,
+	}
+	if o.Refuse {
+		r.Full = storefwd.Refuse
+	}
+	return r
 }
 
 func (d *daemon) closeStore() error {

@@ -1,0 +1,405 @@
+package storefwd
+
+import (
+	"errors"
+	"math"
+)
+
+// This file keeps what the hub has acknowledged for a while longer. A stock hub's
+// acknowledgement is up to two minutes from its own disk: after a power cut there,
+// or when it is restored from a copy, it asks for the same records again.
+
+// tail is what was acknowledged last: a record of the log in [from, first) that was
+// not dropped is in ram or in the engine, never in both. Guarded by the store's mu.
+type tail struct {
+	from    uint64          // everything acknowledged from here on is there
+	ram     deque[*rec]     // ascending
+	engFrom uint64          // no record of the tail in the engine is below; 0: there is none
+	marks   deque[tailMark] // ascending; none: the tail is empty
+	bytes   int64
+	flush   chan struct{} // closed after the next fold, which puts ram into the engine; nil if nobody asked
+}
+
+// tailMark accounts for what was acknowledged at about one time, so that no record
+// needs a time of its own. There are some 130 in a tail at most.
+type tailMark struct {
+	to                uint64 // the last one
+	at                int64  // when the first was acknowledged, by mono
+	bytes             int64
+	engMsgs, engBytes int64 // of these, those in the engine
+}
+
+const tailMarks = 64
+
+// kept is the lowest sequence that may be handed out again.
+func (l *Log) kept() uint64 {
+	if l.tail.marks.len() > 0 {
+		return min(l.tail.from, l.first)
+	}
+	return l.first
+}
+
+// keep takes o, which was just acknowledged, into the tail.
+func (l *Log) keep(o ref, now int64) {
+	t := &l.tail
+	if t.marks.len() == 0 {
+		t.from = o.seq
+	}
+	m := l.mark(now)
+	m.to = o.seq
+	m.bytes += o.size
+	t.bytes += o.size
+	if o.r == nil {
+		m.engMsgs++
+		m.engBytes += o.size
+		if t.engFrom == 0 {
+			t.engFrom = o.seq
+		}
+		l.s.dirty()
+	} else if t.ram.push(o.r); l.ret.GraceOnDisk {
+		l.s.dirty()
+	}
+	l.expire(now)
+}
+
+// mark is the one that what is acknowledged now belongs to.
+func (l *Log) mark(now int64) *tailMark {
+	t := &l.tail
+	if n := t.marks.len(); n > 0 {
+		if m := t.marks.at(n - 1); now-m.at <= int64(l.ret.Grace)/tailMarks && m.bytes <= l.ret.GraceBytes/tailMarks {
+			return m
+		}
+	}
+	t.marks.push(tailMark{at: now})
+	if t.marks.len() == 1 {
+		l.s.wakeBy(l.tailDue())
+	}
+	return t.marks.at(t.marks.len() - 1)
+}
+
+// tailDue is when the committer looks for what has expired if no acknowledgement
+// does it earlier, by mono. It is late on purpose: so it looks seldom.
+func (l *Log) tailDue() int64 {
+	if l.tail.marks.len() == 0 || l.ret.Grace == 0 {
+		return math.MaxInt64
+	}
+	return l.tail.marks.at(0).at + int64(l.ret.Grace)/8*9
+}
+
+// expire lets go of what is older or more than the tail may hold.
+func (l *Log) expire(now int64) {
+	t, grace := &l.tail, int64(l.ret.Grace)
+	for t.marks.len() > 0 && (t.bytes > l.ret.GraceBytes || now-t.marks.at(0).at > grace+grace/tailMarks) {
+		l.forget()
+	}
+	if t.marks.len() == 0 {
+		l.trimEpochs()
+	}
+}
+
+// forget lets go of the oldest mark.
+func (l *Log) forget() {
+	t := &l.tail
+	m := t.marks.pop()
+	t.bytes -= m.bytes
+	t.from = m.to + 1
+	for t.ram.len() > 0 && (*t.ram.at(0)).seq <= m.to {
+		t.ram.pop()
+	}
+	if m.engMsgs > 0 {
+		l.remove(t.engFrom, m.to, m.engMsgs, m.engBytes)
+		t.engFrom = m.to + 1
+	}
+	if t.marks.len() == 0 {
+		t.engFrom = 0
+	}
+}
+
+// forgetAll empties the tail.
+func (l *Log) forgetAll() {
+	for l.tail.marks.len() > 0 {
+		l.forget()
+	}
+}
+
+func (s *Store) expireTails() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now := s.mono()
+	for _, l := range s.logs {
+		if l.ret.Grace > 0 {
+			l.expire(now)
+		}
+	}
+}
+
+// tailFolded notes that a fold put from…to into the engine while these, or some,
+// were acknowledged or dropped.
+func (l *Log) tailFolded(from, to uint64) {
+	t := &l.tail
+	n := t.marks.len()
+	if n == 0 {
+		l.remove(from, to, 1, 0)
+		return
+	}
+	t.marks.at(n - 1).to = max(t.marks.at(n-1).to, to)
+	t.marks.at(l.markOf(to)).engMsgs++ // for what was dropped meanwhile
+	if t.engFrom == 0 || from < t.engFrom {
+		t.engFrom = from
+	}
+	if n := t.ram.len(); n == 0 || (*t.ram.at(n - 1)).seq < from {
+		return
+	}
+	var rest deque[*rec]
+	for t.ram.len() > 0 {
+		r := t.ram.pop()
+		if r.seq < from || r.seq > to {
+			rest.push(r)
+			continue
+		}
+		m := t.marks.at(l.markOf(r.seq))
+		m.engMsgs++
+		m.engBytes += int64(len(r.buf))
+	}
+	t.ram = rest
+}
+
+// restoreTail takes back the tail that an earlier run left in the engine.
+func (l *Log) restoreTail(st logState) {
+	if st.Tail == 0 || st.Tail >= l.first || l.claimed && l.ret.Grace == 0 {
+		return
+	}
+	l.tail.from, l.tail.engFrom, l.tail.bytes = st.Tail, st.Tail, st.TailBytes
+	l.tail.marks.push(tailMark{to: l.first - 1, at: l.s.mono(), bytes: st.TailBytes, engMsgs: max(st.TailMsgs, 1), engBytes: st.TailBytes})
+}
+
+// tailState tells where the engine's part of the tail begins, counting what the fold
+// that writes the state puts there.
+func (l *Log) tailState(st *logState) {
+	t := &l.tail
+	for i := range t.marks.len() {
+		m := t.marks.at(i)
+		st.TailMsgs += m.engMsgs
+		st.TailBytes += m.engBytes
+	}
+	if st.TailMsgs > 0 {
+		st.Tail = max(t.engFrom, t.from)
+	}
+	if l.tailToDisk() && t.ram.len() > 0 {
+		for i := range t.ram.len() {
+			st.TailMsgs++
+			st.TailBytes += int64(len((*t.ram.at(i)).buf))
+		}
+		if first := (*t.ram.at(0)).seq; st.Tail == 0 || first < st.Tail {
+			st.Tail = first
+		}
+	}
+}
+
+// unsaid reports whether the engine does not know yet which of its records are
+// acknowledged.
+func (l *Log) unsaid() bool {
+	return l.first != l.stated && min(l.first, l.stated) <= l.folded && l.ret.Grace > 0
+}
+
+// tailToDisk reports whether the next fold puts the tail's RAM into the engine.
+func (l *Log) tailToDisk() bool {
+	return !l.ret.Memory && (l.ret.GraceOnDisk || l.tail.flush != nil)
+}
+
+// rewind makes everything above to unacknowledged again: the hub does not have it
+// any more. What is still there Next hands out again, under the same epochs and
+// sequences; the result is what is not, from 0 if that is nothing. Sequences in it
+// may never have been. It may wait for the disk; nobody may be in Next.
+func (c *Cursor) rewind(to uint64) (missing seqRange) {
+	l, s := c.l, c.l.s
+	l.surface(to)
+	defer s.mu.Unlock()
+	c.catchUp()
+	start := max(to+1, l.kept())
+	if l.buried(to) != nil || l.tail.engFrom > 0 && !s.readable { // the disk fails
+		start = max(l.folded, l.folding) + 1
+	}
+	start = min(start, l.first)
+	if to+1 < start {
+		missing = seqRange{l.id, to + 1, start - 1}
+	}
+	l.retake(start)
+	c.again(to)
+	return missing
+}
+
+// buried is the first record of the tail above to that is in RAM only while later
+// ones are in the engine: reading would pass it over. It is nil if there is none.
+func (l *Log) buried(to uint64) *rec {
+	for i := range l.tail.ram.len() {
+		if r := *l.tail.ram.at(i); r.seq > to {
+			if r.seq > max(l.folded, l.folding) || l.ret.Memory {
+				return nil
+			}
+			return r
+		}
+	}
+	return nil
+}
+
+// surface puts what is buried into the engine, and waits for that. It locks mu.
+func (l *Log) surface(to uint64) {
+	s := l.s
+	for try := 0; ; try++ { // the fold that runs may have begun too early
+		s.mu.Lock()
+		if l.buried(to) == nil || s.closed || s.failed != nil || s.foldErr != "" && try > 1 {
+			return
+		}
+		if l.tail.flush == nil {
+			l.tail.flush = make(chan struct{})
+		}
+		flushed := l.tail.flush
+		s.foldNow()
+		s.mu.Unlock()
+		select {
+		case <-flushed:
+		case <-s.done:
+		}
+	}
+}
+
+// flushed notes that no fold runs, and wakes all who wait for that.
+func (s *Store) flushed() {
+	for _, l := range s.logs {
+		l.folding = 0
+		if l.tail.flush != nil {
+			close(l.tail.flush)
+			l.tail.flush = nil
+		}
+	}
+}
+
+// retake makes the tail from start on part of the log again. It will be in the
+// engine soon: the hub had it, so nobody may have written it.
+func (l *Log) retake(start uint64) {
+	t := &l.tail
+	if old := l.first; start < old {
+		l.first = start
+		l.retakeEngine(start, min(old-1, l.folded))
+		var rest, again deque[*rec]
+		for t.ram.len() > 0 {
+			if r := t.ram.pop(); r.seq < start {
+				rest.push(r)
+			} else {
+				again.push(r)
+				l.recount(r.seq, int64(len(r.buf)), false)
+				l.ramMsgs++
+				l.ramBytes += int64(len(r.buf))
+			}
+		}
+		for l.ram.len() > 0 {
+			again.push(l.ram.pop())
+		}
+		t.ram, l.ram = rest, again
+		l.cutMarks(start)
+		l.oldest.clear()
+	}
+	if l.ret.Memory {
+		return
+	}
+	for i := range l.ram.len() { // what was safe with the hub is to be safe here
+		if r := *l.ram.at(i); r.gone {
+			r.gone = false
+			l.journaled, l.sealed = max(l.journaled, r.seq), max(l.sealed, r.seq)
+		}
+	}
+	if l.unsaid() || l.ram.len() > 0 && (*l.ram.at(0)).seq <= l.journaled {
+		l.s.foldNow()
+	}
+}
+
+// retakeEngine counts again what is in the engine from start up to to.
+func (l *Log) retakeEngine(start, to uint64) {
+	if l.tail.engFrom == 0 {
+		return
+	}
+	err := l.s.eng.Read(l.id, start, to, func(seq uint64, b []byte) bool {
+		l.recount(seq, int64(len(b)), true)
+		return true
+	})
+	if err != nil && !errors.Is(err, errEngineDown) {
+		l.s.engineDamaged(err)
+	}
+}
+
+// recount moves one record from the accounts of the tail to those of the log.
+func (l *Log) recount(seq uint64, size int64, inEngine bool) {
+	l.msgs++
+	l.bytes += size
+	l.acked--
+	if l.tail.marks.len() == 0 {
+		return
+	}
+	m := l.tail.marks.at(l.markOf(seq))
+	size = min(size, m.bytes)
+	l.tail.bytes -= size
+	m.bytes -= size
+	if inEngine {
+		m.engMsgs--
+		m.engBytes -= min(size, m.engBytes)
+	}
+}
+
+// markOf is the index of the mark that accounts for seq, or of the last one.
+func (l *Log) markOf(seq uint64) int {
+	for i := range l.tail.marks.len() - 1 {
+		if l.tail.marks.at(i).to >= seq {
+			return i
+		}
+	}
+	return l.tail.marks.len() - 1
+}
+
+// cutMarks ends the accounts of the tail before start.
+func (l *Log) cutMarks(start uint64) {
+	t := &l.tail
+	var rest deque[tailMark]
+	for from := t.from; t.marks.len() > 0; {
+		m := t.marks.pop()
+		if from < start {
+			from = m.to + 1
+			m.to = min(m.to, start-1)
+			rest.push(m)
+		} else {
+			t.bytes -= m.bytes
+		}
+	}
+	if t.marks = rest; rest.len() == 0 {
+		t.engFrom = 0
+	}
+}
+
+// again puts the cursor back so that Next goes on behind to, or where the log now
+// begins. Of the acknowledgements above the floor those up to to are kept.
+func (c *Cursor) again(to uint64) {
+	early := map[uint64]struct{}{}
+	for seq := range c.early {
+		if seq <= to {
+			early[seq] = struct{}{}
+		}
+	}
+	for c.pending.len() > 0 {
+		if p := c.pending.pop(); p.acked && p.seq <= to {
+			early[p.seq] = struct{}{}
+		}
+	}
+	c.early, c.bytes = early, 0
+	c.floor = max(min(c.floor, to), c.l.first-1)
+	c.next = c.floor + 1
+	c.signalNow()
+}
+
+// foldNow makes the committer fold at once.
+func (s *Store) foldNow() {
+	now := s.mono()
+	if s.dirtySince = now - int64(s.o.FoldAfter); s.dirtySince == 0 {
+		s.dirtySince = -1
+	}
+	s.wakeBy(now)
+}

@@ -1,0 +1,183 @@
+package storefwd
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/leafd/leafd/internal/msg"
+)
+
+// tailLog is a log with a tail and its cursor, in a store that folds only when told.
+func tailLog(t *testing.T, dir string, r Retention) (*Store, *Log, *Cursor) {
+	t.Helper()
+	s, err := Open(dir, Options{Node: "n", CommitInterval: time.Hour, FoldAfter: time.Hour})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Keep = UntilAcked
+	l, err := s.Log("OUT/a", r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := l.Cursor("hub", CursorConfig{Ahead: true, MaxPending: 1000})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s, l, c
+}
+
+func appendN(t *testing.T, l *Log, n int) {
+	t.Helper()
+	for i := range n {
+		if _, err := l.Append(&msg.Msg{Subject: []byte("a"), Data: fmt.Append(nil, i)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func waitSafe(t *testing.T, s *Store) {
+	t.Helper()
+	done := make(chan error, 1)
+	s.Barrier(func(err error) { done <- err })
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+}
+
+// take hands out n records and returns their sequences.
+func take(t *testing.T, c *Cursor, n int) (seqs []uint64) {
+	t.Helper()
+	for len(seqs) < n {
+		recs, err := c.Next(t.Context(), make([]Record, 0, n-len(seqs)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, r := range recs {
+			seqs = append(seqs, r.Seq)
+		}
+	}
+	return seqs
+}
+
+func ackAll(t *testing.T, c *Cursor, n int) {
+	t.Helper()
+	for _, seq := range take(t, c, n) {
+		c.Ack(seq)
+	}
+}
+
+func wantSeqs(t *testing.T, got []uint64, from, to uint64) {
+	t.Helper()
+	var want []uint64
+	for seq := from; seq <= to; seq++ {
+		want = append(want, seq)
+	}
+	if !slices.Equal(got, want) {
+		t.Fatalf("handed out %v, want %d to %d", got, from, to)
+	}
+}
+
+func TestRewindWithoutDisk(t *testing.T) {
+	s, l, c := tailLog(t, t.TempDir(), Retention{Grace: time.Minute, GraceBytes: 1 << 20})
+	defer s.Close()
+	l.setLive(true, time.Hour)
+	appendN(t, l, 10)
+	ackAll(t, c, 8)
+	if st := l.Stats(); st.Msgs != 2 || st.Acked != 8 {
+		t.Fatalf("%+v", st)
+	}
+	if st := s.Stats(); st.JournalBytes+st.BoltBytes != 0 {
+		t.Fatalf("%d bytes written online", st.JournalBytes+st.BoltBytes)
+	}
+	if missing := c.rewind(3); missing.from != 0 {
+		t.Fatalf("missing %+v", missing)
+	}
+	if st := l.Stats(); st.Msgs != 7 || st.Acked != 3 {
+		t.Fatalf("%+v", st)
+	}
+	wantSeqs(t, take(t, c, 7), 4, 10)
+}
+
+// What was acknowledged before it was written, between records that were folded.
+func TestRewindPutsBuriedRecordsOnDisk(t *testing.T) {
+	s, l, c := tailLog(t, t.TempDir(), Retention{Grace: time.Minute, GraceBytes: 1 << 20})
+	defer s.Close()
+	l.setLive(true, time.Hour)
+	appendN(t, l, 5)
+	ackAll(t, c, 5)
+	l.setLive(false, 0)
+	appendN(t, l, 1)
+	waitSafe(t, s)
+	s.mu.Lock()
+	s.foldNow()
+	s.mu.Unlock()
+	if missing := c.rewind(2); missing.from != 0 {
+		t.Fatalf("missing %+v", missing)
+	}
+	wantSeqs(t, take(t, c, 4), 3, 6)
+}
+
+func TestTailIsBounded(t *testing.T) {
+	s, l, c := tailLog(t, t.TempDir(), Retention{Grace: time.Hour, GraceBytes: 64 * 100})
+	defer s.Close()
+	appendN(t, l, 1000)
+	ackAll(t, c, 1000)
+	if l.tail.bytes > 6400 || l.tail.bytes < 5000 {
+		t.Fatalf("the tail holds %d bytes", l.tail.bytes)
+	}
+	missing := c.rewind(500)
+	if missing.from != 501 || missing.to < 800 || missing.to > 950 {
+		t.Fatalf("missing %+v", missing)
+	}
+	wantSeqs(t, take(t, c, int(1000-missing.to)), missing.to+1, 1000)
+}
+
+func TestTailExpires(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, l, c := tailLog(t, t.TempDir(), Retention{Grace: time.Minute, GraceBytes: 1 << 20})
+		defer s.Close()
+		appendN(t, l, 3)
+		waitSafe(t, s)
+		ackAll(t, c, 1)
+		time.Sleep(30 * time.Second)
+		ackAll(t, c, 1)
+		time.Sleep(45 * time.Second)
+		synctest.Wait()
+		if missing := c.rewind(0); missing != (seqRange{l.id, 1, 1}) {
+			t.Fatalf("missing %+v", missing)
+		}
+		wantSeqs(t, take(t, c, 2), 2, 3)
+	})
+}
+
+func TestTailOnDiskSurvives(t *testing.T) {
+	dir := t.TempDir()
+	r := Retention{Grace: time.Minute, GraceBytes: 1 << 20, GraceOnDisk: true}
+	s, l, c := tailLog(t, dir, r)
+	l.setLive(true, time.Hour)
+	appendN(t, l, 5)
+	epoch := s.Epoch()
+	ackAll(t, c, 5)
+	s.Close()
+	s, l, c = tailLog(t, dir, r)
+	defer s.Close()
+	appendN(t, l, 1)
+	if missing := c.rewind(2); missing.from != 0 {
+		t.Fatalf("missing %+v", missing)
+	}
+	recs, err := c.Next(t.Context(), make([]Record, 0, 1))
+	if err != nil || recs[0].Seq != 3 || recs[0].Epoch != epoch {
+		t.Fatalf("%+v %v", recs, err)
+	}
+	wantSeqs(t, take(t, c, 3), 4, 6)
+}
+
+func TestTailNeedsAcknowledgements(t *testing.T) {
+	if err := (Retention{Grace: time.Minute}).check(); err == nil || !strings.Contains(err.Error(), "acknowledgement") {
+		t.Fatal(err)
+	}
+}
