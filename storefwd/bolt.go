@@ -28,10 +28,11 @@ type boltEngine struct {
 	path string // static
 	max  int64  // bytes that the file may have, static
 
-	mu   sync.RWMutex // guards the next three: held for writing only while a file is opened or exchanged
+	mu   sync.RWMutex // guards the next four: held for writing only while a file is opened or exchanged
 	db   *bolt.DB     // nil while there is none that can be read
 	file *os.File     // that of db
 	bad  bool         // db panicked: its locks are in an unknown state, it cannot be closed
+	lost bool         // the last Open failed
 
 	size   atomic.Int64
 	mapped atomic.Int64 // about how many bytes were read through the memory map since they were let go
@@ -57,8 +58,10 @@ func newBolt(path string, limit int64) *boltEngine { return &boltEngine{path: pa
 func (e *boltEngine) Open() (written int64, err error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.close()
-	dropCache(e.path)
+	if again := e.file != nil || e.lost; again {
+		e.close()
+		dropCache(e.path)
+	}
 	if _, err = os.Lstat(e.path); errors.Is(err, os.ErrNotExist) {
 		if written, err = e.create(&foldBatch{}); err != nil {
 			return 0, spaceError(err)
@@ -67,6 +70,7 @@ func (e *boltEngine) Open() (written int64, err error) {
 	if e.db, e.file, err = openDB(e.path, e.max, false); errors.Is(err, syscall.EROFS) {
 		e.db, e.file, _ = openDB(e.path, e.max, true)
 	}
+	e.lost = err != nil
 	e.measure()
 	return written, spaceError(err)
 }
@@ -89,10 +93,14 @@ func openDB(path string, limit int64, readOnly bool) (db *bolt.DB, file *os.File
 			return file, err
 		},
 	})
-	if err == nil {
-		db.AllocSize = boltAlloc
+	if err != nil {
+		return nil, file, err
 	}
-	return db, file, err
+	db.AllocSize = boltAlloc
+	// bbolt tells the kernel to expect random access and so to read single pages. A
+	// backlog is read in order.
+	unix.Syscall(unix.SYS_MADVISE, db.Info().Data, uintptr(limit)&^(boltPage-1), unix.MADV_NORMAL)
+	return db, file, nil
 }
 
 // close lets go of the file. The caller holds mu.
@@ -270,7 +278,9 @@ func (e *boltEngine) Fold(b *foldBatch) (written int64, err error) {
 	}
 	stats := tx.Stats()
 	e.measure()
-	e.mapped.Add(stats.GetPageAlloc())
+	if e.mapped.Add(stats.GetPageAlloc()) >= mapKeep {
+		e.db.View(func(tx *bolt.Tx) error { e.letGo(tx); return nil })
+	}
 	return stats.GetPageAlloc() + boltPage, nil // the pages of the tree, and one meta page
 }
 

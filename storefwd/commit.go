@@ -285,7 +285,7 @@ func (s *Store) gather(all bool) bool {
 		if r.log.live && !all && !full && now-r.at < s.patience(r.log)/2 {
 			continue
 		}
-		if size += frameSize(len(r.buf)); size > s.j.half-sector || len(s.batch) > 0 && size > 2<<20 {
+		if size += frameSize(len(r.buf)); size > s.j.half-sector || len(s.batch) > 0 && size > 1<<20 {
 			break
 		}
 		s.batch = append(s.batch, r)

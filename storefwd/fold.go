@@ -12,7 +12,7 @@ import (
 // the committer's work alone.
 
 const (
-	maxFold    = 2 << 20  // bytes of records a transaction puts …
+	maxFold    = 1 << 20  // bytes of records a transaction puts …
 	maxRemove  = 8192     // … and sequences it removes: bounds its memory
 	resetAbove = 16 << 20 // an engine file without records is exchanged above this size
 	foldRetry  = time.Second
@@ -45,7 +45,7 @@ func (s *Store) foldDue() {
 		if aged && !s.resetting && !s.sealedUsed() && !s.pendingFold() {
 			s.dirtySince, aged = 0, false // all that was in the journal is gone: write nothing
 		}
-		due := (s.resetting || s.sealedUsed() || aged || s.dirtySince != 0 && s.removable() >= s.o.JournalBytes) && now >= s.foldAgain
+		due := (s.resetting || s.sealedUsed() || aged || s.removable() >= s.removeAt()) && now >= s.foldAgain
 		s.mu.Unlock()
 		if !due {
 			return
@@ -96,6 +96,16 @@ func (s *Store) removable() (bytes int64) {
 		bytes += l.removeBytes
 	}
 	return bytes
+}
+
+// removeAt is how many of them are worth a transaction of their own: to let many gather
+// costs only space, and a log that is drained to its end needs no removal at all.
+func (s *Store) removeAt() int64 {
+	size := s.eng.Size()
+	if s.full || size > s.o.MaxSize/2 {
+		return s.o.JournalBytes
+	}
+	return max(s.o.JournalBytes, size/4)
 }
 
 // fold writes one transaction: records of sealed halves of the journal, and
@@ -202,7 +212,8 @@ func (s *Store) foldFailed(err error) error {
 // foldBatch collects what one transaction does, and which sequences of each log
 // will be in the engine after it.
 func (s *Store) foldBatch() (b *foldBatch, to map[*Log]seqRange) {
-	b = &foldBatch{states: map[uint32]logState{}, folded: s.sealGen}
+	clear(s.puts)
+	b = &foldBatch{put: s.puts[:0], states: map[uint32]logState{}, folded: s.sealGen}
 	to = map[*Log]seqRange{}
 	puts, removes := maxFold, uint64(maxRemove)
 	for id, l := range s.logs {
@@ -225,6 +236,7 @@ func (s *Store) foldBatch() (b *foldBatch, to map[*Log]seqRange) {
 			b.states[id] = st
 		}
 	}
+	s.puts = b.put
 	return b, to
 }
 

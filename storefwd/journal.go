@@ -16,8 +16,8 @@ import (
 //	| header 4096 | half 0 | half 1 | header 4096 |
 //
 // A half holds batches. A batch starts on a 512-byte sector that holds nothing
-// older, is written with one pwrite and one fdatasync, and is a row of frames,
-// each padded to 8 bytes:
+// older, is made durable with one fdatasync, and is a row of frames, each padded to
+// 8 bytes:
 //
 //	0 length of the frame, padding left out    4 crc32c of salt, length, generation, record checksum
 //	8 generation                              16 the record (record.go)
@@ -53,6 +53,7 @@ const (
 	journalBlock = 4096
 	sector       = 512
 	frameHeader  = 16
+	journalChunk = 128 << 10 // a large batch is written in parts of about this size
 )
 
 var errJournalHeader = errors.New("both headers are damaged")
@@ -177,33 +178,39 @@ func frameSize(rec int) int64 { return (int64(frameHeader+rec) + 7) &^ 7 }
 func (j *journal) write(recs [][]byte) (n int, err error) {
 	b := j.buf[:0]
 	le := binary.LittleEndian
-	for _, r := range recs {
+	at := j.start(j.gen) + j.off
+	for i, r := range recs {
 		seal(r)
-		at := len(b)
+		from := len(b)
 		b = le.AppendUint32(b, uint32(frameHeader+len(r)))
 		b = le.AppendUint32(b, 0)
 		b = le.AppendUint64(b, j.gen)
 		b = append(b, r...)
-		le.PutUint32(b[at+4:], j.frameSum(b[at:]))
+		le.PutUint32(b[from+4:], j.frameSum(b[from:]))
 		for len(b)%8 != 0 {
 			b = append(b, 0)
 		}
+		last := i == len(recs)-1
+		for last && (n+len(b))%sector != 0 {
+			b = append(b, 0)
+		}
+		if last || len(b) >= journalChunk {
+			if _, err := j.f.WriteAt(b, at+int64(n)); err != nil {
+				return 0, err
+			}
+			n += len(b)
+			b = b[:0]
+		}
 	}
-	for len(b)%sector != 0 {
-		b = append(b, 0)
-	}
-	if j.buf = b; cap(b) > 2<<20 {
+	if j.buf = b; cap(b) > 4*journalChunk {
 		j.buf = nil
-	}
-	if _, err := j.f.WriteAt(b, j.start(j.gen)+j.off); err != nil {
-		return 0, err
 	}
 	if err := j.f.Datasync(); err != nil {
 		return 0, err
 	}
-	j.off += int64(len(b))
+	j.off += int64(n)
 	j.used[j.gen&1] = j.gen
-	return len(b), nil
+	return n, nil
 }
 
 func (j *journal) start(gen uint64) int64 { return journalBlock + int64(gen&1)*j.half }

@@ -337,13 +337,15 @@ func (l *Log) head() (ref, bool) {
 }
 
 func (l *Log) readAhead() {
+	room := readBytes
 	err := l.s.eng.Read(l.id, l.first, l.folded, func(seq uint64, b []byte) bool {
 		o := ref{seq: seq, size: int64(len(b))}
 		if len(b) >= recHeader {
 			o.at = recordTime(b)
 		}
 		l.oldest.push(o)
-		return l.oldest.len() < 512
+		room -= len(b)
+		return l.oldest.len() < 512 && room > 0
 	})
 	if errors.Is(err, errEngineDown) {
 		return

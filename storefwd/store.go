@@ -100,6 +100,7 @@ type Store struct {
 	reserveAt                  int64    // when the reserve is looked at next, by mono
 	batch                      []*rec
 	frames                     [][]byte
+	puts                       []foldRecord
 
 	// Guarded by mu.
 	mu          sync.Mutex
