@@ -133,6 +133,8 @@ func (s *Store) run() {
 		select {
 		case <-s.wake:
 		case <-timer.C:
+		case fn := <-s.asks:
+			fn()
 		case <-s.closing:
 			s.finish()
 			return

@@ -65,10 +65,11 @@ const (
 	LostFailed               // refused: the store has failed or is closed
 	LostRejected             // the hub will not take it
 	LostDamaged              // what was on disk cannot be read
+	LostOperator             // given up by a person
 	NumLosses
 )
 
-var lossNames = [NumLosses]string{"oldest_dropped", "log_full", "too_large", "disk_behind", "store_failed", "rejected_by_hub", "damaged"}
+var lossNames = [NumLosses]string{"oldest_dropped", "log_full", "too_large", "disk_behind", "store_failed", "rejected_by_hub", "damaged", "dropped_by_operator"}
 
 func (l Loss) String() string { return lossNames[min(l, NumLosses-1)] }
 

@@ -91,6 +91,7 @@ type Store struct {
 	wake    chan struct{} // holds one; for the committer
 	closing chan struct{}
 	done    chan struct{} // the committer has ended
+	asks    chan func()   // for the committer to run
 
 	// Owned by the committer, before that by Open.
 	lock                       *os.File // nil until the directory is taken
@@ -166,7 +167,7 @@ func Open(dir string, o Options) (*Store, error) {
 	o.setDefaults()
 	s := &Store{
 		o: o, dir: dir, start: time.Now(), wake: make(chan struct{}, 1), closing: make(chan struct{}),
-		done: make(chan struct{}), logs: map[uint32]*Log{}, origins: map[string]bool{}, pause: cmpOr(o.faults.retry, retryMin),
+		done: make(chan struct{}), asks: make(chan func()), logs: map[uint32]*Log{}, origins: map[string]bool{}, pause: cmpOr(o.faults.retry, retryMin),
 		limit: (o.JournalBytes - 2*journalBlock) / 2,
 	}
 	s.eng = newBolt(s.path("store.db"), o.MaxSize)

@@ -41,6 +41,7 @@ type daemon struct {
 	boxes  []box
 
 	natsLn, mqttLn, httpLn net.Listener // the last two may be nil
+	ctlLn                  net.Listener // nil without outboxes
 }
 
 // box is one outbox: what is kept, and who drains it.
@@ -101,9 +102,9 @@ func (d *daemon) openStore() (err error) {
 		return nil
 	}
 	shareOneCore()
-	d.store, err = storefwd.Open(c.Store.Dir, storefwd.Options{Node: d.name, JournalBytes: c.Store.JournalSize,
-		SpillAfter: c.Store.SpillAfter, CommitInterval: c.Store.CommitInterval,
-		MaxSize: c.Store.MaxSize, Reserve: cmp.Or(c.Store.Reserve, -1), Logger: d.log})
+	o := c.storeOptions(d.log)
+	o.Node = d.name
+	d.store, err = storefwd.Open(c.Store.Dir, o)
 	if err != nil {
 		return storeError(c.Store.Dir, err)
 	}
@@ -124,9 +125,16 @@ func shareOneCore() {
 	}
 }
 
+// storeOptions are for the daemon and for a command that opens the store in its
+// place.
+func (c *Config) storeOptions(log *slog.Logger) storefwd.Options {
+	return storefwd.Options{JournalBytes: c.Store.JournalSize, SpillAfter: c.Store.SpillAfter,
+		CommitInterval: c.Store.CommitInterval, MaxSize: c.Store.MaxSize, Reserve: cmp.Or(c.Store.Reserve, -1), Logger: log}
+}
+
 func (d *daemon) openBox(o Outbox) (err error) {
 	b := box{cfg: o}
-	if b.log, err = d.store.Log("OUT/"+o.Name, o.retention()); err != nil {
+	if b.log, err = d.store.Log(logPrefix+o.Name, o.retention()); err != nil {
 		return err
 	}
 	b.fwd = storefwd.NewForwarder(storefwd.ForwarderOptions{Log: b.log, Uplink: d.link, Filters: o.Subjects, Class: o.Name,
@@ -156,6 +164,22 @@ func (o *Outbox) retention() storefwd.Retention {
 		r.Full = storefwd.Refuse
 	}
 	return r
+}
+
+// ctlBoxes are what "leafd outbox" sees while this runs.
+func (d *daemon) ctlBoxes() *storeBoxes {
+	b := &storeBoxes{archive: d.store, store: d.store, logs: map[string]*storefwd.Log{}}
+	states := map[string]func() storefwd.ForwarderStats{}
+	for _, box := range d.boxes {
+		b.logs[box.cfg.Name], states[box.cfg.Name] = box.log, box.fwd.Stats
+	}
+	b.state = func(name string) (string, bool) {
+		if stats := states[name]; stats != nil {
+			return stats().State, true
+		}
+		return "", false
+	}
+	return b
 }
 
 func (d *daemon) closeStore() error {
@@ -238,11 +262,16 @@ func (d *daemon) listen() (err error) {
 			return listenError("monitoring", "http", d.cfg.HTTP, err)
 		}
 	}
+	if d.store != nil {
+		if d.ctlLn, err = listenCtl(d.cfg.Store.Dir); err != nil { // a disk that fails is no reason not to start
+			d.log.Warn("leafd outbox will not work while this runs", "err", err)
+		}
+	}
 	return nil
 }
 
 func (d *daemon) closeListeners() (err error) {
-	for _, ln := range []net.Listener{d.natsLn, d.mqttLn, d.httpLn} {
+	for _, ln := range []net.Listener{d.natsLn, d.mqttLn, d.httpLn, d.ctlLn} {
 		if ln != nil {
 			err = errors.Join(err, ln.Close())
 		}
@@ -285,6 +314,9 @@ func (d *daemon) run(ctx context.Context) error {
 		h := monitor.New(monitor.Options{Health: d.health, Varz: d.varz, Uplinkz: d.uplinkz, Logger: d.log})
 		inner.run(func(ctx context.Context) error { return monitor.Serve(ctx, d.httpLn, h, d.log) })
 		d.log.Info("serving monitoring", "listen", d.httpLn.Addr())
+	}
+	if d.ctlLn != nil {
+		inner.run(func(ctx context.Context) error { return serveCtl(ctx, d.ctlLn, d.cfg.Store.Dir, d.ctlBoxes(), d.log) })
 	}
 	debug.FreeOSMemory() // what reading the journal and the configuration took is not needed again
 	d.log.Info("leafd is ready", "version", version, "name", d.name)

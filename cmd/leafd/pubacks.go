@@ -46,7 +46,6 @@ type pubacks struct {
 // answer is what one publisher is told.
 type answer struct {
 	reply     []byte // its own
-	id        idKey  // of the message, if it is known by one
 	seq       uint64
 	duplicate bool
 	err       error
@@ -108,7 +107,7 @@ func (a *pubacks) append(m *msg.Msg, id idKey) msg.Drop {
 		a.ids.add(id, seq, now)
 	}
 	if len(m.Reply) > 0 {
-		a.open = append(a.open, answer{reply: bytes.Clone(m.Reply), id: id, seq: seq, duplicate: duplicate})
+		a.open = append(a.open, answer{reply: bytes.Clone(m.Reply), seq: seq, duplicate: duplicate})
 		a.waiting++
 	}
 	return msg.Kept
@@ -151,16 +150,14 @@ func (a *pubacks) Flush() (behind <-chan struct{}) {
 	return behind
 }
 
-// settle is what a barrier calls. A message that could not be made safe may be gone
-// when the store works again, so its id is forgotten: sent again it is stored anew.
-// One that only finds no room now stays where it is, and will be safe once there is.
+// settle is what a barrier calls. A message that could not be made safe keeps its
+// place in the log and its id: sent again, it is answered when the disk works again
+// and the first one is safe.
 func (a *pubacks) settle(batch []answer, err error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	for i := range batch {
-		if batch[i].err = err; err != nil && !errors.Is(err, storefwd.ErrFull) {
-			a.ids.forget(batch[i].id)
-		}
+		batch[i].err = err
 	}
 	a.ready = append(a.ready, batch...)
 	a.signal()

@@ -74,5 +74,3 @@ func (w *idWindow) pop() {
 		delete(w.seqs, old.key)
 	}
 }
-
-func (w *idWindow) forget(k idKey) { delete(w.seqs, k) }

@@ -132,19 +132,16 @@ func TestDuplicateIsStoredOnce(t *testing.T) {
 	d.expect(4, `reply.0 {"stream":"box","seq":1,"duplicate":true}`)
 }
 
-// What could not be made safe is answered with an error. It may be gone, so the same
-// id is stored again; but what only lacks room stays and will be safe.
-func TestFailedBarrierForgetsTheID(t *testing.T) {
+// What could not be made safe is answered with an error. It keeps its place and will
+// be safe once the disk works, so sent again it is not stored again.
+func TestFailedBarrierKeepsTheID(t *testing.T) {
 	d := newDesk(t, storefwd.Retention{}, time.Minute)
-	d.publish("a")
-	d.settle(fmt.Errorf("%w: no space left", storefwd.ErrFull))
 	d.publish("a")
 	d.settle(errors.New("input/output error"))
 	d.publish("a")
 	d.settle(nil)
-	d.expect(3, `reply.0 {"error":{"code":503,"err_code":10077,"description":"outbox box: log is full: no space left"},"stream":"box","seq":1}`,
-		`reply.0 {"error":{"code":503,"err_code":10077,"description":"outbox box: input/output error"},"stream":"box","seq":1}`,
-		`reply.0 {"stream":"box","seq":2}`)
+	d.expect(2, `reply.0 {"error":{"code":503,"err_code":10077,"description":"outbox box: input/output error"},"stream":"box","seq":1}`,
+		`reply.0 {"stream":"box","seq":1,"duplicate":true}`)
 }
 
 func TestRefusalIsAnError(t *testing.T) {

@@ -36,6 +36,8 @@ type Leafd struct {
 	NATSPort, MQTTPort, HTTPPort int
 	StoreDir                     string
 
+	bin   string
+	env   []string
 	conf  string // its path
 	trace string // where strace writes; empty without TraceWrites
 }
@@ -60,6 +62,7 @@ func StartLeafd(t T, o LeafdOptions) *Leafd {
 		line = append(straceLine(t, l.trace), line...)
 	}
 	env := l.environ(o.Env)
+	l.bin, l.env = bin, env
 	l.Process = Start(t, "leafd",
 		func() *exec.Cmd {
 			cmd := exec.Command(line[0], line[1:]...)
@@ -104,6 +107,14 @@ func (l *Leafd) Configure(config string) {
 	if err := os.WriteFile(l.conf, []byte(config), 0o600); err != nil {
 		l.t.Fatalf("configure leafd: %v", err)
 	}
+}
+
+// Command is another run of the same program, "leafd ARGS -c FILE", with the
+// configuration and the environment of this one. It is not started.
+func (l *Leafd) Command(args ...string) *exec.Cmd {
+	cmd := exec.Command(l.bin, append(args, "-c", l.conf)...)
+	cmd.Env = append(os.Environ(), l.env...)
+	return cmd
 }
 
 // NATSURL is for NATS clients.

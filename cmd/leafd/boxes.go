@@ -1,0 +1,213 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"github.com/leafd/leafd/internal/msg"
+	"github.com/leafd/leafd/storefwd"
+)
+
+// boxes is what "leafd outbox" works on: a store that this process has open, or
+// that of a running leafd behind its control socket.
+type boxes interface {
+	list() ([]boxStats, error)
+	// read calls fn for n records of an outbox at most, oldest first, from a sequence
+	// on; 0 is all. It ends at what was last when it began.
+	read(name string, from uint64, n int, fn func(*boxRecord) error) error
+	// add appends what next returns up to its io.EOF, and returns once it is safe.
+	add(name string, next func() (*boxRecord, error)) (added, error)
+	// drop gives up all up to a sequence.
+	drop(name string, to uint64) (dropped, error)
+	verify() (storefwd.Check, error)
+}
+
+// boxStats is an outbox as "ls" shows it.
+type boxStats struct {
+	Name      string            `json:"name"`
+	State     string            `json:"state"`
+	Messages  int64             `json:"messages"`
+	Bytes     int64             `json:"bytes"`
+	First     uint64            `json:"first_seq"`
+	Last      uint64            `json:"last_seq"`
+	OldestAge time.Duration     `json:"oldest_age"` // nanoseconds
+	Lost      map[string]uint64 `json:"lost,omitempty"`
+}
+
+// boxRecord is a message of an outbox, and a line of an export: JSON, with header
+// and data in base64. Only subject, header, data, qos and retain come back at an
+// import.
+type boxRecord struct {
+	Seq     uint64    `json:"seq"`
+	Time    time.Time `json:"time"`
+	Subject string    `json:"subject"`
+	Header  []byte    `json:"header,omitempty"`
+	Data    []byte    `json:"data"`
+	QoS     uint8     `json:"qos,omitempty"`
+	Retain  bool      `json:"retain,omitempty"`
+}
+
+type added struct {
+	Messages int64  `json:"messages"`
+	First    uint64 `json:"first_seq"`
+	Last     uint64 `json:"last_seq"`
+}
+
+type dropped struct {
+	Messages int64 `json:"messages"`
+	Bytes    int64 `json:"bytes"`
+}
+
+// logPrefix is in front of an outbox's name in the store.
+const logPrefix = "OUT/"
+
+// boxError is one that the person who typed the command can do something about.
+type boxError struct{ text string }
+
+func (e *boxError) Error() string { return e.text }
+
+// archive is what a store and one that is only looked at have in common.
+type archive interface {
+	All() []storefwd.LogStats
+	Lookup(name string) (*storefwd.Log, bool)
+	Verify() (storefwd.Check, error)
+}
+
+// storeBoxes are those of a store that this process has open.
+type storeBoxes struct {
+	archive
+	store *storefwd.Store                  // nil if it is only looked at
+	logs  map[string]*storefwd.Log         // those that can be appended to, by name
+	state func(name string) (string, bool) // of an outbox; false if it is not configured
+}
+
+func (b *storeBoxes) list() ([]boxStats, error) {
+	var all []boxStats
+	for _, l := range b.All() {
+		name, ok := strings.CutPrefix(l.Name, logPrefix)
+		if !ok {
+			continue
+		}
+		state, configured := b.state(name)
+		if !configured && l.Msgs == 0 {
+			continue
+		}
+		if !configured {
+			state = "not configured"
+		}
+		all = append(all, boxStats{Name: name, State: state, Messages: l.Msgs, Bytes: l.Bytes, First: l.First, Last: l.Last,
+			OldestAge: l.OldestAge, Lost: l.Lost})
+	}
+	return all, nil
+}
+
+func (b *storeBoxes) find(name string) (*storefwd.Log, error) {
+	if l, ok := b.Lookup(logPrefix + name); ok {
+		return l, nil
+	}
+	return nil, &boxError{fmt.Sprintf("there is no outbox %q; leafd outbox ls lists them", name)}
+}
+
+func (b *storeBoxes) read(name string, from uint64, n int, fn func(*boxRecord) error) error {
+	l, err := b.find(name)
+	if err != nil {
+		return err
+	}
+	last := l.Stats().Last
+	recs := make([]storefwd.Record, 0, 64)
+	for sent := 0; ; {
+		if recs, err = l.Read(recs[:0], from); err != nil || len(recs) == 0 {
+			return err
+		}
+		for i := range recs {
+			r := &recs[i]
+			if r.Seq > last || n > 0 && sent == n {
+				return nil
+			}
+			out := boxRecord{Seq: r.Seq, Time: r.Time, Subject: string(r.Subject), Header: r.Header, Data: r.Data, QoS: r.QoS, Retain: r.Retain}
+			if err := fn(&out); err != nil {
+				return err
+			}
+			sent++
+			from = r.Seq + 1
+		}
+	}
+}
+
+// addBatch is how many records are made safe together.
+const addBatch = 512
+
+func (b *storeBoxes) add(name string, next func() (*boxRecord, error)) (done added, err error) {
+	l := b.logs[name]
+	if l == nil {
+		return done, &boxError{fmt.Sprintf("outbox %q is not configured; add it to the outbox block, so that its messages have somewhere to go", name)}
+	}
+	for end := false; !end; {
+		var part added
+		for part.Messages < addBatch {
+			r, err := next()
+			if end = errors.Is(err, io.EOF); end {
+				break
+			}
+			if err != nil {
+				return done, err
+			}
+			seq, err := b.addOne(l, r)
+			if err != nil {
+				return done, fmt.Errorf("message %d (%q): %w", done.Messages+part.Messages+1, r.Subject, err)
+			}
+			if part.Messages == 0 {
+				part.First = seq
+			}
+			part.Messages, part.Last = part.Messages+1, seq
+		}
+		if part.Messages == 0 {
+			break
+		}
+		if err := b.safe(); err != nil {
+			return done, err
+		}
+		if done.Messages == 0 {
+			done.First = part.First
+		}
+		done.Messages, done.Last = done.Messages+part.Messages, part.Last
+	}
+	return done, nil
+}
+
+// addOne appends one record, and waits for the disk if that is behind.
+func (b *storeBoxes) addOne(l *storefwd.Log, r *boxRecord) (uint64, error) {
+	if !msg.ValidSubject(r.Subject) {
+		return 0, &boxError{"this is not a subject"}
+	}
+	m := &msg.Msg{Subject: []byte(r.Subject), Header: r.Header, Data: r.Data, QoS: min(r.QoS, 2), Retain: r.Retain}
+	seq, err := l.Append(m)
+	if errors.Is(err, storefwd.ErrFull) {
+		if err := b.safe(); err != nil {
+			return 0, err
+		}
+		seq, err = l.Append(m)
+	}
+	return seq, err
+}
+
+// safe waits until all that was appended is safe.
+func (b *storeBoxes) safe() error {
+	done := make(chan error, 1)
+	b.store.Barrier(func(err error) { done <- err })
+	return <-done
+}
+
+func (b *storeBoxes) drop(name string, to uint64) (dropped, error) {
+	l, err := b.find(name)
+	if err != nil {
+		return dropped{}, err
+	}
+	msgs, bytes := l.Drop(to)
+	return dropped{Messages: msgs, Bytes: bytes}, nil
+}
+
+func (b *storeBoxes) verify() (storefwd.Check, error) { return b.Verify() }

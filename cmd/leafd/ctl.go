@@ -1,0 +1,288 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"github.com/leafd/leafd/storefwd"
+)
+
+// The control socket is "ctl" in the store's directory, mode 0600: HTTP with the
+// methods of boxes, for the command line of the same leafd and nobody else. Records
+// travel as lines of JSON, as in an export.
+//
+//	GET    /outboxes               list
+//	GET    /outboxes/{name}        read, ?from= and ?n=
+//	POST   /outboxes/{name}        add
+//	DELETE /outboxes/{name}        drop, ?to=
+//	POST   /verify                 verify
+
+// maxLine bounds a line of an import: a record of 64 MiB in base64, and its names.
+const maxLine = 96 << 20
+
+// listenCtl makes the socket. Whoever has the store's lock owns the directory, so
+// one that is there is left over.
+func listenCtl(dir string) (net.Listener, error) {
+	path, done, err := ctlPath(dir)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, err
+	}
+	ln, err := net.Listen("unix", path)
+	if err != nil {
+		return nil, err
+	}
+	ln.(*net.UnixListener).SetUnlinkOnClose(false) // the path may be one through /proc, which ends with done
+	if err := os.Chmod(path, 0o600); err != nil {
+		return nil, errors.Join(err, ln.Close())
+	}
+	return ln, nil
+}
+
+// ctlPath is a name of the socket that fits the 107 bytes a socket's name may have:
+// that of a directory deep down goes through /proc.
+func ctlPath(dir string) (path string, done func(), err error) {
+	if path = filepath.Join(dir, "ctl"); len(path) <= 100 {
+		return path, func() {}, nil
+	}
+	d, err := os.Open(dir)
+	if err != nil {
+		return "", nil, err
+	}
+	return fmt.Sprintf("/proc/self/fd/%d/ctl", d.Fd()), func() { d.Close() }, nil
+}
+
+// serveCtl answers on ln until ctx ends, and then takes the socket out of dir.
+func serveCtl(ctx context.Context, ln net.Listener, dir string, b boxes, log *slog.Logger) error {
+	defer os.Remove(filepath.Join(dir, "ctl"))
+	srv := &http.Server{Handler: ctlHandler(b), ReadHeaderTimeout: 5 * time.Second, MaxHeaderBytes: 8 << 10,
+		ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug)}
+	stop := context.AfterFunc(ctx, func() { srv.Close() })
+	defer stop()
+	if err := srv.Serve(ln); ctx.Err() == nil {
+		return fmt.Errorf("control socket: %w", err)
+	}
+	return nil
+}
+
+func ctlHandler(b boxes) http.Handler {
+	mux := http.NewServeMux()
+	answer := func(pattern string, fn func(r *http.Request) (any, error)) {
+		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
+			v, err := fn(r)
+			if err != nil {
+				w.WriteHeader(http.StatusBadRequest)
+				v = ctlError{err.Error()}
+			}
+			json.NewEncoder(w).Encode(v) // to one who has hung up if it fails
+		})
+	}
+	answer("GET /outboxes", func(*http.Request) (any, error) { return b.list() })
+	answer("POST /verify", func(*http.Request) (any, error) { return b.verify() })
+	answer("DELETE /outboxes/{name}", func(r *http.Request) (any, error) {
+		to, err := queryUint(r, "to")
+		if err != nil {
+			return nil, err
+		}
+		return b.drop(r.PathValue("name"), to)
+	})
+	answer("POST /outboxes/{name}", func(r *http.Request) (any, error) { return b.add(r.PathValue("name"), recordLines(r.Body)) })
+	mux.HandleFunc("GET /outboxes/{name}", func(w http.ResponseWriter, r *http.Request) { ctlRead(w, r, b) })
+	return mux
+}
+
+// ctlRead streams records. Once the first is on its way an error can only be told
+// by cutting the answer short.
+func ctlRead(w http.ResponseWriter, r *http.Request, b boxes) {
+	from, err1 := queryUint(r, "from")
+	n, err2 := queryUint(r, "n")
+	err, sent := errors.Join(err1, err2), false
+	if err == nil {
+		enc := json.NewEncoder(w)
+		err = b.read(r.PathValue("name"), from, int(min(n, 1<<30)), func(rec *boxRecord) error {
+			sent = true
+			return enc.Encode(rec)
+		})
+	}
+	switch {
+	case err == nil:
+	case sent:
+		panic(http.ErrAbortHandler)
+	default:
+		w.WriteHeader(http.StatusBadRequest)
+		json.NewEncoder(w).Encode(ctlError{err.Error()})
+	}
+}
+
+type ctlError struct {
+	Error string `json:"error"`
+}
+
+func queryUint(r *http.Request, key string) (uint64, error) {
+	v := r.URL.Query().Get(key)
+	if v == "" {
+		return 0, nil
+	}
+	n, err := strconv.ParseUint(v, 10, 64)
+	if err != nil {
+		return 0, &boxError{fmt.Sprintf("%s=%q is not a number", key, v)}
+	}
+	return n, nil
+}
+
+// recordLines reads what read and an export write.
+func recordLines(r io.Reader) func() (*boxRecord, error) {
+	lines := bufio.NewScanner(r)
+	lines.Buffer(make([]byte, 0, 64<<10), maxLine)
+	n := 0
+	return func() (*boxRecord, error) {
+		for lines.Scan() {
+			if n++; len(lines.Bytes()) == 0 {
+				continue
+			}
+			rec := new(boxRecord)
+			if err := json.Unmarshal(lines.Bytes(), rec); err != nil {
+				return nil, &boxError{fmt.Sprintf("line %d is not a record of an export: %v", n, err)}
+			}
+			return rec, nil
+		}
+		if err := lines.Err(); err != nil {
+			return nil, fmt.Errorf("after line %d: %w", n, err)
+		}
+		return nil, io.EOF
+	}
+}
+
+// ctlBoxes are those of a running leafd.
+type ctlBoxes struct{ c *http.Client }
+
+// dialCtl connects to the leafd that runs on the store in dir.
+func dialCtl(dir string) (*ctlBoxes, error) {
+	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
+		path, done, err := ctlPath(dir)
+		if err != nil {
+			return nil, err
+		}
+		defer done()
+		return new(net.Dialer).DialContext(ctx, "unix", path)
+	}
+	nc, err := dial(context.Background(), "", "")
+	if err != nil {
+		return nil, err
+	}
+	if err := nc.Close(); err != nil {
+		return nil, err
+	}
+	return &ctlBoxes{&http.Client{Transport: &http.Transport{DialContext: dial}}}, nil
+}
+
+func (b *ctlBoxes) do(method, path string, query url.Values, body io.Reader) (*http.Response, error) {
+	u := url.URL{Scheme: "http", Host: "leafd", Path: path, RawQuery: query.Encode()}
+	req, err := http.NewRequest(method, u.String(), body)
+	if err != nil {
+		return nil, err
+	}
+	res, err := b.c.Do(req)
+	if err != nil {
+		return nil, fmt.Errorf("the running leafd does not answer: %w", err)
+	}
+	if res.StatusCode == http.StatusOK {
+		return res, nil
+	}
+	defer res.Body.Close()
+	var e ctlError
+	if err := json.NewDecoder(res.Body).Decode(&e); err != nil || e.Error == "" {
+		return nil, fmt.Errorf("the running leafd answers %s", res.Status)
+	}
+	return nil, &boxError{e.Error}
+}
+
+func (b *ctlBoxes) ask(method, path string, query url.Values, body io.Reader, v any) error {
+	res, err := b.do(method, path, query, body)
+	if err != nil {
+		return err
+	}
+	defer res.Body.Close()
+	return json.NewDecoder(res.Body).Decode(v)
+}
+
+func (b *ctlBoxes) list() (all []boxStats, err error) {
+	err = b.ask("GET", "/outboxes", nil, nil, &all)
+	return all, err
+}
+
+func (b *ctlBoxes) read(name string, from uint64, n int, fn func(*boxRecord) error) error {
+	q := url.Values{"from": {strconv.FormatUint(from, 10)}, "n": {strconv.Itoa(n)}}
+	res, err := b.do("GET", "/outboxes/"+name, q, nil)
+	if err != nil {
+		return err
+	}
+	defer res.Body.Close()
+	for next := recordLines(res.Body); ; {
+		r, err := next()
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err == nil {
+			err = fn(r)
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+func (b *ctlBoxes) add(name string, next func() (*boxRecord, error)) (done added, err error) {
+	r, w := io.Pipe()
+	input := make(chan error, 1) // what was wrong with it
+	go func() {
+		enc := json.NewEncoder(w)
+		for {
+			rec, err := next()
+			if err == nil {
+				if err = enc.Encode(rec); err != nil { // nobody reads any more
+					input <- nil
+					return
+				}
+				continue
+			}
+			w.CloseWithError(err) // io.EOF is the end, anything else breaks the request off
+			if errors.Is(err, io.EOF) {
+				err = nil
+			}
+			input <- err
+			return
+		}
+	}()
+	err = b.ask("POST", "/outboxes/"+name, nil, r, &done)
+	r.Close()
+	if bad := <-input; bad != nil {
+		err = bad
+	}
+	return done, err
+}
+
+func (b *ctlBoxes) drop(name string, to uint64) (done dropped, err error) {
+	err = b.ask("DELETE", "/outboxes/"+name, url.Values{"to": {strconv.FormatUint(to, 10)}}, nil, &done)
+	return done, err
+}
+
+func (b *ctlBoxes) verify() (c storefwd.Check, err error) {
+	err = b.ask("POST", "/verify", nil, nil, &c)
+	return c, err
+}
