@@ -38,7 +38,7 @@ check:
 cross:
 	GO='$(GO)' VERSION='$(VERSION)' scripts/cross.sh
 
-## bench: leafd beside nats-server, as markdown; ROUNDS=5 for a record, 3 (default) for a look
+## bench: leafd beside nats-server, as markdown; ROUNDS=5 for a record, 3 (default) for a look; PARTS="broker durable outage backlog flash"
 bench:
 	GO='$(GO)' VERSION='$(VERSION)' scripts/bench.sh
 

@@ -19,8 +19,8 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// TestNothingAcknowledgedIsLostWhenSyncsFail lets fdatasync fail under load, starts
-// leafd again, and compares what was acknowledged with what the hub gets.
+// TestNothingAcknowledgedIsLostWhenSyncsFail lets fdatasync fail under load and work
+// again, starts leafd anew, and compares what was acknowledged with what the hub gets.
 func TestNothingAcknowledgedIsLostWhenSyncsFail(t *testing.T) {
 	if !syncsFail(t, "strace", testkit.LeafdOptions{Run: failingSyncs(t)}, nil) {
 		return
@@ -68,6 +68,7 @@ func syncsFail(t *testing.T, how string, o testkit.LeafdOptions, d disk) bool {
 			if _, err := d.Mend(); err != nil {
 				t.Fatal(err)
 			}
+			acksReach(t, led, led.acks()+20) // in the same process
 		}
 		l.Kill()
 		l.Restart()

@@ -27,6 +27,8 @@ var commands = []command{
 	{"mqtt-idle", "memory and CPU of idle MQTT connections", mqttIdleCmd},
 	{"durable", "MQTT QoS 1 into an offline session's queue", durableCmd},
 	{"outage", "publish while the hub is down, then time the catch-up", outageCmd},
+	{"flash", "bytes that reach a block device for each QoS 1 message", flashCmd},
+	{"backlog", "memory and restarts with a full store", backlogCmd},
 	{"startup", "time to first handshake, idle memory and wakeups", startupCmd},
 	{"relay", "trivial byte relay speaking just enough NATS (a floor)", relayCmd},
 	{"limits", "sync-write rate of a disk", limitsCmd},

@@ -194,6 +194,7 @@ type outage struct {
 	pubs, size                                   int
 	n, window                                    int64
 	hold, limit                                  time.Duration
+	ceiling                                      bool
 
 	kids  []*child // the hub first
 	link  *linkProxy
@@ -219,6 +220,7 @@ func (o *outage) flags(args []string) {
 	fs.DurationVar(&o.hold, "hold", 0, "keep the outage up at least this long")
 	fs.DurationVar(&o.limit, "limit", 2*time.Minute, "longest wait for the catch-up")
 	fs.StringVar(&o.dev, "dev", "", "block device of the leaf's store")
+	fs.BoolVar(&o.ceiling, "ceiling", false, "afterwards publish as many messages to the hub itself, 4000 on their way, for what the hub can take")
 	fs.Parse(args)
 	o.total = o.n / int64(o.pubs) * int64(o.pubs)
 }
@@ -262,6 +264,11 @@ func outageCmd(args []string) error {
 	time.Sleep(time.Second) // late duplicates
 	if err := o.verify(r, hc); err != nil {
 		return err
+	}
+	if o.ceiling {
+		if err := o.direct(r, hc); err != nil {
+			return err
+		}
 	}
 	return o.emit(r)
 }
@@ -428,6 +435,24 @@ func (o *outage) catchUp(r *result) (*natsConn, error) {
 	}
 	delete(r.M, "srv_us_msg")
 	return hc, nil
+}
+
+// direct times a plain pipelined publisher at the hub, into an empty stream.
+func (o *outage) direct(r *result, hc *natsConn) error {
+	hc.js("STREAM.DELETE."+hubStream, nil, nil)
+	if err := hc.js("STREAM.CREATE."+hubStream, streamConfig(hubStream, obj{"subjects": []string{outageSubject}}), nil); err != nil {
+		return err
+	}
+	var acked atomic.Int64
+	begin := time.Now()
+	if err := publishNATS(o.hubAddr, 0, o.n, o.size, 4000, &acked); err != nil {
+		return err
+	}
+	r.M["hub_limit_s"] = float64(acked.Load()) / time.Since(begin).Seconds()
+	if d := r.M["drain_s"]; d > 0 {
+		r.M["drain_of_limit"] = d / r.M["hub_limit_s"]
+	}
+	return nil
 }
 
 // verify reads the hub's stream back and checks every message.

@@ -1,0 +1,116 @@
+# The broker: NATS and MQTT throughput, memory at rest, size of the binary.
+
+declare -A binary=([leafd]=$root/bin/leafd [nats-server]=$work/nats-server)
+servers=(leafd nats-server)
+
+start() { # NAME: with an empty store; MQTT of nats-server needs JetStream
+	local name=$1 conf=$work/$1.conf jetstream=""
+	ports 2
+	nats[$name]=${ports[0]} mqtt[$name]=${ports[1]}
+	[ "$name" = nats-server ] && jetstream="jetstream { store_dir: \"$work/js\" }"
+	rm -rf "$work/js"
+	cat >"$conf" <<-CONF
+		server_name: bench
+		listen: "127.0.0.1:${ports[0]}"
+		mqtt { listen: "127.0.0.1:${ports[1]}" }
+		$jetstream
+	CONF
+	launch "$name" "${on_server[@]}" "${binary[$name]}" -c "$conf"
+	await "${ports[@]}"
+}
+measure() { # SUBCOMMAND FLAGS...: each server once, who is first changes from round to round
+	local name order=("${servers[@]}")
+	((round % 2)) || order=(nats-server leafd)
+	for name in "${order[@]}"; do
+		local addr=127.0.0.1:${nats[$name]} more=()
+		[ "$1" = mqtt-pub ] && addr=127.0.0.1:${mqtt[$name]} more=(-nats-addr "127.0.0.1:${nats[$name]}")
+		run "$1" -tag "$name" -dur "${dur}s" -addr "$addr" -server-pid "${pid[$name]}" "${more[@]}" "${@:2}"
+	done
+}
+run_broker() {
+	local name size qos
+	CGO_ENABLED=0 GOARCH=arm64 "$go" "${build[@]}" -ldflags "-s -w" -o "$work/leafd-arm64" ./cmd/leafd
+	CGO_ENABLED=0 GOARCH=arm64 "$go" "${build[@]}" -ldflags "-s -w" -o "$work/nats-arm64" github.com/nats-io/nats-server/v2
+	for ((round = 1; round <= rounds; round++)); do
+		say "== broker, round $round of $rounds"
+		for name in "${servers[@]}"; do start "$name"; done
+		for size in 16 128 1024; do measure nats-pubsub -size $size; done
+		for size in 16 128 1024; do measure nats-pubsub -size $size -topo fan -subs 8; done
+		for qos in 0 1; do measure mqtt-pub -qos $qos -clients 10 -window 100 -sub nats; done
+		for name in "${servers[@]}"; do stop "$name"; done
+	done
+	run_at_rest
+}
+
+# leafd as the demo configures it; nats-server with what it has of that: the same
+# listeners, a store, and the link to a hub. Both have the same live hub.
+run_at_rest() {
+	local name
+	ports 5
+	export LEAFD_NATS_PORT=${ports[0]} LEAFD_MQTT_PORT=${ports[1]} LEAFD_HTTP_PORT=${ports[2]} LEAFD_STORE="\"$work/store\""
+	export LEAFD_HUB_URL="\"nats-leaf://127.0.0.1:${ports[4]}\""
+	cat >"$work/hub.conf" <<-CONF
+		server_name: hub
+		listen: "127.0.0.1:${ports[3]}"
+		jetstream { store_dir: "$work/hub", domain: hub }
+		leafnodes { listen: "127.0.0.1:${ports[4]}" }
+	CONF
+	cat >"$work/gateway.conf" <<-'CONF'
+		server_name: gateway
+		host: "127.0.0.1", port: $LEAFD_NATS_PORT
+		http: $LEAFD_HTTP_PORT
+		mqtt { host: "127.0.0.1", port: $LEAFD_MQTT_PORT }
+		jetstream { store_dir: $LEAFD_STORE, domain: gateway }
+		leafnodes { remotes: [ { url: $LEAFD_HUB_URL } ] }
+	CONF
+	launch hub "${on_generator[@]}" "$work/nats-server" -c "$work/hub.conf"
+	await "${ports[3]}" "${ports[4]}"
+	"$perf" stream -addr "127.0.0.1:${ports[3]}" -name DEMO -subjects 'barn.>'
+	declare -A conf=([leafd]=$root/scripts/demo/leafd.conf [nats-server]=$work/gateway.conf)
+	for ((round = 1; round <= rounds; round++)); do
+		for name in "${servers[@]}"; do
+			rm -rf "$work/store"
+			run startup -tag "$name" -runs 3 -dur 5s -proto mqtt -addr "127.0.0.1:$LEAFD_MQTT_PORT" \
+				-cmd "${on_server[*]} ${binary[$name]} -c ${conf[$name]}"
+		done
+	done
+	stop hub
+}
+
+mb() { awk "BEGIN { printf \"%.2f\", $(stat -c %s "$1") / 1e6 }"; }
+record_broker() {
+	cat <<-'RECORD'
+
+		### NATS publish and subscribe
+
+	RECORD
+	table -base nats-server -cmd nats-pubsub -cols msgs_s,srv_us_msg,srv_util,other_util,lost -ratios msgs_s,srv_us_msg
+	cat <<-'RECORD'
+
+		### MQTT to a NATS subscriber, 10 clients, window 100, 128 bytes
+
+		At QoS 1 nats-server writes each message to a JetStream stream in its file store before the PUBACK (not synced);
+		leafd has no outbox for the subject here and stores nothing: the PUBACK says that the message was delivered to
+		the subscriber's connection.
+
+	RECORD
+	table -base nats-server -cmd mqtt-pub -cols msgs_s,srv_us_msg,srv_util,ack_p50_us,other_util,lost,dups -ratios msgs_s,srv_us_msg
+	cat <<-'RECORD'
+
+		### At rest, as a gateway
+
+		leafd with `scripts/demo/leafd.conf`; nats-server with the same listeners, a store and the same hub, without
+		sensors and outbox, which it does not have. Memory 3 s after the start.
+
+	RECORD
+	table -base nats-server -cmd startup -cols rss_mb,anon_mb,cpu_pct,ctxsw_s,ready_ms,start_cpu_ms -ratios rss_mb,anon_mb
+	cat <<-RECORD
+
+		### Size of the stripped binary for linux/arm64
+
+		| server | MB |
+		|---|---|
+		| leafd | $(mb "$work/leafd-arm64") |
+		| nats-server | $(mb "$work/nats-arm64") |
+	RECORD
+}
