@@ -78,9 +78,7 @@ func (s *Store) unlockAndFire() {
 		}
 		if len(ready) == 0 {
 			s.firing = false
-			if s.barriers.len() > 0 {
-				s.wakeBy(s.due(*s.queue.at(0), true))
-			}
+			s.wakeForBarriers()
 			s.mu.Unlock()
 			return
 		}
@@ -94,15 +92,44 @@ func (s *Store) unlockAndFire() {
 }
 
 // due is when r must be written, by mono. waited says that a barrier waits for it.
+// That does not hurry a log with an Interval, unless it is the barrier of another.
 func (s *Store) due(r *rec, waited bool) int64 {
 	spill := int64(0)
 	if r.log.live {
 		spill = s.patience(r.log)
 	}
-	if !waited {
+	switch own := int64(r.log.ret.Interval); {
+	case own > 0 && r.pos > s.hurryTo:
+		spill = max(spill, own)
+	case !waited:
 		spill = max(spill, int64(s.o.CommitInterval))
 	}
 	return r.at + spill
+}
+
+// sinceAppend is how long before a barrier the append may be that it is for.
+const sinceAppend = int64(20 * time.Millisecond)
+
+// hurry notes that a barrier was asked for: not by one who only gave to logs with an
+// Interval, for then nothing else was appended just now.
+func (s *Store) hurry() {
+	if s.mono()-s.plainAt < sinceAppend {
+		s.hurryTo = s.pos
+	}
+}
+
+// wakeForBarriers makes sure that the committer looks when the first record that
+// barriers wait for is due.
+func (s *Store) wakeForBarriers() {
+	if s.barriers.len() == 0 || s.queue.len() == 0 {
+		return
+	}
+	first := *s.queue.at(0)
+	if first.log.ret.Interval > 0 && s.plainTo > first.pos {
+		s.wakeBy(s.mono()) // one behind it is due earlier
+		return
+	}
+	s.wakeBy(s.due(first, true))
 }
 
 // patience is how long a record of a live log waits for the hub.

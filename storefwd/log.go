@@ -18,6 +18,11 @@ type Retention struct {
 	Full              Full
 	Memory            bool // in RAM only: gone at the end of the process, and safe by definition; needs a bound
 
+	// Interval 0: a barrier has everything before it written at once. Otherwise records
+	// of this log are written when the first is so old, or with others, and a barrier
+	// that follows them alone waits for that.
+	Interval time.Duration
+
 	// What was acknowledged is kept for Grace, up to GraceBytes of it, for a hub that
 	// goes back (Cursor.rewind); it counts for no bound. In RAM, unless it was on disk
 	// already or GraceOnDisk says that it is to be.
@@ -40,11 +45,12 @@ type Full uint8
 const (
 	DropOldest Full = iota // the oldest record goes, and is counted
 	Refuse                 // the new one is refused
+	DropNewest             // the new one is taken and dropped, and is counted: its publisher is not told
 )
 
 func (r Retention) check() error {
 	switch {
-	case r.MaxMsgs < 0 || r.MaxBytes < 0 || r.Keep > UntilAcked || r.Full > Refuse:
+	case r.MaxMsgs < 0 || r.MaxBytes < 0 || r.Keep > UntilAcked || r.Full > DropNewest || r.Interval < 0:
 		return fmt.Errorf("retention %+v is out of range", r)
 	case r.Grace < 0 || r.GraceBytes < 0 || r.Grace > 0 && r.Keep != UntilAcked:
 		return fmt.Errorf("retention %+v: what is kept after an acknowledgement is out of range", r)
@@ -66,10 +72,11 @@ const (
 	LostRejected             // the hub will not take it
 	LostDamaged              // what was on disk cannot be read
 	LostOperator             // given up by a person
+	LostNewest               // dropped as it came when the log was full
 	NumLosses
 )
 
-var lossNames = [NumLosses]string{"oldest_dropped", "log_full", "too_large", "disk_behind", "store_failed", "rejected_by_hub", "damaged", "dropped_by_operator"}
+var lossNames = [NumLosses]string{"oldest_dropped", "log_full", "too_large", "disk_behind", "store_failed", "rejected_by_hub", "damaged", "dropped_by_operator", "newest_dropped"}
 
 func (l Loss) String() string { return lossNames[min(l, NumLosses-1)] }
 
@@ -212,6 +219,11 @@ func (l *Log) Append(m *msg.Msg) (seq uint64, err error) {
 		l.lost[loss]++
 		return 0, err
 	}
+	if l.ret.Full == DropNewest && l.over(1, size) {
+		l.last++ // it has had its place
+		l.lost[LostNewest]++
+		return l.last, nil
+	}
 	l.last++
 	s.pos++
 	r := l.newRec()
@@ -224,10 +236,12 @@ func (l *Log) Append(m *msg.Msg) (seq uint64, err error) {
 	} else {
 		s.queue.push(r)
 		s.unsafeBytes += size
-		switch {
-		case s.unsafeBytes >= int64(s.o.CommitBytes):
+		if l.ret.Interval == 0 {
+			s.plainTo, s.plainAt = r.pos, r.at
+		}
+		if s.unsafeBytes >= int64(s.o.CommitBytes) {
 			s.wakeBy(r.at)
-		case s.armed == 0:
+		} else {
 			s.wakeBy(s.due(r, false))
 		}
 	}
@@ -248,7 +262,7 @@ func (l *Log) admit(m *msg.Msg, size int64) (Loss, error) {
 	case !l.ret.Memory && s.unsafeBytes+size > s.limit:
 		return LostNoRoom, fmt.Errorf("%w: the disk is behind", ErrFull)
 	}
-	for l.over(1, size) {
+	for l.ret.Full != DropNewest && l.over(1, size) {
 		if l.ret.Full == Refuse {
 			return LostRefused, ErrFull
 		}

@@ -113,6 +113,9 @@ type Store struct {
 	origins     map[string]bool // id prefixes taken by running forwarders
 	queue       deque[*rec]     // appended and, the first at least, not yet safe; in the order of pos
 	pos         uint64          // of the last append
+	plainTo     uint64          // of the last one to a log without an Interval
+	plainAt     int64           // when that was, by mono; long ago: never
+	hurryTo     uint64          // up to here barriers hurry logs with an Interval, too
 	limit       int64           // bytes that may be unsafe at once
 	unsafeBytes int64
 	behind      chan struct{} // not nil while publishers should pause
@@ -166,7 +169,7 @@ type Stats struct {
 func Open(dir string, o Options) (*Store, error) {
 	o.setDefaults()
 	s := &Store{
-		o: o, dir: dir, start: time.Now(), wake: make(chan struct{}, 1), closing: make(chan struct{}),
+		o: o, dir: dir, plainAt: -sinceAppend, start: time.Now(), wake: make(chan struct{}, 1), closing: make(chan struct{}),
 		done: make(chan struct{}), asks: make(chan func()), logs: map[uint32]*Log{}, origins: map[string]bool{}, pause: cmpOr(o.faults.retry, retryMin),
 		limit: (o.JournalBytes - 2*journalBlock) / 2,
 	}
@@ -263,10 +266,8 @@ func (s *Store) Barrier(fn func(error)) {
 		return
 	}
 	s.barriers.push(barrier{pos: s.pos, fn: fn})
-	if s.queue.len() > 0 {
-		first := *s.queue.at(0)
-		s.wakeBy(s.due(first, true))
-	}
+	s.hurry()
+	s.wakeForBarriers()
 	s.unlockAndFire()
 }
 

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/leafd/leafd/hw"
+	"github.com/leafd/leafd/storefwd"
 	"github.com/nats-io/nats-server/v2/conf"
 )
 
@@ -93,7 +94,8 @@ type Outbox struct {
 	Subjects   []string
 	MaxBytes   int64
 	MaxMsgs    int64         // 0: no limit
-	Refuse     bool          // when full: refuse the new message; otherwise drop the oldest
+	Full       storefwd.Full // what goes when a bound is reached
+	Interval   time.Duration // 0: safe before the acknowledgement, at once; else written so often
 	Grace      time.Duration // how long what the hub acknowledged is kept for a hub that goes back
 	GraceBytes int64         // at most so much of it
 	GraceDisk  bool          // on disk, too

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/leafd/leafd/internal/msg"
+	"github.com/leafd/leafd/storefwd"
 	"github.com/nats-io/nkeys"
 )
 
@@ -310,8 +311,17 @@ func readOutbox(b *block, name string) Outbox {
 	b.dur(&o.AckTimeout, 100*time.Millisecond, 5*time.Minute, "ack_timeout")
 	b.dur(&o.DuplicateWindow, 0, 24*time.Hour, "duplicate_window")
 	full := "old"
-	b.oneOf(&full, []string{"old", "refuse"}, "full")
-	o.Refuse = full == "refuse"
+	b.oneOf(&full, []string{"old", "new", "refuse"}, "full")
+	o.Full = map[string]storefwd.Full{"old": storefwd.DropOldest, "new": storefwd.DropNewest, "refuse": storefwd.Refuse}[full]
+	durability, every := "ack", time.Second
+	b.oneOf(&durability, []string{"ack", "interval"}, "durability")
+	b.dur(&every, 10*time.Millisecond, time.Minute, "commit_interval")
+	if b.has("commit_interval") && durability == "ack" {
+		b.r.fail(b.join("commit_interval"), `is for durability: "interval"`, "add that, or remove it")
+	}
+	if durability == "interval" {
+		o.Interval = every
+	}
 	b.hubName(&o.Stream, "stream")
 	b.hubName(&o.Domain, "domain")
 	return o

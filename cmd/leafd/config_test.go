@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/leafd/leafd/hw"
+	"github.com/leafd/leafd/storefwd"
 	"github.com/nats-io/nats-server/v2/conf"
 	"github.com/nats-io/nkeys"
 )
@@ -89,7 +90,7 @@ mqtt {
 }
 store { dir: /data/leafd, journal_size: 4MB, spill_after: "1s", commit_interval: "500ms", max_size: 100MB, reserve: 2MB }
 outbox {
-  telemetry { subjects: [ "t.>", "u.*" ], max_bytes: 1GB, max_msgs: 1000, full: refuse, window: 10
+  telemetry { subjects: [ "t.>", "u.*" ], max_bytes: 1GB, max_msgs: 1000, full: refuse, window: 10, durability: interval, commit_interval: "3s"
               stream: T, domain: hub, ack_timeout: "7s", grace: "1m", grace_bytes: 1MB, grace_on_disk: true, duplicate_window: "30s" }
   alarms { subject: "alarm.>" }
 }
@@ -113,7 +114,7 @@ hardware { devices {
 	alarms := defaultOutbox("alarms")
 	alarms.Subjects = []string{"alarm.>"}
 	want.Outboxes = []Outbox{alarms, {
-		Name: "telemetry", Subjects: []string{"t.>", "u.*"}, MaxBytes: 1 << 30, MaxMsgs: 1000, Refuse: true,
+		Name: "telemetry", Subjects: []string{"t.>", "u.*"}, MaxBytes: 1 << 30, MaxMsgs: 1000, Full: storefwd.Refuse, Interval: 3 * time.Second,
 		Grace: time.Minute, GraceBytes: 1 << 20, GraceDisk: true,
 		Window: 10, Stream: "T", Domain: "hub", AckTimeout: 7 * time.Second, DuplicateWindow: 30 * time.Second,
 	}}
@@ -295,7 +296,8 @@ var badConfigs = []struct{ text, want string }{
 	{hub + "outbox { a { subjects: \">\" } }", "takes replies"},
 	{hub + "outbox { a { subjects: [x, x] } }", `"x" and "x" overlap`},
 	{hub + "outbox { a { subjects: \"x.>\" }, b { subjects: \"x.*.z\" } }", `overlaps "x.>" of outbox "a"`},
-	{hub + "outbox { a { subjects: x, full: new } }", `must be one of "old", "refuse"`},
+	{hub + "outbox { a { subjects: x, full: newest } }", `must be one of "old", "new", "refuse"`},
+	{hub + "outbox { a { subjects: x, commit_interval: \"2s\" } }", `is for durability: "interval"`},
 	{hub + "outbox { a { subjects: x, max_bytes: 100KB } }", "less than max_payload"},
 	{hub + "outbox { a { subjects: x, stream: a.b } }", "is not a stream name"},
 	{"mqtt { port: 1883, max_packet: 2MB }", "lets in messages larger than max_payload"},
@@ -503,7 +505,7 @@ func TestDeployConfigShowsEveryKey(t *testing.T) {
 		max_subscriptions ping_interval ping_max write_deadline authorization users user password timeout token http debug
 		pid_file leafnodes reconnect remotes urls no_randomize credentials nkey first_info_timeout deny_imports
 		deny_exports mqtt max_packet max_pending_bytes connect_timeout store dir journal_size spill_after
-		commit_interval max_size reserve outbox subjects max_bytes max_msgs full grace grace_bytes grace_on_disk window ack_timeout
+		commit_interval max_size reserve outbox subjects max_bytes max_msgs full durability grace grace_bytes grace_on_disk window ack_timeout
 		duplicate_window stream domain hardware devices
 		driver subject interval`) {
 		if !regexp.MustCompile(`[#{ ]` + key + `(:| \{)`).Match(text) {

@@ -156,14 +156,10 @@ func (d *daemon) openBox(o Outbox) (err error) {
 
 // retention is what the outbox keeps, in the store's terms.
 func (o *Outbox) retention() storefwd.Retention {
-	r := storefwd.Retention{
-		MaxMsgs: o.MaxMsgs, MaxBytes: o.MaxBytes, Keep: storefwd.UntilAcked, Full: storefwd.DropOldest,
+	return storefwd.Retention{
+		MaxMsgs: o.MaxMsgs, MaxBytes: o.MaxBytes, Keep: storefwd.UntilAcked, Full: o.Full, Interval: o.Interval,
 		Grace: o.Grace, GraceBytes: o.GraceBytes, GraceOnDisk: o.GraceDisk,
 	}
-	if o.Refuse {
-		r.Full = storefwd.Refuse
-	}
-	return r
 }
 
 // ctlBoxes are what "leafd outbox" sees while this runs.
