@@ -5,7 +5,7 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unkn
 LDFLAGS  = -s -w -X main.version=$(VERSION)
 
 .DEFAULT_GOAL := build
-.PHONY: build demo test race check cross bench crash fuzz clean
+.PHONY: build demo test race check cross bench crash outage fuzz clean
 
 ## build: leafd for this machine, as bin/leafd
 build:
@@ -46,6 +46,10 @@ bench:
 crash:
 	$(GO) build -trimpath -buildvcs=false -o bin/faults ./test/faults
 	bin/faults $(FAULTS_FLAGS)
+
+## outage: take the hub, and nodes of a cluster, away under load, and count what arrived; OUTAGE_FLAGS="-msgs 20000 -long"
+outage:
+	$(GO) run -buildvcs=false ./test/outage $(OUTAGE_FLAGS)
 
 ## fuzz: each fuzz target for FUZZTIME (default 30s)
 fuzz:

@@ -1,6 +1,7 @@
 package testkit
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -17,25 +18,37 @@ type HubOptions struct {
 	Domain    string // of its JetStream; empty for none
 	Leafnodes string // more lines for its leafnodes block, such as an authorization block
 	Config    string // more of its configuration, at the top level: accounts, users, mqtt, limits
+
+	name string // default "hub"
 }
 
 // Hub is a stock nats-server in a subprocess. Killed and restarted it has the same
 // ports and the same store.
 type Hub struct {
 	*Process
-	client, leaf, monitor int // ports
+	StoreDir              string // of its JetStream
+	client, leaf, monitor int    // ports
 }
 
 // StartHub starts a hub and returns once all its listeners accept.
 func StartHub(t T, o HubOptions) *Hub {
 	t.Helper()
-	h := &Hub{client: Port(t), leaf: Port(t), monitor: Port(t)}
+	h, command := newHub(t, o)
+	h.Process = Start(t, "hub", command, func() bool { return h.listens() && h.get("/healthz", nil) == nil })
+	return h
+}
+
+// newHub writes the configuration of a hub and returns how to start it.
+func newHub(t T, o HubOptions) (h *Hub, command func() *exec.Cmd) {
+	t.Helper()
+	h = &Hub{client: Port(t), leaf: Port(t), monitor: Port(t)}
 	dir := t.TempDir()
+	h.StoreDir = filepath.Join(dir, "store")
 	var conf strings.Builder
-	fmt.Fprintf(&conf, "server_name: hub\nlisten: %q\nhttp: %q\n", Addr(h.client), Addr(h.monitor))
+	fmt.Fprintf(&conf, "server_name: %s\nlisten: %q\nhttp: %q\n", cmp.Or(o.name, "hub"), Addr(h.client), Addr(h.monitor))
 	fmt.Fprintf(&conf, "leafnodes {\n  listen: %q\n  no_advertise: true\n%s\n}\n", Addr(h.leaf), o.Leafnodes)
 	if o.JetStream {
-		fmt.Fprintf(&conf, "jetstream {\n  store_dir: %q\n", filepath.Join(dir, "store"))
+		fmt.Fprintf(&conf, "jetstream {\n  store_dir: %q\n", h.StoreDir)
 		if o.Domain != "" {
 			fmt.Fprintf(&conf, "  domain: %q\n", o.Domain)
 		}
@@ -47,13 +60,10 @@ func StartHub(t T, o HubOptions) *Hub {
 		t.Fatalf("start hub: %v", err)
 	}
 	server := NATSServer(t)
-	h.Process = Start(t, "hub",
-		func() *exec.Cmd { return exec.Command(server, "-c", path) },
-		func() bool {
-			return listening(Addr(h.client)) && listening(Addr(h.leaf)) && h.get("/healthz", nil) == nil
-		})
-	return h
+	return h, func() *exec.Cmd { return exec.Command(server, "-c", path) }
 }
+
+func (h *Hub) listens() bool { return listening(Addr(h.client)) && listening(Addr(h.leaf)) }
 
 // ClientURL is for NATS clients.
 func (h *Hub) ClientURL() string { return "nats://" + Addr(h.client) }

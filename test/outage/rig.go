@@ -1,0 +1,165 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/leafd/leafd/internal/testkit"
+)
+
+const streamName = "OUT"
+
+// rig is a hub or a cluster of them, the cable to it, and a leafd.
+type rig struct {
+	hubs  []*testkit.Hub
+	proxy []*testkit.Proxy // the cable to each hub
+	leafd *testkit.Leafd
+	nc    *nats.Conn // of the hubs
+	js    jetstream.JetStream
+}
+
+const config = `
+server_name: outage
+host: "127.0.0.1", port: $LEAFD_NATS_PORT
+http: $LEAFD_HTTP_PORT
+mqtt { host: "127.0.0.1", port: $LEAFD_MQTT_PORT }
+leafnodes { remotes: [ { urls: [ %s ] } ] }
+store { dir: $LEAFD_STORE }
+outbox { out { subjects: ["out.>"], max_bytes: 1GB, ack_timeout: "2s" } }
+`
+
+// newRig starts n hubs, a stream on them that takes out.> and more, and a leafd whose
+// links go through cables that can be cut.
+func newRig(t testkit.T, n int, window time.Duration, more ...string) *rig {
+	r := &rig{}
+	if n == 1 {
+		r.hubs = []*testkit.Hub{testkit.StartHub(t, testkit.HubOptions{JetStream: true})}
+	} else {
+		r.hubs = testkit.StartCluster(t, n)
+	}
+	var clients, links []string
+	for _, h := range r.hubs {
+		p := testkit.StartProxy(t, h.LeafAddr())
+		r.proxy = append(r.proxy, p)
+		clients = append(clients, h.ClientURL())
+		links = append(links, fmt.Sprintf("%q", "nats-leaf://"+p.Addr()))
+	}
+	var err error
+	r.nc, err = nats.Connect(strings.Join(clients, ","), nats.MaxReconnects(-1), nats.ReconnectWait(50*time.Millisecond))
+	if err != nil {
+		t.Fatalf("%v", err)
+	}
+	t.Cleanup(r.nc.Close)
+	if r.js, err = jetstream.New(r.nc); err != nil {
+		t.Fatalf("%v", err)
+	}
+	_, err = r.js.CreateStream(context.Background(), jetstream.StreamConfig{Name: streamName,
+		Subjects: append([]string{"out.>"}, more...), Replicas: n, Duplicates: window})
+	if err != nil {
+		t.Fatalf("create the stream: %v", err)
+	}
+	r.leafd = testkit.StartLeafd(t, testkit.LeafdOptions{Config: fmt.Sprintf(config, strings.Join(links, ", "))})
+	return r
+}
+
+// uplink is what leafd says of its outbox.
+type uplink struct {
+	State      string `json:"state"`
+	Messages   int64  `json:"messages"`
+	Acked      uint64 `json:"acked"`
+	Resume     string `json:"resume"`
+	Reordered  uint64 `json:"reordered"`
+	Duplicates uint64 `json:"duplicates"`
+}
+
+func (r *rig) uplink() uplink {
+	var u struct {
+		Outboxes []uplink `json:"outboxes"`
+	}
+	r.leafd.Get("/uplinkz", &u)
+	return u.Outboxes[0]
+}
+
+func (r *rig) cut() {
+	for _, p := range r.proxy {
+		p.Cut()
+	}
+}
+
+func (r *rig) restore() {
+	for _, p := range r.proxy {
+		p.Restore()
+	}
+}
+
+// linked is the hub that leafd's link is on.
+func (r *rig) linked(t testkit.T) (at int) {
+	testkit.Eventually(t, func() bool {
+		for i, p := range r.proxy {
+			if p.Conns() > 0 {
+				at = i
+				return true
+			}
+		}
+		return false
+	}, "a link to a hub")
+	return at
+}
+
+// leader is the hub that leads the stream.
+func (r *rig) leader(t testkit.T) (at int) {
+	testkit.Eventually(t, func() bool {
+		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+		defer cancel()
+		s, err := r.js.Stream(ctx, streamName)
+		if err != nil || s.CachedInfo().Cluster == nil {
+			return false
+		}
+		n, err := fmt.Sscanf(s.CachedInfo().Cluster.Leader, "hub%d", &at)
+		return n == 1 && err == nil
+	}, "a leader of the stream")
+	return at
+}
+
+// whole waits until all replicas have all.
+func (r *rig) whole(t testkit.T) {
+	for _, h := range r.hubs {
+		testkit.Eventually(t, h.Well, "all hubs are well")
+	}
+	testkit.Eventually(t, func() bool {
+		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+		defer cancel()
+		s, err := r.js.Stream(ctx, streamName)
+		if err != nil || s.CachedInfo().Cluster == nil {
+			return err == nil
+		}
+		for _, p := range s.CachedInfo().Cluster.Replicas {
+			if !p.Current || p.Offline {
+				return false
+			}
+		}
+		return true
+	}, "all replicas are up to date")
+}
+
+// drained waits until leafd has nothing left that the hub did not acknowledge.
+func (r *rig) drained(t testkit.T) {
+	var last uplink
+	for moved := time.Now(); ; {
+		u := r.uplink()
+		switch {
+		case u.Messages == 0:
+			return
+		case u != last:
+			last, moved = u, time.Now()
+		case time.Since(moved) > testkit.Patience:
+			t.Fatalf("leafd does not get rid of %d messages: %+v", u.Messages, u)
+		}
+		<-time.After(50 * time.Millisecond)
+	}
+}

@@ -1,0 +1,192 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/leafd/leafd/internal/testkit"
+)
+
+// scenario is one way the hub goes away and comes back.
+type scenario struct {
+	name   string
+	hubs   int
+	window time.Duration // the stream's duplicate window
+	run    func(*play)
+	others bool // write to the stream
+	long   bool // takes minutes
+}
+
+var scenarios = []scenario{
+	{name: "cuts while a backlog drains", hubs: 1, window: shortWindow, run: cutsInMidDrain},
+	{name: "hub killed under load", hubs: 1, window: shortWindow, run: hubKilled},
+	{name: "acknowledgements lost", hubs: 1, window: shortWindow, run: acksLost(3 * shortWindow)},
+	{name: "acknowledgements lost for 2 min", hubs: 1, window: 2 * time.Minute, run: acksLost(130 * time.Second), long: true},
+	{name: "cluster: leader killed", hubs: 3, window: shortWindow, run: nodesKilled((*rig).leader)},
+	{name: "cluster: node of the link killed", hubs: 3, window: shortWindow, run: nodesKilled((*rig).linked)},
+	{name: "cluster: cuts while a backlog drains", hubs: 3, window: shortWindow, run: cutsInMidDrain},
+	{name: "shared: hub killed under load", hubs: 1, window: shortWindow, run: hubKilled, others: true},
+	{name: "shared: leader killed", hubs: 3, window: shortWindow, run: nodesKilled((*rig).leader), others: true},
+	{name: "hub restored from a copy", hubs: 1, window: shortWindow, run: restored},
+}
+
+const (
+	shortWindow = 100 * time.Millisecond // the shortest that nats-server takes
+	perSecond   = 10_000
+)
+
+// play is one scenario under way.
+type play struct {
+	testkit.T
+	*rig
+	all    *load
+	msgs   int
+	chance *rand.Rand
+	faults int
+}
+
+func (s scenario) play(t testkit.T, msgs int, chance *rand.Rand) outcome {
+	began := time.Now()
+	p := &play{T: t, msgs: msgs, chance: chance}
+	var more []string
+	if s.others {
+		more = []string{"others.>"}
+	}
+	p.rig = newRig(t, s.hubs, s.window, more...)
+	if s.others {
+		t.Cleanup(p.write("others.a"))
+	}
+	s.run(p)
+	p.all.reach(t, p.all.total())
+	p.all.done.Wait()
+	p.drained(t)
+	p.whole(t)
+	o := outcome{name: s.name, faults: p.faults, said: p.uplink(), mayReorder: s.others && s.hubs > 1}
+	o.verify(t, p.rig, p.all)
+	o.took = time.Since(began)
+	return o
+}
+
+// write publishes on the hub, beside leafd, until the result is called.
+func (p *play) write(subject string) (stop func()) {
+	ctx, cancel := context.WithCancel(context.Background())
+	var g sync.WaitGroup
+	g.Go(func() {
+		for ctx.Err() == nil {
+			if _, err := p.js.Publish(ctx, subject, nil); err != nil && !errors.Is(err, context.Canceled) {
+				<-time.After(20 * time.Millisecond)
+			}
+		}
+	})
+	return func() { cancel(); g.Wait() }
+}
+
+// cutsInMidDrain lets all messages wait, then cuts the cable after every few hundred
+// kilobytes at most: in the middle of messages, and between them and their
+// acknowledgements.
+func cutsInMidDrain(p *play) {
+	p.cut()
+	p.all = startLoad(p, p.leafd, p.msgs, 4*perSecond)
+	p.all.reach(p, p.all.total())
+	most := int64(p.msgs) * 2 * payloadSize / 15
+	for p.uplink().Messages > 0 {
+		p.restore()
+		at := p.linked(p)
+		way, n := testkit.Up, p.chance.Int64N(2*most)+2000
+		if p.chance.IntN(2) == 0 {
+			way, n = testkit.Down, n/3
+		}
+		p.proxy[at].CutAfter(way, n)
+		testkit.Eventually(p, func() bool { return p.proxy[at].Conns() == 0 || p.uplink().Messages == 0 }, "a cut after %d bytes", n)
+		if p.proxy[at].Conns() == 0 {
+			p.faults++
+		}
+		p.wait(2 * shortWindow)
+	}
+	p.restore()
+}
+
+// hubKilled kills the hub under load and starts it again after the window.
+func hubKilled(p *play) {
+	p.all = startLoad(p, p.leafd, p.msgs, perSecond)
+	for step := p.msgs / 8; !p.all.finished(); {
+		p.all.reach(p, int(p.all.acked.Load())+p.chance.IntN(step)+1)
+		p.hubs[0].Kill()
+		p.faults++
+		p.all.reach(p, int(p.all.acked.Load())+p.chance.IntN(step)+1)
+		p.wait(3 * shortWindow)
+		p.hubs[0].Restart()
+	}
+}
+
+// acksLost lets the hub store what is on its way and nobody hear of it, for a time.
+func acksLost(lasts time.Duration) func(p *play) {
+	return func(p *play) {
+		p.all = startLoad(p, p.leafd, p.msgs, perSecond)
+		for range 5 {
+			p.all.reach(p, int(p.all.acked.Load())+p.msgs/10)
+			p.proxy[0].Blackhole(testkit.Down)
+			p.faults++
+			p.wait(lasts)
+			p.proxy[0].Restore()
+			if lasts > time.Minute {
+				return
+			}
+		}
+	}
+}
+
+// nodesKilled kills a node of the cluster under load, lets the others go on for a
+// while, and starts it again.
+func nodesKilled(which func(*rig, testkit.T) int) func(p *play) {
+	return func(p *play) {
+		p.all = startLoad(p, p.leafd, p.msgs, perSecond)
+		for step := p.msgs / 8; !p.all.finished(); {
+			p.all.reach(p, int(p.all.acked.Load())+p.chance.IntN(step)+1)
+			at := which(p.rig, p)
+			p.hubs[at].Kill()
+			p.faults++
+			p.goesOn(500)
+			p.hubs[at].Restart()
+			p.whole(p)
+		}
+	}
+}
+
+// goesOn waits until the hub has acknowledged n more, or has all.
+func (p *play) goesOn(n uint64) {
+	before := p.uplink().Acked
+	testkit.Eventually(p, func() bool {
+		u := p.uplink()
+		return u.Acked >= before+n || u.Messages == 0
+	}, "the others take over")
+}
+
+// restored copies the hub's store, lets it take more, and puts the copy back: what a
+// power cut leaves of a hub that syncs every two minutes, or a backup.
+func restored(p *play) {
+	p.all = startLoad(p, p.leafd, p.msgs, perSecond)
+	for i := range 3 {
+		p.all.reach(p, p.msgs*(3*i+1)/10)
+		p.hubs[0].Stop()
+		copied := p.TempDir() + "/store"
+		if err := os.CopyFS(copied, os.DirFS(p.hubs[0].StoreDir)); err != nil {
+			p.Fatalf("copy the hub's store: %v", err)
+		}
+		p.hubs[0].Restart()
+		p.all.reach(p, p.msgs*(3*i+2)/10)
+		p.drained(p)
+		p.hubs[0].Kill()
+		if err := errors.Join(os.RemoveAll(p.hubs[0].StoreDir), os.Rename(copied, p.hubs[0].StoreDir)); err != nil {
+			p.Fatalf("restore the hub's store: %v", err)
+		}
+		p.hubs[0].Restart()
+		p.faults++
+	}
+}
+
+func (p *play) wait(d time.Duration) { <-time.After(d) }

@@ -1,0 +1,69 @@
+package main
+
+import (
+	"context"
+	"errors"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/leafd/leafd/internal/testkit"
+)
+
+// verify reads the stream and compares it with what was promised. What a publisher
+// itself sent twice may be there twice.
+func (o *outcome) verify(t testkit.T, r *rig, all *load) {
+	got := map[int][]int{}
+	for _, b := range r.readAll(t) {
+		source, n, ok := unpack(b)
+		if !ok || source >= len(all.sources) {
+			o.wrong++
+			continue
+		}
+		got[source] = append(got[source], n)
+	}
+	for _, s := range all.sources {
+		times, next := make([]int, len(s.sent)), 0
+		for _, n := range got[s.id] {
+			if times[n]++; times[n] == 1 {
+				if n < next {
+					o.disordered++
+				}
+				next = max(next, n+1)
+			}
+		}
+		o.acked += s.acked
+		for n, stored := range times {
+			if n < s.acked && stored == 0 {
+				o.lost++
+			}
+			o.duplicated += max(0, stored-max(1, s.sent[n]))
+			o.again += max(0, s.sent[n]-1)
+		}
+	}
+}
+
+// readAll returns the payloads of our subjects in the order of the stream.
+func (r *rig) readAll(t testkit.T) (all [][]byte) {
+	ctx := context.Background()
+	c, err := r.js.OrderedConsumer(ctx, streamName, jetstream.OrderedConsumerConfig{FilterSubjects: []string{"out.>"}})
+	if err != nil {
+		t.Fatalf("read the stream: %v", err)
+	}
+	for {
+		b, err := c.FetchNoWait(5000)
+		if err != nil {
+			t.Fatalf("read the stream: %v", err)
+		}
+		n := 0
+		for m := range b.Messages() {
+			n++
+			all = append(all, m.Data())
+		}
+		if err := b.Error(); err != nil && !errors.Is(err, jetstream.ErrNoMessages) {
+			t.Fatalf("read the stream: %v", err)
+		}
+		if n == 0 {
+			return all
+		}
+	}
+}
