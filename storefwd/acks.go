@@ -64,7 +64,6 @@ func (f *Forwarder) acked(attempt, seq uint64, ack *pubAck) {
 		f.mu.Unlock()
 		return
 	}
-	f.unanswered = 0
 	f.repeats = f.repeats || ack.Duplicate
 	if f.alone != nil && f.aloneSeq == seq {
 		close(f.alone)

@@ -71,32 +71,32 @@ type Forwarder struct {
 	c *Cursor
 
 	// Owned by Run.
-	places    []*place // of this session
-	head      bool     // nothing was sent in this session
-	unguarded int      // sessions in a row that ended with the guard of their head
-	recs      []Record
-	header    []byte
-	expect    []byte // header lines of the publish that is being made
-	reply     []byte
-	out       msg.Msg
-	quiet     string // the last trouble that was logged
-	blindness string // why the duplicate window is relied on, as logged last
+	places     []*place // of this session
+	head       bool     // nothing was sent in this session
+	unanswered int      // resumes in a row in which a stream did not answer
+	unguarded  int      // sessions in a row that ended with the guard of their head
+	recs       []Record
+	header     []byte
+	expect     []byte // header lines of the publish that is being made
+	reply      []byte
+	out        msg.Msg
+	quiet      string // the last trouble that was logged
+	blindness  string // why the duplicate window is relied on, as logged last
 
 	// Guarded by mu.
-	mu         sync.Mutex
-	attempt    uint64                   // counts sessions; acknowledgements carry it
-	resync     func(error)              // ends the session that runs
-	request    uint64                   // counts requests
-	answers    map[uint64]chan *msg.Msg // to the requests that are out
-	unanswered int                      // resumes in a row in which a stream did not answer
-	repeats    bool                     // the hub knew one already, since the last resume
-	alone      chan struct{}            // closed once aloneSeq is acknowledged; nil if nobody waits
-	aloneSeq   uint64
-	sentTo     uint64 // the highest sequence that was sent
-	only       string // the stream, if there is one only
-	mark       mark
-	refusals   map[uint64]int // refused by the hub for now: how often
-	st         ForwarderStats
+	mu       sync.Mutex
+	attempt  uint64                   // counts sessions; acknowledgements carry it
+	resync   func(error)              // ends the session that runs
+	request  uint64                   // counts requests
+	answers  map[uint64]chan *msg.Msg // to the requests that are out
+	repeats  bool                     // the hub knew one already, since the last resume
+	alone    chan struct{}            // closed once aloneSeq is acknowledged; nil if nobody waits
+	aloneSeq uint64
+	sentTo   uint64 // the highest sequence that was sent
+	only     string // the stream, if there is one only
+	mark     mark
+	refusals map[uint64]int // refused by the hub for now: how often
+	st       ForwarderStats
 }
 
 // ForwarderStats describe a Forwarder at one moment.
@@ -119,6 +119,7 @@ type ForwarderStats struct {
 	Duplicates uint64 // sent twice, and recognised by the hub
 	Rejected   uint64 // given up: the hub will not take them
 	Junk       uint64 // replies that were no acknowledgement
+	WentBack   uint64 // times that the hub had less than it had acknowledged
 	Reordered  uint64 // stored behind later ones: they were lost in the hub and the stream is not ours alone
 	InFlight   int
 	RTT        time.Duration // of acknowledgements, smoothed

@@ -73,7 +73,7 @@ func (h *fakeHub) get(body []byte) string {
 	}
 	at := -1
 	for i, s := range h.stored {
-		if msg.Match(cmp.Or(req.LastOf, req.NextOf), s.subject) && i+1 >= int(req.Seq) {
+		if filter := cmp.Or(req.LastOf, req.NextOf); (filter == "" && i+1 == int(req.Seq)) || msg.Match(filter, s.subject) && i+1 >= int(req.Seq) {
 			if at = i; req.NextOf != "" {
 				break
 			}
@@ -122,6 +122,27 @@ func (h *fakeHub) Up() <-chan struct{}   { c := make(chan struct{}); close(c); r
 func (h *fakeHub) Down() <-chan struct{} { return make(chan struct{}) }
 func (h *fakeHub) Hub() (string, int)    { return "hub", 1 << 20 }
 
+// A hub that was set back is sent what it acknowledged and no longer has, be it
+// alone on its stream or others have written there meanwhile.
+func TestForwarderSendsAgainWhatTheHubLost(t *testing.T) {
+	for _, since := range [][]fakeMsg{nil, {{"other", "", ""}, {"other", "", ""}, {"other", "", ""}, {"other", "", ""}}} {
+		h, once := &fakeHub{}, true
+		h.answer = func(subject string) string {
+			if subject != "a.4" || !once {
+				return ""
+			}
+			once = false
+			h.stored = append(h.stored[:1:1], since...) // restored from a copy with the first only
+			return `{"error":{"code":503,"err_code":10008,"description":"back in a moment"}}`
+		}
+		st, ls := forward(t, h, "a.1", "a.2", "a.3", "a.4")
+		wantSubjects(t, h, "a.1", "a.2", "a.3", "a.4")
+		if st.WentBack != 1 || len(ls.Lost) != 0 {
+			t.Errorf("%+v %+v", st, ls)
+		}
+	}
+}
+
 // forward appends the subjects, runs a forwarder until all are acknowledged or given
 // up, and returns what it counted.
 func forward(t *testing.T, h *fakeHub, subjects ...string) (ForwarderStats, LogStats) {
@@ -131,7 +152,7 @@ func forward(t *testing.T, h *fakeHub, subjects ...string) (ForwarderStats, LogS
 		t.Fatal(err)
 	}
 	defer s.Close()
-	l, err := s.Log("OUT/c", Retention{Keep: UntilAcked})
+	l, err := s.Log("OUT/c", Retention{Keep: UntilAcked, Grace: time.Hour, GraceBytes: 1 << 20})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -152,6 +173,7 @@ func forward(t *testing.T, h *fakeHub, subjects ...string) (ForwarderStats, LogS
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- f.Run(ctx) }()
+	defer func() { if t.Failed() { t.Logf("%+v %+v %+v", f.Stats(), l.Stats(), h.stored) } }()
 	testkit.Eventually(t, func() bool { return l.Stats().Msgs == 0 }, "the log drained")
 	cancel()
 	if err := <-done; err != nil {

@@ -73,10 +73,11 @@ const (
 	LostDamaged              // what was on disk cannot be read
 	LostOperator             // given up by a person
 	LostNewest               // dropped as it came when the log was full
+	LostByHub                // acknowledged by a hub that was set back, and no longer here
 	NumLosses
 )
 
-var lossNames = [NumLosses]string{"oldest_dropped", "log_full", "too_large", "disk_behind", "store_failed", "rejected_by_hub", "damaged", "dropped_by_operator", "newest_dropped"}
+var lossNames = [NumLosses]string{"oldest_dropped", "log_full", "too_large", "disk_behind", "store_failed", "rejected_by_hub", "damaged", "dropped_by_operator", "newest_dropped", "lost_by_hub"}
 
 func (l Loss) String() string { return lossNames[min(l, NumLosses-1)] }
 

@@ -71,6 +71,9 @@ func (f *Forwarder) send(ctx context.Context, r *Record, most int) error {
 	f.up.Flush()
 	select {
 	case <-acked:
+		if p.probe {
+			return fmt.Errorf("%w: the stream takes messages again", errResync)
+		}
 		return nil
 	case <-ctx.Done():
 		return ctx.Err()

@@ -36,6 +36,7 @@ type place struct {
 	last  stored   // the last of these that is ours
 	own   bool     // nobody else's message is the last of a filter
 	top   uint64   // the highest of ours that it is known to have
+	probe bool     // it did not answer: ask again once the first publish is acknowledged
 
 	chained bool   // publishes carry next
 	next    uint64 // the stream's last sequence once all that was sent is stored
@@ -83,10 +84,14 @@ func (f *Forwarder) survey(ctx context.Context, p *place) (err error) {
 	if err != nil {
 		return f.mute(p, err)
 	}
+	f.unanswered = 0
 	tail := p.last.at == p.info.State.LastSeq || p.info.State.Messages == 0
 	p.chained, p.next = p.own && tail && !f.repeated(), p.info.State.LastSeq
 	if r := p.info.Config.Retention; r != "" && r != "limits" {
 		p.blind = fmt.Sprintf("stream %q has %s retention, and does not keep what was consumed", p.name, r)
+	}
+	if err = f.giveBack(ctx, p); err != nil {
+		return f.mute(p, err)
 	}
 	if err = f.readBack(ctx, p); errors.Is(err, errTooMany) {
 		p.blind, err = err.Error(), nil
@@ -123,29 +128,25 @@ func (f *Forwarder) lastOf(ctx context.Context, p *place) error {
 const unansweredMost = 3
 
 // mute sorts out why a stream did not say what it has. What will not change makes it
-// blind. Silence may be that of a stream without a leader: only the third in a row
-// is taken for a missing permission, and then one message is tried first.
+// blind. Silence may be that of a stream without a leader: after the third in a row
+// one message is sent, and only if that is acknowledged and the next question is not
+// answered either a permission must be missing.
 func (f *Forwarder) mute(p *place, err error) error {
 	var never interface{ Permanent() bool }
 	var refused *apiError
 	switch {
 	case errors.As(err, &never) && never.Permanent():
 	case errors.As(err, &refused) && refused.Code >= 400 && refused.Code < 500 && refused.ErrCode != noStream:
-	case errors.Is(err, errNoAnswer) && f.silent():
+	case errors.Is(err, errNoAnswer):
+		if f.unanswered++; f.unanswered < unansweredMost {
+			return err
+		}
+		p.probe = f.unanswered == unansweredMost
 	default:
 		return err
 	}
 	p.blind, p.chained, p.lasts = fmt.Sprintf("what stream %q has cannot be read: %v", p.name, err), false, nil
 	return nil
-}
-
-// silent counts resumes in which the stream did not answer, and reports whether they
-// are enough.
-func (f *Forwarder) silent() bool {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.unanswered++
-	return f.unanswered >= unansweredMost
 }
 
 // tell notes, for people, how it goes on.

@@ -86,7 +86,7 @@ func (d *daemon) storez(u *monitor.Uplinkz) {
 			Subjects: b.cfg.Subjects, Stream: f.Stream, Domain: b.cfg.Domain, Messages: l.Msgs, Bytes: l.Bytes,
 			MaxBytes: b.cfg.MaxBytes, OldestAge: monitor.Duration(l.OldestAge), FirstSeq: l.First, LastSeq: l.Last,
 			AckedSeq: l.First - 1, InFlight: f.InFlight, Sent: f.Sent, Acked: f.Acked + f.Resumed,
-			Duplicates: f.Duplicates, Reordered: f.Reordered, Resume: f.Resume, ResumeWhy: f.ResumeWhy,
+			Duplicates: f.Duplicates, Reordered: f.Reordered, WentBack: f.WentBack, Resume: f.Resume, ResumeWhy: f.ResumeWhy,
 			Window: monitor.Duration(f.DuplicateWindow), Dropped: l.Lost})
 	}
 	if d.store == nil {

@@ -146,6 +146,7 @@ type Outbox struct {
 	Acked      uint64            `json:"acked"`
 	Duplicates uint64            `json:"duplicates"`                 // acknowledged by the hub as known already
 	Reordered  uint64            `json:"reordered"`                  // stored behind later ones: lost in the hub, and others write to the stream
+	WentBack   uint64            `json:"hub_went_back"`              // times that it had less than it had acknowledged
 	Resume     string            `json:"resume,omitempty"`           // how it goes on after an interruption: chain, readback, window
 	ResumeWhy  string            `json:"resume_reason,omitempty"`    // why it has to rely on the window
 	Window     Duration          `json:"duplicate_window,omitempty"` // of the stream, then

@@ -75,6 +75,7 @@ type uplink struct {
 	Resume     string `json:"resume"`
 	Reordered  uint64 `json:"reordered"`
 	Duplicates uint64 `json:"duplicates"`
+	WentBack   uint64 `json:"hub_went_back"`
 }
 
 func (r *rig) uplink() uplink {

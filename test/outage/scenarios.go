@@ -144,8 +144,8 @@ func acksLost(lasts time.Duration) func(p *play) {
 // while, and starts it again.
 func nodesKilled(which func(*rig, testkit.T) int) func(p *play) {
 	return func(p *play) {
-		p.all = startLoad(p, p.leafd, p.msgs, perSecond)
-		for step := p.msgs / 8; !p.all.finished(); {
+		p.all = startLoad(p, p.leafd, p.msgs, perSecond/2)
+		for step := p.msgs / 16; !p.all.finished(); {
 			p.all.reach(p, int(p.all.acked.Load())+p.chance.IntN(step)+1)
 			at := which(p.rig, p)
 			p.hubs[at].Kill()
@@ -186,6 +186,7 @@ func restored(p *play) {
 		}
 		p.hubs[0].Restart()
 		p.faults++
+		testkit.Eventually(p, func() bool { return p.uplink().WentBack > uint64(i) }, "leafd notices that the hub was set back")
 	}
 }
 
