@@ -23,7 +23,8 @@ import (
 // boltEngine is the engine on disk: one bbolt file with two flat buckets.
 //
 //	records   log id (u32, big endian) ‖ seq (u64, big endian) → record
-//	state     log id → checksum ‖ JSON of logState;  "folded" → generation (u64)
+//	state     log id → checksum ‖ JSON of logState;  "folded" → generation (u64);
+//	          "written" → checksum ‖ JSON of Wear
 type boltEngine struct {
 	path string // static
 	max  int64  // bytes that the file may have, static
@@ -42,6 +43,7 @@ var (
 	recordsBucket = []byte("records")
 	stateBucket   = []byte("state")
 	foldedKey     = []byte("folded")
+	wearKey       = []byte("written") // no key but a log's has four bytes
 )
 
 const (
@@ -189,6 +191,15 @@ func (e *boltEngine) Load() (states map[uint32]logState, folded uint64, err erro
 	return states, folded, err
 }
 
+// Wear returns what Fold was given, nil if that was nothing.
+func (e *boltEngine) Wear() (b []byte, err error) {
+	err = e.view(func(tx *bolt.Tx, _ *bolt.Bucket) error {
+		b = bytes.Clone(tx.Bucket(stateBucket).Get(wearKey))
+		return nil
+	})
+	return b, err
+}
+
 // recount rebuilds the state of a log from its records: the one scan there is,
 // for a state that failed its checksum.
 func (e *boltEngine) recount(id uint32) (s logState, err error) {
@@ -306,6 +317,11 @@ func apply(tx *bolt.Tx, b *foldBatch) error {
 			err = state.Put(binary.BigEndian.AppendUint32(nil, id), v)
 		}
 		if err != nil {
+			return err
+		}
+	}
+	if b.wear != nil {
+		if err := state.Put(wearKey, b.wear); err != nil {
 			return err
 		}
 	}

@@ -19,7 +19,7 @@
 // kept after the acknowledgement), commit.go (from append to safe), fold.go (from
 // journal to bbolt), forward.go, resume.go, readback.go, wentback.go (what the hub has),
 // publish.go, acks.go, hub.go and puback.go (the hub's JetStream API), inspect.go
-// (what a person does with a store).
+// (what a person does with a store), wear.go (what it costs the flash).
 //
 // # Concurrency
 //

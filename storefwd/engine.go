@@ -44,6 +44,7 @@ type foldBatch struct {
 	remove []seqRange
 	states map[uint32]logState
 	folded uint64 // journal generations up to this one hold nothing new
+	wear   []byte // the meter as it stands, nil to leave it
 }
 
 type foldRecord struct {

@@ -214,6 +214,8 @@ func (s *Store) foldFailed(err error) error {
 func (s *Store) foldBatch() (b *foldBatch, to map[*Log]seqRange) {
 	clear(s.puts)
 	b = &foldBatch{put: s.puts[:0], states: map[uint32]logState{}, folded: s.sealGen}
+	s.countWear()
+	b.wear = encodeWear(&s.wear)
 	to = map[*Log]seqRange{}
 	puts, removes := maxFold, uint64(maxRemove)
 	for id, l := range s.logs {

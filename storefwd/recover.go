@@ -109,6 +109,7 @@ func (s *Store) openEngine() (written int64, err error) {
 			s.restoreLog(id, st)
 		}
 		s.loaded, s.folded = true, folded
+		s.loadWear()
 	}
 	s.setReadable(true)
 	return written, openErr

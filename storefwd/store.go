@@ -136,6 +136,8 @@ type Store struct {
 	resetting   bool   // the engine proved damaged and is to be replaced
 	health      []string
 	stats       Stats
+	wear        Wear             // since the store was made
+	wearSeen    map[string]int64 // what of stats is in it
 }
 
 // Stats of a Store. Bytes are those handed to the kernel since Open.

@@ -31,6 +31,7 @@ type daemon struct {
 	log  *slog.Logger
 	name string
 	id   string // a public nkey
+	sys  string // root of sysfs
 
 	router *leaf.Router
 	nats   *leaf.Server
@@ -55,7 +56,7 @@ type box struct {
 // newDaemon builds everything and takes the ports, so that what cannot work is
 // said before anything runs.
 func newDaemon(cfg *Config, log *slog.Logger) (d *daemon, err error) {
-	d = &daemon{cfg: cfg, log: log, name: cfg.ServerName, router: leaf.NewRouter()}
+	d = &daemon{cfg: cfg, log: log, name: cfg.ServerName, sys: "/sys", router: leaf.NewRouter()}
 	if d.name == "" {
 		if d.name, err = os.Hostname(); err != nil {
 			return nil, fmt.Errorf("server_name is not set and the host has no name: %w", err)

@@ -2,6 +2,7 @@ package main
 
 import (
 	"net"
+	"os"
 	"runtime"
 	"strconv"
 	"time"
@@ -95,7 +96,7 @@ func (d *daemon) storez(u *monitor.Uplinkz) {
 	s := d.store.Stats()
 	st := &monitor.Store{Dir: d.cfg.Store.Dir, State: "ok", Epoch: s.Epoch, FileSize: s.BoltSize, JournalSize: d.cfg.Store.JournalSize,
 		Written:   map[string]uint64{"journal": uint64(s.JournalBytes), "fold": uint64(s.BoltBytes), "open": uint64(s.MetaBytes)},
-		LastError: s.Failed, Salvaged: s.Salvaged}
+		LastError: s.Failed, Salvaged: s.Salvaged, Wear: d.wearz()}
 	switch {
 	case s.Failed != "":
 		st.State = "failed"
@@ -103,6 +104,20 @@ func (d *daemon) storez(u *monitor.Uplinkz) {
 		st.State = "full"
 	}
 	u.Store = st
+}
+
+// wearz is the meter of the store and what flash chips say of themselves.
+func (d *daemon) wearz() *monitor.Wear {
+	w := d.store.Wear()
+	z := &monitor.Wear{Total: uint64(w.Total()), Today: uint64(w.Today(time.Now())), ByCause: map[string]uint64{},
+		Flash: monitor.ReadFlash(os.DirFS(d.sys))}
+	for cause, n := range w.Causes {
+		z.ByCause[cause] = uint64(n)
+	}
+	for _, day := range w.Days {
+		z.Days = append(z.Days, monitor.WearDay{Day: time.Unix(day.Day*86400, 0).UTC().Format(time.DateOnly), Bytes: uint64(day.Bytes)})
+	}
+	return z
 }
 
 func hostPort(ln net.Listener) (host string, port int) {

@@ -167,7 +167,7 @@ type Store struct {
 }
 
 // Wear is what the store has cost the flash. It is kept with the store, and goes on
-// over a restart; a crash loses what was counted since the journal was last folded.
+// over a restart; what was written with the last fold and after it is not counted then.
 type Wear struct {
 	Total   uint64            `json:"total_bytes"`    // written since the store was made
 	ByCause map[string]uint64 `json:"by_cause_bytes"` // of these
