@@ -42,8 +42,11 @@ cross:
 bench:
 	GO='$(GO)' VERSION='$(VERSION)' scripts/bench.sh
 
-## crash: break the disk under a running leafd, and count what was lost; root
+## crash: cut the power, kill, damage, and break the disk under a running leafd, and count
+## what was lost; root, strace. CRASH_FLAGS="-part power" or FAULTS_FLAGS for less
 crash:
+	$(GO) build -trimpath -buildvcs=false -o bin/crash ./test/crash
+	bin/crash $(CRASH_FLAGS)
 	$(GO) build -trimpath -buildvcs=false -o bin/faults ./test/faults
 	bin/faults $(FAULTS_FLAGS)
 

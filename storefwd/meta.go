@@ -170,9 +170,28 @@ func moveAside(path string, epoch uint64) (name string, err error) {
 	return filepath.Base(to), nil
 }
 
+// makeDir makes dir and what is missing above it. Until there is a store in it, all
+// names on the way to it are made safe: a power cut could take away a new directory
+// with everything that was synced in it.
+func makeDir(dir string) error {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	if _, err := os.Lstat(filepath.Join(dir, metaFile)); err == nil {
+		return nil
+	}
+	at, err := filepath.Abs(dir)
+	for ; err == nil && at != filepath.Dir(at); at = filepath.Dir(at) {
+		if err = syncDir(filepath.Dir(at)); errors.Is(err, fs.ErrPermission) {
+			err = nil // not ours to open, so it was there before us
+		}
+	}
+	return err
+}
+
 // lockDir takes the directory for this process until the file is closed.
 func lockDir(dir string) (*os.File, error) {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	if err := makeDir(dir); err != nil {
 		return nil, fmt.Errorf("it cannot be made: %w", reason(err))
 	}
 	path := filepath.Join(dir, "lock")
