@@ -111,6 +111,9 @@ func (c *Cursor) want() (from, to uint64, room int, err error) {
 	if c.next <= l.folded && !l.s.readable {
 		to = 0
 	}
+	if room < c.cfg.MaxPending/4 && c.next+uint64(max(room, 0)) <= to {
+		room = 0 // a long stride is cheaper than one step for each acknowledgement
+	}
 	c.blocked = room <= 0
 	c.waiting = c.blocked || c.next > to
 	return c.next, to, room, nil

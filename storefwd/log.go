@@ -539,7 +539,7 @@ func (l *Log) readEngine(dst []Record, from, to uint64, limit int) ([]Record, er
 			return true
 		}
 		if len(buf)+len(b) > cap(buf) {
-			buf = make([]byte, 0, max(32<<10, len(b)))
+			buf = make([]byte, 0, max(len(b), min(32<<10, len(b)*(cap(dst)-len(dst)))))
 		}
 		at := len(buf)
 		buf = append(buf, b...)
