@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"runtime/debug"
@@ -87,7 +88,7 @@ func openDB(path string, limit int64, readOnly bool) (db *bolt.DB, file *os.File
 	defer onFaultPanic()()
 	defer asError(&err)
 	db, err = bolt.Open(path, 0o600, &bolt.Options{
-		Timeout: time.Second, PageSize: boltPage, FreelistType: bolt.FreelistMapType, NoStatistics: true,
+		Timeout: time.Second, PageSize: boltPage, FreelistType: bolt.FreelistMapType, NoStatistics: true, PreLoadFreelist: true,
 		InitialMmapSize: int(limit), MaxSize: int(limit), ReadOnly: readOnly,
 		OpenFile: func(name string, flag int, mode os.FileMode) (*os.File, error) {
 			var err error
@@ -103,6 +104,23 @@ func openDB(path string, limit int64, readOnly bool) (db *bolt.DB, file *os.File
 	// backlog is read in order.
 	unix.Syscall(unix.SYS_MADVISE, db.Info().Data, uintptr(limit)&^(boltPage-1), unix.MADV_NORMAL)
 	return db, file, nil
+}
+
+// CheckFile reports whether bbolt can open the file and read what it says of the logs:
+// ErrDamaged if not. It does not read the records. bbolt may crash over a damaged file,
+// so this is best called in a process that may.
+func CheckFile(path string) error {
+	err := checkPages(path)
+	if err != nil {
+		return err
+	}
+	e := newBolt(path, 0)
+	if e.db, e.file, err = openDB(path, 0, true); err != nil {
+		return spaceError(err)
+	}
+	defer e.Close()
+	_, _, err = e.Load()
+	return err
 }
 
 // close lets go of the file. The caller holds mu.
@@ -204,17 +222,7 @@ func (e *boltEngine) Wear() (b []byte, err error) {
 // for a state that failed its checksum.
 func (e *boltEngine) recount(id uint32) (s logState, err error) {
 	err = e.Read(id, 0, 1<<64-1, func(seq uint64, rec []byte) bool {
-		if s.Msgs == 0 {
-			s.Base, s.First = seq, seq
-		}
-		s.Folded, s.Last = seq, seq
-		s.Msgs++
-		s.Bytes += int64(len(rec))
-		if len(rec) >= recHeader {
-			if n := len(s.Epochs); n == 0 || s.Epochs[n-1].Epoch != recordEpoch(rec) {
-				s.Epochs = append(s.Epochs, epochStart{recordEpoch(rec), seq})
-			}
-		}
+		s.add(seq, rec)
 		return true
 	})
 	return s, err
@@ -245,7 +253,7 @@ func (e *boltEngine) view(fn func(tx *bolt.Tx, records *bolt.Bucket) error) (err
 	return e.db.View(func(tx *bolt.Tx) error {
 		records := tx.Bucket(recordsBucket)
 		if records == nil || tx.Bucket(stateBucket) == nil {
-			return errors.New("a bucket is missing")
+			return fmt.Errorf("%w: a bucket is missing", ErrDamaged)
 		}
 		defer e.letGo(tx)
 		return fn(tx, records)
@@ -273,7 +281,7 @@ func (e *boltEngine) Fold(b *foldBatch) (written int64, err error) {
 	defer onFaultPanic()()
 	defer func() {
 		if p := recover(); p != nil {
-			e.bad, err = true, fmt.Errorf("damaged: %v", p)
+			e.bad, err = true, fmt.Errorf("%w: %v", ErrDamaged, p)
 		}
 	}()
 	tx, err := e.db.Begin(true)
@@ -298,7 +306,7 @@ func (e *boltEngine) Fold(b *foldBatch) (written int64, err error) {
 func apply(tx *bolt.Tx, b *foldBatch) error {
 	records, state := tx.Bucket(recordsBucket), tx.Bucket(stateBucket)
 	if records == nil || state == nil {
-		return errors.New("a bucket is missing")
+		return fmt.Errorf("%w: a bucket is missing", ErrDamaged)
 	}
 	records.FillPercent = 0.9 // keys only ever grow within a log
 	for _, r := range b.remove {
@@ -387,7 +395,7 @@ func (e *boltEngine) Close() error {
 // map, into an error.
 func asError(err *error) {
 	if p := recover(); p != nil {
-		*err = fmt.Errorf("damaged: %v", p)
+		*err = fmt.Errorf("%w: %v", ErrDamaged, p)
 	}
 }
 
@@ -406,6 +414,8 @@ func spaceError(err error) error {
 		return err
 	case errors.Is(err, berrors.ErrDatabaseReadOnly):
 		return fmt.Errorf("%w: %w", syscall.EROFS, err)
+	case errors.Is(err, berrors.ErrInvalid), errors.Is(err, berrors.ErrVersionMismatch), errors.Is(err, berrors.ErrChecksum), errors.Is(err, io.EOF):
+		return fmt.Errorf("%w: %w", ErrDamaged, err)
 	case errors.Is(err, berrors.ErrTimeout):
 		return fmt.Errorf("%w: %w", ErrInUse, err)
 	case errors.Is(err, berrors.ErrMaxSizeReached):
@@ -414,20 +424,4 @@ func spaceError(err error) error {
 		return fmt.Errorf("%w: %w", errNoSpace, err)
 	}
 	return err
-}
-
-// keep leaves a second name on a damaged file before Reset takes its first.
-func (e *boltEngine) keep(epoch uint64) string {
-	for i := 0; ; i++ {
-		to := fmt.Sprintf("%s.corrupt-%d", e.path, epoch)
-		if i > 0 {
-			to += fmt.Sprintf("-%d", i)
-		}
-		switch err := os.Link(e.path, to); {
-		case err == nil:
-			return filepath.Base(to)
-		case !errors.Is(err, os.ErrExist):
-			return "nothing: " + err.Error()
-		}
-	}
 }

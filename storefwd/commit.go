@@ -167,7 +167,9 @@ func (s *Store) run() {
 			return
 		}
 		s.recover()
+		s.lookDue()
 		s.commitDue(false)
+		s.salvageDue()
 		s.expireTails()
 		s.foldDue()
 		s.mu.Lock()
@@ -231,6 +233,9 @@ func (s *Store) next() int64 {
 	}
 	for _, l := range s.logs {
 		at = min(at, l.tailDue())
+	}
+	if s.suspected != nil || s.salvaging != nil {
+		at = min(at, max(s.salvageAt, 1))
 	}
 	if at == math.MaxInt64 {
 		return 0

@@ -108,7 +108,7 @@ func (c *Cursor) want() (from, to uint64, room int, err error) {
 	if c.bytes < c.cfg.MaxPendingBytes {
 		room = c.cfg.MaxPending - c.pending.len()
 	}
-	if c.next <= l.folded && !l.s.readable {
+	if !l.s.readable && (c.next <= l.folded || l.s.salvaging != nil) {
 		to = 0
 	}
 	if room < c.cfg.MaxPending/4 && c.next+uint64(max(room, 0)) <= to {
@@ -326,7 +326,7 @@ const trimStep = 1024
 // It reports whether there is more.
 func (l *Log) trim() (more bool) {
 	floor, ok := l.ackedTo()
-	if !ok || l.first > floor || l.first <= l.folded && !l.s.readable {
+	if !ok || l.first > floor || l.unreadable() {
 		return false
 	}
 	now := l.s.mono()

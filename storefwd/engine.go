@@ -76,6 +76,21 @@ type logState struct {
 	TailBytes int64  `json:"tail_bytes,omitempty"`
 }
 
+// add counts one more record.
+func (s *logState) add(seq uint64, rec []byte) {
+	if s.Msgs == 0 {
+		s.Base, s.First = seq, seq
+	}
+	s.Folded, s.Last = seq, seq
+	s.Msgs++
+	s.Bytes += int64(len(rec))
+	if len(rec) >= recHeader {
+		if n := len(s.Epochs); n == 0 || s.Epochs[n-1].Epoch != recordEpoch(rec) {
+			s.Epochs = append(s.Epochs, epochStart{recordEpoch(rec), seq})
+		}
+	}
+}
+
 // epochStart says that records from First on were appended in Epoch.
 type epochStart struct {
 	Epoch uint64 `json:"e"`

@@ -42,10 +42,10 @@ func (s *Store) foldDue() {
 		s.mu.Lock()
 		now := s.mono()
 		aged := s.dirtySince != 0 && now >= s.foldAt()
-		if aged && !s.resetting && !s.sealedUsed() && !s.pendingFold() {
+		if aged && !s.sealedUsed() && !s.pendingFold() {
 			s.dirtySince, aged = 0, false // all that was in the journal is gone: write nothing
 		}
-		due := (s.resetting || s.sealedUsed() || aged || s.removable() >= s.removeAt()) && now >= s.foldAgain
+		due := (s.sealedUsed() || aged || s.removable() >= s.removeAt()) && now >= s.foldAgain
 		s.mu.Unlock()
 		if !due {
 			return
@@ -76,7 +76,7 @@ func (s *Store) sealedUsed() bool {
 func (s *Store) foldable() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.resetting || s.sealedUsed() || s.pendingFold()
+	return s.sealedUsed() || s.pendingFold()
 }
 
 // pendingFold reports whether a fold would change anything that matters.
@@ -120,7 +120,7 @@ func (s *Store) fold() error {
 	}
 	s.mu.Lock()
 	b, to := s.foldBatch()
-	reset := s.resetting || len(b.remove) > 0 && len(b.put) == 0 && s.engineEmpty() && s.eng.Size() > resetAbove
+	reset := s.salvage == nil && len(b.remove) > 0 && len(b.put) == 0 && s.engineEmpty() && s.eng.Size() > resetAbove
 	if reset { // all that waits for removal goes with the file
 		for i, r := range b.remove {
 			l := s.logs[r.log]
@@ -130,11 +130,10 @@ func (s *Store) fold() error {
 			b.states[r.log] = st
 		}
 	}
-	damaged := s.resetting
 	s.mu.Unlock()
-	n, err := s.applyFold(b, reset, damaged)
+	n, err := s.applyFold(b, reset)
 	if errors.Is(err, errNoSpace) && !errors.Is(err, errMaxSize) && s.letReserveGo() {
-		n, err = s.applyFold(b, reset, damaged)
+		n, err = s.applyFold(b, reset)
 	}
 	if err != nil {
 		return s.foldFailed(err)
@@ -147,7 +146,7 @@ func (s *Store) fold() error {
 	s.stats.Folds++
 	s.foldErr, s.foldAgain = "", 0
 	s.setFull(false)
-	s.resetting = s.resetting && !damaged
+	s.acquitted = false
 	s.dirtySince = 0
 	for _, r := range b.remove {
 		s.logs[r.log].removed(r.to)
@@ -167,17 +166,9 @@ func (s *Store) fold() error {
 	return nil
 }
 
-func (s *Store) applyFold(b *foldBatch, reset, damaged bool) (int64, error) {
+func (s *Store) applyFold(b *foldBatch, reset bool) (int64, error) {
 	if !reset {
 		return s.eng.Fold(b)
-	}
-	if damaged {
-		if k, ok := s.eng.(interface{ keep(epoch uint64) string }); ok {
-			name := k.keep(s.epoch)
-			s.mu.Lock()
-			s.note("store.db was damaged and is kept as " + name)
-			s.mu.Unlock()
-		}
 	}
 	fresh := *b
 	fresh.remove = nil
@@ -202,8 +193,12 @@ func (s *Store) foldFailed(err error) error {
 	s.setFull(full)
 	s.foldAgain = s.mono() + int64(foldRetry)
 	s.flushed()
+	damaged := errors.Is(err, ErrDamaged)
+	if damaged {
+		s.suspect(err)
+	}
 	s.mu.Unlock()
-	if !s.engineOK {
+	if !s.engineOK && !damaged {
 		s.bringEngine() // readers need it at once
 	}
 	return err

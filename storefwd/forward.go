@@ -214,6 +214,9 @@ func (f *Forwarder) session(ctx context.Context) (went bool, err error) {
 	watch.Go(func() { f.watch(ctx, down, cancel) })
 
 	f.setState(Resuming, "")
+	if err = f.s.awaitSalvage(ctx); err != nil {
+		return false, err
+	}
 	if err = f.resume(ctx); err == nil {
 		f.l.setLive(true, f.spill())
 		f.setState(Live, "")

@@ -134,7 +134,6 @@ func openJournal(f journalFile, size int64) (*journal, error) {
 		if _, err := f.ReadAt(head, at); err != nil {
 			continue
 		}
-		le := binary.LittleEndian
 		half := int64(le.Uint64(head[16:]))
 		if string(head[:8]) != journalMagic || crc32.Checksum(head[:36], castagnoli) != le.Uint32(head[36:]) ||
 			half <= 0 || half%sector != 0 || half*2+2*journalBlock > size {
@@ -177,7 +176,6 @@ func frameSize(rec int) int64 { return (int64(frameHeader+rec) + 7) &^ 7 }
 // assumed about the file, and nothing may be written to it any more.
 func (j *journal) write(recs [][]byte) (n int, err error) {
 	b := j.buf[:0]
-	le := binary.LittleEndian
 	at := j.start(j.gen) + j.off
 	for i, r := range recs {
 		seal(r)
@@ -227,7 +225,6 @@ func (j *journal) frame(b []byte, gen uint64) (rec []byte, ok bool) {
 	if len(b) < frameHeader+recHeader {
 		return nil, false
 	}
-	le := binary.LittleEndian
 	n, g := le.Uint32(b), le.Uint64(b[8:])
 	if gen != 0 && g != gen || n < frameHeader+recHeader || uint64(n) > uint64(len(b)) || le.Uint32(b[4:]) != j.frameSum(b) {
 		return nil, false
@@ -299,7 +296,6 @@ func (j *journal) readHalf(buf []byte, half int) ([]byte, error) {
 // newest finds the generation of the pass that was written last over a half: the
 // highest of any frame in it, wherever the frame lies.
 func (j *journal) newest(b []byte) (gen uint64) {
-	le := binary.LittleEndian
 	for at := 0; at+frameHeader+recHeader <= len(b); at += 8 {
 		g := le.Uint64(b[at+8:])
 		if g>>32 != j.gen>>32 || g <= gen {

@@ -148,7 +148,7 @@ func (s *Store) restoreLog(id uint32, st logState) *Log {
 		l.removeTo = min(kept-1, l.folded)
 		l.removeMsgs = int64(min(l.removeTo, l.base+maxRemove)) - int64(l.base) + 1
 	}
-	l.last = max(l.last, st.Last, l.folded, l.first-1)
+	l.last = max(l.last, st.Last, l.folded, l.first-1, s.seqFloor)
 	for name, floor := range st.Cursors {
 		c := l.cursors[name]
 		if c == nil {
@@ -331,9 +331,14 @@ func (l *Log) alloc(size int) []byte {
 	return b
 }
 
+// unreadable reports whether the oldest record, if it is in the engine, cannot be had now.
+func (l *Log) unreadable() bool {
+	return !l.s.readable && (l.first <= l.folded || l.s.salvaging != nil)
+}
+
 // head is the oldest record that counts. It may read ahead in the engine.
 func (l *Log) head() (ref, bool) {
-	if l.first <= l.folded && !l.s.readable {
+	if l.unreadable() {
 		return ref{}, false
 	}
 	if l.first <= l.folded && l.oldest.len() == 0 {
@@ -366,7 +371,7 @@ func (l *Log) readAhead() {
 	if errors.Is(err, errEngineDown) {
 		return
 	} else if err != nil {
-		l.s.engineDamaged(err)
+		l.s.suspect(err)
 	} else if l.oldest.len() == 0 { // only gaps were left
 		l.first = l.folded + 1
 	}
@@ -450,24 +455,6 @@ func (l *Log) inEngine(from, upTo uint64) {
 	}
 }
 
-// engineDamaged gives up what is in the engine: no log can read it any more.
-// The committer moves the file aside and starts another.
-func (s *Store) engineDamaged(err error) {
-	s.note(fmt.Sprintf("store.db cannot be read: %v", err))
-	s.resetting = true
-	s.wakeBy(s.mono())
-	for _, l := range s.logs {
-		if l.first <= l.folded {
-			l.lost[LostDamaged] += uint64(l.msgs - l.ramMsgs)
-			l.msgs, l.bytes = l.ramMsgs, l.ramBytes
-			l.first = l.folded + 1
-		}
-		l.oldest.clear()
-		l.forgetAll()
-		l.removeTo, l.removeMsgs, l.removeBytes = 0, 0, 0
-	}
-}
-
 // Read appends to dst records with sequence ≥ from, oldest first: up to cap(dst)
 // or, if that is 0, up to 64. It sees what is not yet safe, too.
 func (l *Log) Read(dst []Record, from uint64) ([]Record, error) {
@@ -489,7 +476,11 @@ func (l *Log) read(dst []Record, from, to uint64, limit int) ([]Record, error) {
 	s := l.s
 	for len(dst) < cap(dst) && from <= to {
 		s.mu.Lock()
-		folded, gen := l.folded, s.resetting
+		folded := l.folded
+		if s.salvaging != nil {
+			s.mu.Unlock()
+			return dst, errEngineDown
+		}
 		if from > folded {
 			dst = l.readRAM(dst, from, to, limit)
 			s.mu.Unlock()
@@ -503,12 +494,9 @@ func (l *Log) read(dst []Record, from, to uint64, limit int) ([]Record, error) {
 				return dst, err
 			}
 			s.mu.Lock()
-			if !gen && l.first <= folded {
-				s.engineDamaged(err)
-			}
-			from = max(from, l.first)
+			s.suspect(err)
 			s.mu.Unlock()
-			continue
+			return dst, errEngineDown
 		}
 		if len(dst) > had {
 			return dst, nil

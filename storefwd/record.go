@@ -60,7 +60,6 @@ func appendRecord(b []byte, log uint32, epoch, seq uint64, at int64, m *msg.Msg)
 	if m.Header != nil {
 		flags |= flagHeader
 	}
-	le := binary.LittleEndian
 	b = le.AppendUint32(b, 0)
 	b = le.AppendUint32(b, log)
 	b = le.AppendUint64(b, epoch)
@@ -80,7 +79,6 @@ func seal(b []byte) { binary.LittleEndian.PutUint32(b, crc32.Checksum(b[4:], cas
 // parseRecord checks a record that comes from outside this process. The result
 // borrows b.
 func parseRecord(b []byte) (log uint32, r Record, err error) {
-	le := binary.LittleEndian
 	if len(b) < recHeader || len(b) > maxRecord || crc32.Checksum(b[4:], castagnoli) != le.Uint32(b) ||
 		b[32] != kindMsg || uint64(le.Uint16(b[34:]))+uint64(le.Uint32(b[36:])) > uint64(len(b)-recHeader) ||
 		b[33]&flagHeader == 0 && le.Uint32(b[36:]) != 0 {
@@ -91,7 +89,6 @@ func parseRecord(b []byte) (log uint32, r Record, err error) {
 
 // viewRecord reads a record that is known to be well formed.
 func viewRecord(b []byte) Record {
-	le := binary.LittleEndian
 	s := recHeader + int(le.Uint16(b[34:]))
 	h := s + int(le.Uint32(b[36:]))
 	r := Record{

@@ -67,23 +67,22 @@ func (s *Store) bringLock() (err error) {
 }
 
 // bringEngine opens the bbolt file and learns from it what logs there are. One that
-// is damaged is moved aside.
+// is damaged is moved aside, to be salvaged.
 func (s *Store) bringEngine() error {
 	if s.engineOK {
 		return nil
 	}
-	written, err := s.openEngine()
-	if isDamage(err) {
-		kept, moveErr := moveAside(s.path("store.db"), s.epoch)
-		if moveErr != nil {
-			return moveErr
+	s.findDamaged()
+	var written int64
+	err := s.check()
+	if err == nil {
+		written, err = s.openEngine()
+	}
+	if errors.Is(err, ErrDamaged) {
+		if err := s.quarantine(err); err != nil {
+			return err
 		}
-		s.mu.Lock()
-		s.note(fmt.Sprintf("store.db could not be opened (%v) and is kept as %s", err, kept))
-		if s.loaded {
-			s.engineDamaged(err)
-		}
-		s.mu.Unlock()
+		s.findDamaged()
 		written, err = s.openEngine()
 	}
 	s.mu.Lock()
@@ -91,6 +90,19 @@ func (s *Store) bringEngine() error {
 	s.stats.MetaBytes += written
 	s.engineOK = err == nil
 	return err
+}
+
+// check looks at the file's structure before bbolt does, the first time. Only
+// damage counts here.
+func (s *Store) check() error {
+	path := s.path("store.db")
+	if _, err := os.Lstat(path); s.loaded || err != nil {
+		return nil
+	}
+	if err := s.o.Check(path); errors.Is(err, ErrDamaged) {
+		return err
+	}
+	return nil
 }
 
 // openEngine opens the file and, the first time, takes over what it says. A file
@@ -111,7 +123,7 @@ func (s *Store) openEngine() (written int64, err error) {
 		s.loaded, s.folded = true, folded
 		s.loadWear()
 	}
-	s.setReadable(true)
+	s.setReadable(s.salvaging == nil)
 	return written, openErr
 }
 
@@ -346,12 +358,6 @@ func (s *Store) setReadable(ok bool) {
 func stops(err error) bool {
 	return errors.Is(err, fs.ErrPermission) || errors.Is(err, ErrInUse) || errors.Is(err, syscall.ENOTDIR) ||
 		errors.Is(err, syscall.ELOOP) || errors.Is(err, syscall.EISDIR) || errors.Is(err, errNode)
-}
-
-// isDamage tells a broken file from a disk or a system that refuses.
-func isDamage(err error) bool {
-	var no syscall.Errno
-	return err != nil && !errors.As(err, &no) && !errors.Is(err, errNoSpace) && !errors.Is(err, errEngineDown) && !stops(err)
 }
 
 func cmpErr(a, b error) error {

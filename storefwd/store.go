@@ -33,6 +33,10 @@ type Options struct {
 	MaxSize        int64         // bytes the bbolt file may have; default and most 512 MiB on 32-bit machines, 4 GiB on others
 	Reserve        int64         // bytes kept from the disk to be let go when it is full; default 1 MiB, negative: none
 
+	// Check looks at the bbolt file at path before it is opened; the error is ErrDamaged if
+	// it is not to be. Default: the first half of CheckFile, which cannot crash.
+	Check func(path string) error
+
 	Logger *slog.Logger
 	Now    func() time.Time // wall clock, for the time in records and ages; default time.Now
 
@@ -61,6 +65,9 @@ func (o *Options) setDefaults() {
 	o.CommitBytes = cmpOr(o.CommitBytes, 1<<20)
 	o.SpillAfter = cmpOr(o.SpillAfter, 250*time.Millisecond)
 	o.FoldAfter = cmpOr(o.FoldAfter, time.Minute)
+	if o.Check == nil {
+		o.Check = checkPages
+	}
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
@@ -98,6 +105,9 @@ type Store struct {
 	metaOK, engineOK, replayed bool     // steps of bring that were taken; engineOK: bbolt can be written
 	j                          *journal // nil while there is none to be trusted
 	journalSize                int64    // of the last one
+	salvage                    *salvage // of damaged files; nil: there are none
+	salvageAt                  int64    // when that is tried, or looked for, again, by mono
+	acquitted                  bool     // bbolt's file was suspected and found sound since the last fold
 	reserveAt                  int64    // when the reserve is looked at next, by mono
 	batch                      []*rec
 	frames                     [][]byte
@@ -131,9 +141,11 @@ type Store struct {
 	refuseTo    uint64
 	failed      error // why nothing is acknowledged now; ErrClosed at last
 	closed      bool
-	full        bool   // the last fold or commit found no room on the disk
-	foldErr     string // why nothing goes from the journal into bbolt now
-	resetting   bool   // the engine proved damaged and is to be replaced
+	full        bool          // the last fold or commit found no room on the disk
+	foldErr     string        // why nothing goes from the journal into bbolt now
+	suspected   error         // what bbolt said when it could not be read, until it has been looked into
+	salvaging   chan struct{} // not nil while a damaged file is salvaged, and closed after: nothing can be read
+	seqFloor    uint64        // while the states are unknown: sequences up to here may be taken
 	health      []string
 	stats       Stats
 	wear        Wear             // since the store was made

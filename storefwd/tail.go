@@ -324,7 +324,7 @@ func (l *Log) retakeEngine(start, to uint64) {
 		return true
 	})
 	if err != nil && !errors.Is(err, errEngineDown) {
-		l.s.engineDamaged(err)
+		l.s.suspect(err)
 	}
 }
 

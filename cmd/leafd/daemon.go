@@ -130,7 +130,7 @@ func shareOneCore() {
 // place.
 func (c *Config) storeOptions(log *slog.Logger) storefwd.Options {
 	return storefwd.Options{JournalBytes: c.Store.JournalSize, SpillAfter: c.Store.SpillAfter,
-		CommitInterval: c.Store.CommitInterval, MaxSize: c.Store.MaxSize, Reserve: cmp.Or(c.Store.Reserve, -1), Logger: log}
+		CommitInterval: c.Store.CommitInterval, Check: checkStore, MaxSize: c.Store.MaxSize, Reserve: cmp.Or(c.Store.Reserve, -1), Logger: log}
 }
 
 func (d *daemon) openBox(o Outbox) (err error) {

@@ -17,6 +17,9 @@ func main() { os.Exit(run(os.Args[1:])) }
 // run is the program; it returns the exit code: 0 after an orderly end, 1 if the
 // start or the run failed, 2 for wrong flags.
 func run(args []string) int {
+	if len(args) == 2 && args[0] == checkStoreArg {
+		return checkStoreChild(args[1])
+	}
 	if len(args) > 0 && args[0] == "outbox" {
 		return runOutbox(args[1:], os.Stdin, os.Stdout, os.Stderr)
 	}

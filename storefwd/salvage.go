@@ -1,0 +1,463 @@
+package storefwd
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"math"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+)
+
+// This file gets out of a damaged bbolt file what can be got out. The file is
+// moved aside, a fresh one takes its place at once, and acknowledging goes on; the
+// committer reads the old one page by page, in the background, and puts each record whose
+// checksum holds into the new one. Readers wait until that is done, so that order
+// holds. What is missing then is declared lost.
+//
+// Old pages show records that were acknowledged and removed long ago. Those below the
+// highest ack floor found in any state, current or left behind, are passed over; one that comes
+// back all the same has the id it had, and the hub knows it.
+//
+// In a crash the old file is there under its new name, or the damaged one under
+// store.db; the next open starts over. A record put twice has one key.
+
+const salvageMark = ".salvage-"
+
+// seqsPerBoot is more than one run can use: if the damaged file alone knew which
+// sequences are taken, the log goes on this far above.
+const seqsPerBoot = 1 << 36
+
+// salvage is one pass over damaged files. Owned by the committer.
+type salvage struct {
+	limits map[uint32]uint64   // records up to here are wanted; of other logs, all
+	states map[uint32]logState // the latest found in the files
+	batch  foldBatch
+	bytes  int
+	bad    int // pages that could not be read
+}
+
+// suspect notes that reading from bbolt failed. The committer looks into it.
+func (s *Store) suspect(err error) {
+	if s.suspected == nil && s.salvaging == nil {
+		s.suspected, s.readable = err, false
+		s.wakeBy(s.mono())
+	}
+}
+
+// lookDue finds out whether the file is damaged or the disk only failed to read.
+func (s *Store) lookDue() {
+	s.mu.Lock()
+	err := s.suspected
+	s.mu.Unlock()
+	if err == nil || !s.working() || s.mono() < s.salvageAt {
+		return
+	}
+	s.salvageAt = s.mono() + int64(foldRetry)
+	s.engineOK = false
+	if !s.acquitted && checkPages(s.path("store.db")) == nil && s.readAll() == nil {
+		s.acquitted = true // once: the next finding counts, unless a fold succeeds before
+	} else if err := s.quarantine(err); err != nil {
+		s.foldFailed(err)
+		return
+	}
+	s.salvageAt = 0
+	s.mu.Lock()
+	s.stats.Faults++
+	s.suspected = nil
+	s.mu.Unlock()
+	if err := s.bringEngine(); err != nil {
+		s.foldFailed(err)
+	}
+}
+
+// readAll opens the file anew and visits every record of every log.
+func (s *Store) readAll() error {
+	_, err := s.eng.Open()
+	if err == nil {
+		_, _, err = s.eng.Load()
+	}
+	s.mu.Lock()
+	ids := make([]uint32, 0, len(s.logs))
+	for id := range s.logs {
+		ids = append(ids, id)
+	}
+	s.mu.Unlock()
+	for _, id := range ids {
+		for from := uint64(0); err == nil; {
+			n := 0
+			err = s.eng.Read(id, from, math.MaxUint64, func(seq uint64, _ []byte) bool {
+				from = seq + 1
+				n++
+				return n < 8192
+			})
+			if n < 8192 {
+				break
+			}
+		}
+	}
+	return err
+}
+
+// quarantine moves store.db aside; bringEngine opens a fresh one.
+func (s *Store) quarantine(why error) error {
+	s.eng.Close()
+	s.engineOK = false
+	to := ""
+	for i := 0; ; i++ {
+		to = fmt.Sprintf("%s%s%d-%d", s.path("store.db"), salvageMark, s.epoch, i)
+		if _, err := os.Lstat(to); errors.Is(err, os.ErrNotExist) {
+			break
+		} else if err != nil {
+			return err
+		}
+	}
+	if err := os.Rename(s.path("store.db"), to); err != nil {
+		return err
+	}
+	if err := syncDir(s.dir); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	s.note(fmt.Sprintf("store.db was damaged (%v): what can be read of it is taken over", why))
+	s.mu.Unlock()
+	return nil
+}
+
+// findDamaged looks for damaged files that wait, this run's or an earlier one's.
+func (s *Store) findDamaged() {
+	names, _ := filepath.Glob(s.path("store.db") + salvageMark + "*")
+	if len(names) == 0 || s.salvage != nil {
+		return
+	}
+	s.salvage = &salvage{states: map[uint32]logState{}}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.salvaging, s.readable = make(chan struct{}), false
+	if !s.loaded {
+		s.seqFloor = s.meta.Boots * seqsPerBoot
+	}
+	s.wakeBy(s.mono())
+}
+
+// salvageDue salvages, once the store works.
+func (s *Store) salvageDue() {
+	if s.salvage == nil || !s.working() || s.mono() < s.salvageAt {
+		return
+	}
+	s.salvageAt = s.mono() + int64(foldRetry)
+	if err := s.bringEngine(); err != nil {
+		return
+	}
+	s.setLimits()
+	names, _ := filepath.Glob(s.path("store.db") + salvageMark + "*")
+	slices.Sort(names)
+	for _, name := range names {
+		if err := s.salvageFile(name); err != nil {
+			s.salvageStopped(err)
+			return
+		}
+	}
+	if err := s.salvaged(); err != nil {
+		s.salvageStopped(err)
+		return
+	}
+	for _, name := range names {
+		os.Rename(name, strings.Replace(name, salvageMark, ".corrupt-", 1))
+	}
+	s.dropOlder()
+}
+
+// setLimits says, once, what is wanted: what this run has in RAM is not, nor what it
+// knows to be acknowledged.
+func (s *Store) setLimits() {
+	v := s.salvage
+	if v.limits != nil {
+		return
+	}
+	v.limits = map[uint32]uint64{}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for id, l := range s.logs {
+		if v.limits[id] = l.last; l.ram.len() > 0 {
+			v.limits[id] = (*l.ram.at(0)).seq - 1
+		}
+		if s.seqFloor == 0 {
+			v.states[id] = l.state(0)
+		}
+	}
+}
+
+// dropOlder leaves one damaged copy for people to look at: more would fill the disk.
+func (s *Store) dropOlder() {
+	old, _ := filepath.Glob(s.path("store.db") + ".corrupt-*")
+	slices.SortFunc(old, func(a, b string) int { return modTime(a).Compare(modTime(b)) })
+	for _, name := range old[:max(0, len(old)-1)] {
+		os.Remove(name)
+	}
+}
+
+func modTime(path string) time.Time {
+	info, err := os.Lstat(path)
+	if err != nil {
+		return time.Time{}
+	}
+	return info.ModTime()
+}
+
+// salvageStopped leaves the rest for later: the disk fails or is full, or the store closes.
+func (s *Store) salvageStopped(err error) {
+	if !errors.Is(err, ErrClosed) {
+		s.foldFailed(fmt.Errorf("salvage: %w", err))
+	}
+}
+
+// salvageFile reads one damaged file.
+func (s *Store) salvageFile(name string) error {
+	f, err := os.Open(name)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	v := s.salvage
+	bad, err := scanPages(f, info.Size(), func(key, value []byte) error {
+		switch {
+		case len(key) == 4:
+			v.noteState(binary.BigEndian.Uint32(key), value)
+		case len(key) == 12 && isRecord(key, value):
+			if id, seq := binary.BigEndian.Uint32(key), binary.BigEndian.Uint64(key[4:]); v.wants(id, seq) {
+				v.batch.put = append(v.batch.put, foldRecord{id, seq, slices.Clone(value)})
+				v.bytes += len(value) + 32
+			}
+		}
+		if v.bytes >= maxFold {
+			return s.putSalvaged()
+		}
+		return nil
+	})
+	v.bad = bad
+	if err == nil {
+		err = s.putSalvaged()
+	}
+	return err
+}
+
+// noteState keeps the latest state of each log: all that grows, as far as it has grown.
+func (v *salvage) noteState(id uint32, value []byte) {
+	st, err := decodeState(value)
+	old, known := v.states[id]
+	if err == nil && (!known || st.Last > old.Last || st.Last == old.Last && st.First >= old.First) {
+		v.states[id] = st
+	}
+}
+
+func (v *salvage) wants(id uint32, seq uint64) bool {
+	limit, known := v.limits[id]
+	return seq >= v.states[id].First && (!known || seq <= limit)
+}
+
+// putSalvaged writes what was found, and lets commits through.
+func (s *Store) putSalvaged() error {
+	select {
+	case <-s.closing:
+		return ErrClosed
+	default:
+	}
+	v := s.salvage
+	if len(v.batch.put) > 0 {
+		slices.SortStableFunc(v.batch.put, func(a, b foldRecord) int {
+			if a.log != b.log {
+				return int(int64(a.log) - int64(b.log))
+			}
+			return compareSeq(a.seq, b.seq)
+		})
+		n, err := s.eng.Fold(&foldBatch{put: v.batch.put})
+		if err != nil {
+			return err
+		}
+		s.mu.Lock()
+		s.stats.BoltBytes += n
+		s.mu.Unlock()
+	}
+	clear(v.batch.put)
+	v.batch.put, v.bytes = v.batch.put[:0], 0
+	s.commitDue(false)
+	if !s.working() {
+		return ErrFailed
+	}
+	return nil
+}
+
+func compareSeq(a, b uint64) int {
+	switch {
+	case a < b:
+		return -1
+	case a > b:
+		return 1
+	}
+	return 0
+}
+
+// awaitSalvage returns once it is known what the logs hold.
+func (s *Store) awaitSalvage(ctx context.Context) error {
+	s.mu.Lock()
+	wait := s.salvaging
+	s.mu.Unlock()
+	if wait == nil {
+		return nil
+	}
+	select {
+	case <-wait:
+		return nil
+	case <-s.done:
+		return ErrClosed
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// salvaged puts the accounts of all logs right and lets readers go on.
+func (s *Store) salvaged() error {
+	ids := map[uint32]bool{}
+	s.mu.Lock()
+	for id := range s.logs {
+		ids[id] = true
+	}
+	s.mu.Unlock()
+	for id := range s.salvage.states {
+		ids[id] = true
+	}
+	for id := range ids {
+		if err := s.settleLog(id); err != nil {
+			return err
+		}
+	}
+	if _, err := s.eng.Fold(s.statesOnly()); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.salvage, s.salvageAt = nil, 0
+	close(s.salvaging)
+	s.salvaging = nil
+	s.seqFloor = 0
+	s.setReadable(true)
+	return nil
+}
+
+// statesOnly makes what was counted durable.
+func (s *Store) statesOnly() *foldBatch {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	b := &foldBatch{states: map[uint32]logState{}}
+	for id, l := range s.logs {
+		b.states[id] = l.state(0)
+	}
+	return b
+}
+
+// settleLog counts what the engine has of a log now, and declares the rest lost.
+func (s *Store) settleLog(id uint32) error {
+	s.mu.Lock()
+	l, st := s.logs[id], s.salvage.states[id]
+	if l == nil {
+		l = s.restoreLog(id, logState{Name: st.Name})
+	}
+	first, upTo := max(l.first, st.First, 1), uint64(math.MaxUint64)
+	if limit, known := s.salvage.limits[id]; known {
+		upTo = max(limit, l.folded)
+	}
+	expected := st.Msgs
+	if s.seqFloor > 0 { // the files tell of what was before this run
+		expected += l.msgs - l.ramMsgs
+	}
+	s.mu.Unlock()
+	found, hole, err := s.count(id, first, upTo, st.Last)
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	l.takeSalvaged(st, first, found)
+	have := found.Msgs
+	for i := 0; i < l.ram.len() && (*l.ram.at(i)).seq <= st.Folded; i++ {
+		have++ // the journal had it, too
+	}
+	if lost := expected - have; lost > 0 {
+		l.lost[LostDamaged] += uint64(lost)
+		s.note(fmt.Sprintf("log %q: %d messages could not be read from the damaged store.db and are lost, between sequence %d and %d",
+			l.name, lost, hole.from, hole.to))
+	}
+	return nil
+}
+
+// count reads what the engine has of a log from sequence first to upTo, and the range in which
+// sequences up to last are missing.
+func (s *Store) count(id uint32, first, upTo, last uint64) (found logState, hole seqRange, err error) {
+	next := first
+	miss := func(from, to uint64) {
+		if from <= to {
+			if hole.from == 0 {
+				hole.from = from
+			}
+			hole.to = to
+		}
+	}
+	for more := true; more && err == nil; {
+		n := 0
+		err = s.eng.Read(id, next, upTo, func(seq uint64, b []byte) bool {
+			miss(next, seq-1)
+			found.add(seq, b)
+			next = seq + 1
+			n++
+			return n < 8192
+		})
+		more = n == 8192
+		s.commitDue(false)
+	}
+	miss(next, min(last, upTo))
+	return found, hole, err
+}
+
+// takeSalvaged corrects the accounts after the engine's records were counted anew.
+func (l *Log) takeSalvaged(st logState, first uint64, found logState) {
+	if l.name == "" {
+		l.name = st.Name
+	}
+	for l.ram.len() > 0 && (*l.ram.at(0)).seq < first { // acknowledged, and replayed from the journal
+		r := *l.ram.at(0)
+		l.pop(ref{r.seq, int64(len(r.buf)), recordTime(r.buf), r})
+	}
+	l.forgetAll()
+	l.base, l.first, l.stated = first, first, first
+	l.folded = max(l.folded, found.Last)
+	l.sealed, l.journaled = max(l.sealed, l.folded), max(l.journaled, l.folded)
+	l.last = max(l.last, l.folded, st.Last)
+	l.msgs, l.bytes = l.ramMsgs+found.Msgs, l.ramBytes+found.Bytes
+	l.removeTo, l.removeMsgs, l.removeBytes = 0, 0, 0
+	l.oldest.clear()
+	epochs := found.Epochs
+	for _, e := range l.epochs {
+		if e.First > found.Last {
+			epochs = append(epochs, e)
+		}
+	}
+	l.epochs = epochs
+	for name, floor := range st.Cursors {
+		c := l.cursors[name]
+		if c == nil {
+			c = &Cursor{l: l, name: name, wake: make(chan struct{}, 1)}
+			l.cursors[name] = c
+		}
+		c.floor = max(c.floor, floor)
+		c.next = max(c.next, c.floor+1)
+	}
+}

@@ -1,0 +1,267 @@
+package storefwd
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/leafd/leafd/internal/msg"
+	"github.com/leafd/leafd/internal/testkit"
+)
+
+// payload is what message n carries: whoever reads it can tell that it is whole.
+func payload(n uint64) []byte {
+	b := make([]byte, 8+int(n*2654435761%900))
+	if n%97 == 0 {
+		b = make([]byte, 9000) // lies on overflow pages
+	}
+	for i := range b {
+		b[i] = byte(n + uint64(i))
+	}
+	binary.BigEndian.PutUint64(b, n)
+	return b
+}
+
+// backlog makes a closed store whose file has messages acked+1…msgs, and returns the
+// directory.
+func backlog(t *testing.T, msgs, acked uint64) (dir string) {
+	t.Helper()
+	dir = t.TempDir()
+	s, l := openBacklog(t, dir, Options{})
+	for n := uint64(1); n <= msgs; n++ {
+		if _, err := l.Append(&msg.Msg{Subject: []byte("a.b"), Data: payload(n)}); err != nil {
+			t.Fatal(err)
+		}
+		if n%500 == 0 {
+			done := make(chan error, 1)
+			s.Barrier(func(err error) { done <- err })
+			if err := <-done; err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	c, err := l.Cursor("hub", CursorConfig{MaxPending: 1 << 20})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for n := uint64(0); n < acked; {
+		recs, err := c.Next(t.Context(), make([]Record, 0, acked-n))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, r := range recs {
+			c.Ack(r.Seq)
+			n++
+		}
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+func openBacklog(t *testing.T, dir string, o Options) (*Store, *Log) {
+	t.Helper()
+	o.Node, o.JournalBytes, o.FoldAfter = "n", 1<<20, time.Hour
+	s, err := Open(dir, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := s.Log("OUT/a", Retention{Keep: UntilAcked})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s, l
+}
+
+// readBack reads all that the log gives out, which must be what was appended, in order.
+func readBack(t *testing.T, s *Store, l *Log) (got []uint64) {
+	t.Helper()
+	if err := s.awaitSalvage(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for from := uint64(0); ; {
+		var recs []Record
+		testkit.Eventually(t, func() (ok bool) {
+			var err error
+			recs, err = l.Read(nil, from)
+			return err == nil
+		}, "the log can be read")
+		if len(recs) == 0 {
+			return got
+		}
+		for _, r := range recs {
+			n := binary.BigEndian.Uint64(r.Data)
+			if !bytes.Equal(r.Data, payload(n)) {
+				t.Fatalf("record %d is not what was appended", r.Seq)
+			}
+			if len(got) > 0 && n <= got[len(got)-1] {
+				t.Fatalf("%d after %d", n, got[len(got)-1])
+			}
+			got, from = append(got, n), r.Seq+1
+		}
+	}
+}
+
+func damage(t *testing.T, path string, at int64, b []byte) {
+	t.Helper()
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if _, err := f.WriteAt(b, at); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Units of 4 to 64 KiB are overwritten anywhere, with noise or zeroes: the store
+// opens, gives out nothing that is wrong or out of order, takes new messages behind the
+// others, and what is missing is declared.
+func TestDamagedUnits(t *testing.T) {
+	const msgs, acked = 6000, 700
+	master := backlog(t, msgs, acked)
+	info, err := os.Stat(filepath.Join(master, "store.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var there, missing int
+	for seed := range uint64(40) {
+		rnd := rand.New(rand.NewPCG(seed, 1))
+		dir := t.TempDir()
+		if err := os.CopyFS(dir, os.DirFS(master)); err != nil {
+			t.Fatal(err)
+		}
+		unit := make([]byte, 4096<<rnd.IntN(5))
+		if rnd.IntN(2) == 0 {
+			for i := range unit {
+				unit[i] = byte(rnd.Uint32())
+			}
+		}
+		damage(t, filepath.Join(dir, "store.db"), rnd.Int64N(info.Size()-int64(len(unit)))&^4095, unit)
+		s, l := openBacklog(t, dir, Options{})
+		if _, err := l.Append(&msg.Msg{Subject: []byte("a.b"), Data: payload(msgs + 1)}); err != nil {
+			t.Fatal(err)
+		}
+		got := readBack(t, s, l)
+		if len(got) == 0 || got[len(got)-1] != msgs+1 {
+			t.Fatalf("seed %d: what was appended after the damage is not there, behind the others", seed)
+		}
+		lost := l.Stats().Lost["damaged"]
+		if gone := uint64(msgs - acked + 1 - min(len(got), msgs-acked+1)); lost < gone {
+			t.Fatalf("seed %d: %d messages are gone, %d declared lost: %q", seed, gone, lost, s.Health())
+		}
+		there, missing = there+len(got), missing+msgs-acked+1-len(got)
+		if err := s.Close(); err != nil {
+			t.Fatalf("seed %d: %v", seed, err)
+		}
+		s, l = openBacklog(t, dir, Options{})
+		if again := readBack(t, s, l); len(again) != len(got) {
+			t.Fatalf("seed %d: %d messages, and %d after another start", seed, len(got), len(again))
+		}
+		s.Close()
+	}
+	t.Logf("%d messages, %d of them gone: %.1f %% recovered", there+missing, missing, 100*float64(there)/float64(there+missing))
+}
+
+// Without either meta page bbolt cannot open the file at all; every record is there.
+func TestBothMetaPagesGone(t *testing.T) {
+	dir := backlog(t, 3000, 1000)
+	damage(t, filepath.Join(dir, "store.db"), 0, make([]byte, 2*boltPage))
+	s, l := openBacklog(t, dir, Options{})
+	defer s.Close()
+	if got := readBack(t, s, l); len(got) != 2000 || got[0] != 1001 {
+		t.Fatalf("%d messages from %d on, want 2000 from 1001 on: %q", len(got), got[0], s.Health())
+	}
+	if n := l.Stats().Lost["damaged"]; n != 0 {
+		t.Fatalf("%d declared lost, all are there", n)
+	}
+	if m, _ := filepath.Glob(filepath.Join(dir, "store.db.corrupt-*")); len(m) != 1 {
+		t.Fatalf("the damaged file is kept as %q", m)
+	}
+	c, err := l.Cursor("hub", CursorConfig{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	recs, err := c.Next(t.Context(), nil)
+	if err == nil && len(recs) == 0 {
+		recs, err = c.Next(t.Context(), make([]Record, 0, 1))
+	}
+	if err != nil || binary.BigEndian.Uint64(recs[0].Data) != 1001 {
+		t.Fatalf("the cursor begins with %v, %v", recs, err)
+	}
+}
+
+// The file breaks while the store is open: the reader that finds out waits until it
+// is salvaged, and appends go on meanwhile.
+func TestDamageWhileOpen(t *testing.T) {
+	const msgs = 6000
+	dir := backlog(t, msgs, 0)
+	s, l := openBacklog(t, dir, Options{})
+	defer s.Close()
+	path := filepath.Join(dir, "store.db")
+	info, err := os.Stat(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	damage(t, path, info.Size()/3&^4095, make([]byte, 64<<10))
+	damage(t, path, info.Size()/2&^4095, bytes.Repeat([]byte{0xa5}, 64<<10))
+	if _, err := l.Append(&msg.Msg{Subject: []byte("a.b"), Data: payload(msgs + 1)}); err != nil {
+		t.Fatal(err)
+	}
+	got := readBack(t, s, l)
+	if len(got) < msgs*9/10 || got[len(got)-1] != msgs+1 {
+		t.Fatalf("%d messages are left", len(got))
+	}
+	if lost := l.Stats().Lost["damaged"]; int(lost) < msgs+1-len(got) {
+		t.Fatalf("%d messages are gone, %d declared lost", msgs+1-len(got), lost)
+	}
+	if h := fmt.Sprint(s.Health()); !strings.Contains(h, "lost, between sequence") {
+		t.Fatalf("health: %s", h)
+	}
+}
+
+// The process dies in the middle of a salvage: the next one starts over and loses nothing.
+func TestSalvageInterrupted(t *testing.T) {
+	dir := backlog(t, 6000, 1000)
+	damage(t, filepath.Join(dir, "store.db"), 0, make([]byte, 2*boltPage))
+	for fold := range 3 {
+		o := Options{}
+		o.faults.engine = func(e engine) engine { return &stopsAfter{engine: e, folds: fold} }
+		s, _ := openBacklog(t, dir, o)
+		testkit.Eventually(t, func() bool { return s.Stats().Faults > 0 }, "the salvage stops")
+		copied := t.TempDir()
+		if err := os.CopyFS(copied, os.DirFS(dir)); err != nil {
+			t.Fatal(err)
+		}
+		s.Close()
+		dir = copied
+	}
+	s, l := openBacklog(t, dir, Options{})
+	defer s.Close()
+	if got := readBack(t, s, l); len(got) != 5000 || got[0] != 1001 {
+		t.Fatalf("%d messages: %q", len(got), s.Health())
+	}
+	if st := l.Stats(); st.Msgs != 5000 || st.Lost["damaged"] != 0 {
+		t.Fatalf("%+v", st)
+	}
+}
+
+// stopsAfter is an engine whose disk fails after some folds.
+type stopsAfter struct {
+	engine
+	folds int
+}
+
+func (e *stopsAfter) Fold(b *foldBatch) (int64, error) {
+	if e.folds--; e.folds < 0 {
+		return 0, fmt.Errorf("test: the disk fails")
+	}
+	return e.engine.Fold(b)
+}
