@@ -38,7 +38,7 @@ type LinkOptions struct {
 	DialTimeout      time.Duration // 0 means 5 s
 	FirstInfoTimeout time.Duration // for each of the hub's two greetings; 0 means 5 s
 	ReconnectMin     time.Duration // delay after the first failure; 0 means 250 ms
-	ReconnectMax     time.Duration // what it doubles up to with each round of failures; 0 means 1 s
+	ReconnectMax     time.Duration // what it doubles up to with each round of failures; 0 means 800 ms
 	PingInterval     time.Duration // 0 means 30 s
 	PingMax          int           // unanswered PINGs before the hub is taken for dead; 0 means 2
 
@@ -88,13 +88,13 @@ type LinkStatus struct {
 // work; the other methods are safe for all goroutines.
 //
 // It tries for ever. A failure that passes by itself is retried after
-// ReconnectMin, doubling to ReconnectMax: a SYN a second at most is what makes
+// ReconnectMin, doubling to ReconnectMax: about a SYN a second is what makes
 // the first message leave within a second of the hub's return. A failure that
 // somebody must repair is retried after 1 s, doubling to 5 minutes. All delays
 // are shortened at random by up to a half, so that a fleet does not come at once.
 //
 // Reading order: link_session.go (one connection), link_handshake.go,
-// link_interest.go, link_deliver.go, link_perms.go, link_errors.go (what a
+// link_dial.go, link_interest.go, link_deliver.go, link_perms.go, link_errors.go (what a
 // failure means), link_backoff.go, link_urls.go.
 type Link struct {
 	// Static after NewLink.
@@ -156,7 +156,11 @@ func NewLink(o LinkOptions, r *Router) (*Link, error) {
 		up: make(chan struct{}), down: make(chan struct{})}
 	close(l.down)
 	dialer := &net.Dialer{Timeout: o.DialTimeout}
-	l.dial = func(ctx context.Context, addr string) (net.Conn, error) { return dialer.DialContext(ctx, "tcp", addr) }
+	l.dial = func(ctx context.Context, addr string) (net.Conn, error) {
+		ctx, cancel := context.WithTimeout(ctx, o.DialTimeout)
+		defer cancel()
+		return staggered(ctx, func(ctx context.Context) (net.Conn, error) { return dialer.DialContext(ctx, "tcp", addr) })
+	}
 	l.status.Since = time.Now()
 	return l, nil
 }
@@ -167,7 +171,7 @@ func (o *LinkOptions) setDefaults() {
 	o.DialTimeout = cmp.Or(o.DialTimeout, 5*time.Second)
 	o.FirstInfoTimeout = cmp.Or(o.FirstInfoTimeout, 5*time.Second)
 	o.ReconnectMin = cmp.Or(o.ReconnectMin, 250*time.Millisecond)
-	o.ReconnectMax = max(o.ReconnectMin, cmp.Or(o.ReconnectMax, time.Second))
+	o.ReconnectMax = max(o.ReconnectMin, cmp.Or(o.ReconnectMax, 800*time.Millisecond))
 	o.PingInterval = cmp.Or(o.PingInterval, 30*time.Second)
 	o.PingMax = cmp.Or(o.PingMax, 2)
 	if o.Logger == nil {

@@ -75,7 +75,14 @@ func (f *Forwarder) acked(attempt, seq uint64, ack *pubAck) {
 	hole := f.only != "" && !inOrder && !ack.Duplicate
 	resync := f.resync
 	changed := known && took > 0 && f.measure(took)
+	window := 0
+	if known && f.flow.step(f.st.RTT) {
+		window = f.flow.window
+	}
 	f.mu.Unlock()
+	if window > 0 {
+		f.c.setWindow(window)
+	}
 	if hole {
 		f.l.setLive(false, 0)
 		resync(fmt.Errorf("%w: the hub acknowledged seq %d before an earlier one", errResync, seq))

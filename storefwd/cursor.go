@@ -119,6 +119,25 @@ func (c *Cursor) want() (from, to uint64, room int, err error) {
 	return c.next, to, room, nil
 }
 
+// setWindow changes how many records may be pending.
+func (c *Cursor) setWindow(n int) {
+	c.l.s.mu.Lock()
+	defer c.l.s.mu.Unlock()
+	if more := n > c.cfg.MaxPending; c.cfg.MaxPending != n {
+		c.cfg.MaxPending = n
+		if more && c.blocked {
+			c.signalNow()
+		}
+	}
+}
+
+// behind reports whether more than n records wait behind seq.
+func (c *Cursor) behind(seq uint64, n int) bool {
+	c.l.s.mu.Lock()
+	defer c.l.s.mu.Unlock()
+	return c.l.last > seq+uint64(n)
+}
+
 // handOut makes pending what was read, less what was acknowledged or dropped since.
 func (c *Cursor) handOut(dst []Record, had int, from, to uint64) []Record {
 	s := c.l.s
@@ -246,7 +265,7 @@ func (c *Cursor) advance() {
 	if c.pending.len() == 0 {
 		c.floor = max(c.floor, c.next-1)
 	}
-	if c.blocked && c.pending.len() <= c.cfg.MaxPending/2 {
+	if c.blocked {
 		c.signal()
 	}
 }
@@ -269,7 +288,7 @@ func (c *Cursor) catchUp() {
 
 // signal wakes Next if it waits; signalNow in any case.
 func (c *Cursor) signal() {
-	if c.waiting && (!c.blocked || c.pending.len() <= c.cfg.MaxPending/2) {
+	if c.waiting && (!c.blocked || c.pending.len() <= c.cfg.MaxPending/2 && c.bytes <= c.cfg.MaxPendingBytes/2) {
 		c.signalNow()
 	}
 }

@@ -34,7 +34,7 @@ type ForwarderOptions struct {
 	Stream string // the hub's stream, if it is not to be found by subject
 	Domain string // the hub's JetStream domain, if its INFO does not say
 
-	Window      int           // messages in flight; default 256
+	Window      int           // messages in flight at most; default 8192
 	WindowBytes int           // bytes in flight; default 1 MiB
 	AckTimeout  time.Duration // then the hub is asked where it stands; default 5s
 	RetryMin    time.Duration // pause before asking again, doubled up to RetryMax; default 250ms
@@ -44,6 +44,7 @@ type ForwarderOptions struct {
 }
 
 func (o *ForwarderOptions) setDefaults() {
+	o.Window = cmpOr(o.Window, 8192)
 	o.AckTimeout = cmpOr(o.AckTimeout, 5*time.Second)
 	o.RetryMin = cmpOr(o.RetryMin, 250*time.Millisecond)
 	o.RetryMax = max(cmpOr(o.RetryMax, 30*time.Second), o.RetryMin)
@@ -72,6 +73,7 @@ type Forwarder struct {
 
 	// Owned by Run.
 	places     []*place // of this session
+	isLive     bool     // what the log was told
 	head       bool     // nothing was sent in this session
 	unanswered int      // resumes in a row in which a stream did not answer
 	unguarded  int      // sessions in a row that ended with the guard of their head
@@ -95,6 +97,7 @@ type Forwarder struct {
 	sentTo   uint64 // the highest sequence that was sent
 	only     string // the stream, if there is one only
 	mark     mark
+	flow     flow
 	refusals map[uint64]int // refused by the hub for now: how often
 	st       ForwarderStats
 }
@@ -141,13 +144,14 @@ var (
 // NewForwarder returns a forwarder that does nothing until Run.
 func NewForwarder(o ForwarderOptions) *Forwarder {
 	o.setDefaults()
-	f := &Forwarder{o: o, l: o.Log, s: o.Log.s, up: o.Uplink, recs: make([]Record, 0, 256),
+	f := &Forwarder{o: o, l: o.Log, s: o.Log.s, up: o.Uplink, recs: make([]Record, 0, 512),
 		answers: map[uint64]chan *msg.Msg{}, refusals: map[uint64]int{}}
 	f.inbox = []byte("_INBOX." + hex.EncodeToString(random(11)) + ".")
 	f.origin = []byte(f.s.node)
 	if o.Class != "" {
 		f.origin = append(append(f.origin, '/'), o.Class...)
 	}
+	f.flow = flow{window: min(startWindow, o.Window), most: o.Window, patience: o.AckTimeout}
 	f.setState(Connecting, "")
 	return f
 }
@@ -160,7 +164,7 @@ func (f *Forwarder) Run(ctx context.Context) error {
 	if err := f.s.claimOrigin(string(f.origin)); err != nil {
 		return err
 	}
-	c, err := f.l.Cursor("hub", CursorConfig{MaxPending: f.o.Window, MaxPendingBytes: f.o.WindowBytes, Ahead: true})
+	c, err := f.l.Cursor("hub", CursorConfig{MaxPending: f.flow.window, MaxPendingBytes: f.o.WindowBytes, Ahead: true})
 	if err != nil {
 		return err
 	}
@@ -218,7 +222,10 @@ func (f *Forwarder) session(ctx context.Context) (went bool, err error) {
 		return false, err
 	}
 	if err = f.resume(ctx); err == nil {
-		f.l.setLive(true, f.spill())
+		f.isLive = false // until the backlog is small
+		if floor, _ := f.c.ambiguous(); !f.c.behind(floor, startWindow) {
+			f.live(floor)
+		}
 		f.setState(Live, "")
 		err = f.pump(ctx)
 	}
@@ -250,6 +257,7 @@ func (f *Forwarder) watch(ctx context.Context, down <-chan struct{}, cancel func
 		case <-tick.C:
 			if f.c.oldestPending() >= f.o.AckTimeout {
 				f.l.setLive(false, 0)
+				f.slower()
 				cancel(fmt.Errorf("%w: no acknowledgement from the hub in %v", errResync, f.o.AckTimeout))
 				return
 			}

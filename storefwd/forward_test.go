@@ -173,7 +173,11 @@ func forward(t *testing.T, h *fakeHub, subjects ...string) (ForwarderStats, LogS
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- f.Run(ctx) }()
-	defer func() { if t.Failed() { t.Logf("%+v %+v %+v", f.Stats(), l.Stats(), h.stored) } }()
+	defer func() {
+		if t.Failed() {
+			t.Logf("%+v %+v %+v", f.Stats(), l.Stats(), h.stored)
+		}
+	}()
 	testkit.Eventually(t, func() bool { return l.Stats().Msgs == 0 }, "the log drained")
 	cancel()
 	if err := <-done; err != nil {

@@ -36,7 +36,18 @@ func (f *Forwarder) pump(ctx context.Context) (err error) {
 			}
 		}
 		f.up.Flush()
+		f.live(f.recs[len(f.recs)-1].Seq)
 		clear(f.recs)
+	}
+}
+
+// live tells the log whether what is appended now will be acknowledged soon: not
+// while a backlog is before it. Then it is written at once, and no device waits for
+// a hub that cannot have it in time.
+func (f *Forwarder) live(sent uint64) {
+	if live := !f.c.behind(sent, startWindow); live != f.isLive {
+		f.isLive = live
+		f.l.setLive(live, f.spill())
 	}
 }
 

@@ -61,7 +61,7 @@ type Remote struct {
 	NKey             string     // seed of a user; empty: none
 	KeepOrder        bool       // try URLs as listed, not shuffled
 	FirstInfoTimeout time.Duration
-	Reconnect        time.Duration // first delay after a lost link
+	Reconnect        time.Duration // longest delay between attempts to connect
 	DenyImports      []string      // subjects not taken from the hub
 	DenyExports      []string      // subjects not given to the hub
 }
@@ -99,7 +99,7 @@ type Outbox struct {
 	Grace      time.Duration // how long what the hub acknowledged is kept for a hub that goes back
 	GraceBytes int64         // at most so much of it
 	GraceDisk  bool          // on disk, too
-	Window     int           // messages sent and not yet acknowledged
+	Window     int           // messages sent and not yet acknowledged, at most
 	Stream     string        // the hub's stream; empty: found by subject
 	Domain     string        // the hub's JetStream domain; empty: as the hub says
 	AckTimeout time.Duration
@@ -148,13 +148,13 @@ func defaultMQTT(maxPayload int) *MQTT {
 }
 
 func defaultRemote() *Remote {
-	return &Remote{FirstInfoTimeout: 5 * time.Second, Reconnect: time.Second}
+	return &Remote{FirstInfoTimeout: 5 * time.Second, Reconnect: 800 * time.Millisecond}
 }
 
 func defaultOutbox(name string) Outbox {
 	return Outbox{
 		Name: name, MaxBytes: 256 << 20, Grace: 5 * time.Minute, GraceBytes: 4 << 20,
-		Window: 256, AckTimeout: 5 * time.Second, DuplicateWindow: 2 * time.Minute,
+		Window: 8192, AckTimeout: 5 * time.Second, DuplicateWindow: 2 * time.Minute,
 	}
 }
 

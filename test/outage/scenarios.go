@@ -92,7 +92,7 @@ func cutsInMidDrain(p *play) {
 	p.cut()
 	p.all = startLoad(p, p.leafd, p.msgs, 4*perSecond)
 	p.all.reach(p, p.all.total())
-	most := int64(p.msgs) * 2 * payloadSize / 15
+	most := int64(p.msgs) * 2 * payloadSize / 10
 	for p.uplink().Messages > 0 {
 		p.restore()
 		at := p.linked(p)
