@@ -70,7 +70,7 @@ func TestLinkBackoffOfTransientFaults(t *testing.T) {
 		<-time.After(time.Hour)
 		gaps := d.gaps()
 		for i, g := range gaps {
-			most := min(250*time.Millisecond<<min(i, 8), time.Second)
+			most := min(250*time.Millisecond<<min(i, 8), 800*time.Millisecond)
 			if g > most || g < most/2 {
 				t.Errorf("delay %d is %v, not between %v and %v", i, g, most/2, most)
 			}

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 
 	"github.com/nats-io/nats.go/jetstream"
 
@@ -42,28 +43,46 @@ func (o *outcome) verify(t testkit.T, r *rig, all *load) {
 	}
 }
 
-// readAll returns the payloads of our subjects in the order of the stream.
+// readAll returns the payloads of our subjects in the order of the stream. A cluster
+// that has just become whole may need a moment before it can be read.
 func (r *rig) readAll(t testkit.T) (all [][]byte) {
-	ctx := context.Background()
-	c, err := r.js.OrderedConsumer(ctx, streamName, jetstream.OrderedConsumerConfig{FilterSubjects: []string{"out.>"}})
+	var err error
+	testkit.Eventually(t, func() bool { all, err = r.tryReadAll(); return err == nil }, "the stream can be read")
+	return all
+}
+
+func (r *rig) tryReadAll() (all [][]byte, err error) {
+	ctx, cancel := context.WithTimeout(context.Background(), testkit.Patience)
+	defer cancel()
+	s, err := r.js.Stream(ctx, streamName)
 	if err != nil {
-		t.Fatalf("read the stream: %v", err)
+		return nil, err
 	}
+	c, err := s.OrderedConsumer(ctx, jetstream.OrderedConsumerConfig{FilterSubjects: []string{"out.>"}})
+	if err != nil {
+		return nil, err
+	}
+	ours := -1
 	for {
 		b, err := c.FetchNoWait(5000)
 		if err != nil {
-			t.Fatalf("read the stream: %v", err)
+			return nil, err
 		}
 		n := 0
 		for m := range b.Messages() {
 			n++
 			all = append(all, m.Data())
+			if meta, err := m.Metadata(); err == nil {
+				ours = int(meta.NumPending)
+			}
 		}
-		if err := b.Error(); err != nil && !errors.Is(err, jetstream.ErrNoMessages) {
-			t.Fatalf("read the stream: %v", err)
-		}
-		if n == 0 {
-			return all
+		switch err := b.Error(); {
+		case err != nil && !errors.Is(err, jetstream.ErrNoMessages):
+			return nil, err
+		case n == 0 && ours != 0:
+			return nil, fmt.Errorf("%d messages were not read", ours)
+		case n == 0:
+			return all, nil
 		}
 	}
 }
