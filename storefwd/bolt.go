@@ -228,13 +228,39 @@ func (e *boltEngine) recount(id uint32) (s logState, err error) {
 	return s, err
 }
 
+// Read finds a key that a flipped bit has moved by its neighbours: keys ascend.
 func (e *boltEngine) Read(log uint32, from, to uint64, fn func(seq uint64, rec []byte) bool) error {
+	disorder := fmt.Errorf("%w: keys out of order", ErrDamaged)
 	return e.view(func(_ *bolt.Tx, records *bolt.Bucket) error {
-		var key [12]byte
+		low, high := recordKey(make([]byte, 12), log, from), recordKey(make([]byte, 12), log, to)
 		c := records.Cursor()
-		for k, v := c.Seek(recordKey(key[:], log, from)); len(k) == 12 && binary.BigEndian.Uint32(k) == log; k, v = c.Next() {
-			e.mapped.Add(int64(len(v) + len(k) + 16))
-			if seq := binary.BigEndian.Uint64(k[4:]); seq > to || !fn(seq, v) {
+		k, v := c.Seek(low)
+		if k == nil {
+			if last, _ := c.Last(); bytes.Compare(last, low) >= 0 {
+				return disorder
+			}
+			return nil
+		}
+		if before, _ := c.Prev(); before == nil {
+			k, v = c.First()
+		} else if bytes.Compare(before, low) >= 0 {
+			return disorder
+		} else {
+			k, v = c.Next()
+		}
+		var last []byte
+		for ; k != nil; k, v = c.Next() {
+			e.mapped.Add(int64(len(v) + len(k) + elemSize))
+			if bytes.Compare(k, last) <= 0 || len(k) != 12 {
+				return disorder
+			}
+			if last = k; bytes.Compare(k, high) > 0 {
+				if k, _ = c.Next(); k != nil && bytes.Compare(k, last) <= 0 {
+					return disorder
+				}
+				return nil
+			}
+			if !fn(binary.BigEndian.Uint64(k[4:]), v) {
 				return nil
 			}
 		}

@@ -241,7 +241,11 @@ func (j *journal) replay(folded uint64, fn func(rec []byte)) (notes []string) {
 	for i := range gens {
 		if gens[i] = j.firstGen(i); gens[i] == 0 {
 			buf, _ = j.readHalf(buf, i)
-			gens[i] = j.newest(buf)
+			if gens[i] = j.newest(buf); gens[i] == 0 {
+				if n := j.strange(buf); n > 0 {
+					notes = append(notes, fmt.Sprintf("journal half %d: %d bytes are not what a power cut leaves; messages may be lost", i, n))
+				}
+			}
 		}
 	}
 	j.gen = max(j.gen, gens[0], gens[1])
@@ -311,7 +315,7 @@ func (j *journal) newest(b []byte) (gen uint64) {
 // replayHalf walks the frames of one generation. Where one is unreadable it looks
 // for the next that can be read: if there is one, something is missing.
 func (j *journal) replayHalf(b []byte, gen uint64, fn func(rec []byte)) (note string) {
-	var good, bad, skipped int
+	var good, bad, end int
 	clean := true
 	for at := 0; at < len(b); {
 		rec, ok := j.frame(b[at:], gen)
@@ -327,16 +331,43 @@ func (j *journal) replayHalf(b []byte, gen uint64, fn func(rec []byte)) (note st
 			}
 			clean = true
 			at += int(frameSize(len(rec)))
+			end = min(at, len(b))
 			continue
 		}
 		if at%sector == 0 || b[at] != 0 {
 			clean = false
 		}
 		at += 8
-		skipped++
 	}
-	if bad > 0 {
+	if end > 0 {
+		end = min(end+journalBlock, len(b)) // the rest of an older record, whose head was overwritten
+	}
+	switch n := j.strange(b[end:]); {
+	case bad == 0 && n > 0:
+		note = fmt.Sprintf("%d bytes behind the %d records that were read are not what a power cut leaves; messages may be lost", n, good)
+	case bad > 0:
 		note = fmt.Sprintf("damaged in %d places; %d records were read", bad, good)
 	}
 	return note
+}
+
+// strange counts the bytes of b, from whole blocks, that no pass over the journal can
+// have left there: they are not zero, and no frame of this file, torn or old, reaches
+// over them. Media that lose a page leave such.
+func (j *journal) strange(b []byte) (n int) {
+	covered := 0
+	for at := 0; at+journalBlock <= len(b); at += journalBlock {
+		nonzero, known := false, at < covered
+		for o := at; o < at+journalBlock; o += 8 {
+			nonzero = nonzero || le.Uint64(b[o:]) != 0
+			if o+frameHeader <= len(b) && le.Uint64(b[o+8:])>>32 == j.gen>>32 && le.Uint32(b[o:]) <= uint32(j.half) {
+				known = true
+				covered = max(covered, o+int(le.Uint32(b[o:])))
+			}
+		}
+		if nonzero && !known {
+			n += journalBlock
+		}
+	}
+	return n
 }

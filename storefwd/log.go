@@ -374,7 +374,19 @@ func (l *Log) readAhead() {
 		l.s.suspect(err)
 	} else if l.oldest.len() == 0 { // only gaps were left
 		l.first = l.folded + 1
+		l.settleMissing()
 	}
+}
+
+// settleMissing declares lost what the accounts say is in the engine and is not: a
+// damaged page can hide records without a trace.
+func (l *Log) settleMissing() {
+	missing := l.msgs - l.ramMsgs
+	if missing > 0 {
+		l.lost[LostDamaged] += uint64(missing)
+		l.s.note(fmt.Sprintf("store.db: %d messages of log %q were not found where they should be and are lost", missing, l.name))
+	}
+	l.msgs, l.bytes = l.ramMsgs, l.ramBytes
 }
 
 // drop gives up the oldest record, o, for a reason.

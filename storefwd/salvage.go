@@ -232,9 +232,9 @@ func (s *Store) salvageFile(name string) error {
 		switch {
 		case len(key) == 4:
 			v.noteState(binary.BigEndian.Uint32(key), value)
-		case len(key) == 12 && isRecord(key, value):
-			if id, seq := binary.BigEndian.Uint32(key), binary.BigEndian.Uint64(key[4:]); v.wants(id, seq) {
-				v.batch.put = append(v.batch.put, foldRecord{id, seq, slices.Clone(value)})
+		case len(key) == 12:
+			if id, r, err := parseRecord(value); err == nil && v.wants(id, r.Seq) { // the key may be damaged
+				v.batch.put = append(v.batch.put, foldRecord{id, r.Seq, slices.Clone(value)})
 				v.bytes += len(value) + 32
 			}
 		}
