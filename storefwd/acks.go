@@ -135,6 +135,13 @@ func (f *Forwarder) refused(attempt, seq uint64, e *apiError) {
 		resync(fmt.Errorf("%w: %w (seq %d: %s)", errResync, errOutOfTurn, seq, e))
 		return
 	}
+	if e.ErrCode == noTTLHere && !f.noTTL.Swap(true) {
+		f.mu.Unlock()
+		f.o.Logger.Warn("forwarder: the hub's stream does not take Nats-TTL, messages go without it; allow it there with: nats stream edit --allow-msg-ttl", "log", f.l.name)
+		f.l.setLive(false, 0)
+		resync(fmt.Errorf("%w: the hub's stream does not take Nats-TTL", errResync))
+		return
+	}
 	f.refusals[seq]++
 	tries := f.refusals[seq]
 	f.mu.Unlock()
@@ -145,6 +152,8 @@ func (f *Forwarder) refused(attempt, seq uint64, e *apiError) {
 	f.l.setLive(false, 0)
 	resync(fmt.Errorf("%w: the hub refused seq %d: %s", errResync, seq, e))
 }
+
+const noTTLHere = 10166 // per-message TTL is disabled
 
 // errOutOfTurn says that a guard held: something else is last in the stream.
 var errOutOfTurn = errors.New("the stream is not where it was expected to be")

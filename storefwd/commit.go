@@ -171,6 +171,7 @@ func (s *Store) run() {
 		s.commitDue(false)
 		s.salvageDue()
 		s.expireTails()
+		s.watchClock()
 		s.foldDue()
 		s.mu.Lock()
 		next := s.next()
@@ -237,7 +238,7 @@ func (s *Store) next() int64 {
 	if s.suspected != nil || s.salvaging != nil {
 		at = min(at, max(s.salvageAt, 1))
 	}
-	if at == math.MaxInt64 {
+	if at = s.clockDue(at); at == math.MaxInt64 {
 		return 0
 	}
 	return at

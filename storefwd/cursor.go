@@ -156,6 +156,13 @@ func (c *Cursor) handOut(dst []Record, had int, from, to uint64) []Record {
 		if early || r.Seq < c.l.first {
 			continue
 		}
+		if c.l.expired(&r) {
+			c.pending.push(pend{seq: r.Seq, at: now, acked: true})
+			c.l.ackRAM(r.Seq)
+			c.l.acked--
+			c.l.lost[LostExpired]++
+			continue
+		}
 		c.pending.push(pend{seq: r.Seq, at: now, size: r.size})
 		c.bytes += r.size
 		out = append(out, r)

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/leafd/leafd/internal/msg"
@@ -84,6 +85,8 @@ type Forwarder struct {
 	out        msg.Msg
 	quiet      string // the last trouble that was logged
 	blindness  string // why the duplicate window is relied on, as logged last
+
+	noTTL atomic.Bool // the hub's stream refused a Nats-TTL: none is sent
 
 	// Guarded by mu.
 	mu       sync.Mutex
@@ -269,7 +272,7 @@ func (f *Forwarder) setState(state, detail string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.st.State != state {
-		f.st.State, f.st.Since = state, f.s.o.Now()
+		f.st.State, f.st.Since = state, f.s.o.Clock.Now()
 	}
 	f.st.Detail = detail
 }

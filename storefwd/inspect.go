@@ -112,9 +112,11 @@ func OpenReadOnly(dir string, o Options) (*ReadOnly, error) {
 	}
 	if b, err := os.ReadFile(v.s.path(metaFile)); err != nil {
 		v.found(metaFile, reason(err))
-	} else if _, err := decodeMeta(b); err != nil {
+	} else if v.s.meta, err = decodeMeta(b); err != nil {
 		v.found(metaFile, err)
 	}
+	v.s.epoch = v.s.meta.epoch() + 1 // so that ages are counted from now
+	v.s.startRun()
 	v.openEngine()
 	v.openJournal()
 	return v, nil
@@ -231,7 +233,7 @@ func (c *Check) OK() bool { return c.Damaged == 0 && c.Missing == 0 && len(c.Not
 // Verify reads every record there is and compares its checksum. It changes nothing.
 // Commits wait while it reads the journal.
 func (s *Store) Verify() (Check, error) {
-	c := Check{At: s.o.Now()}
+	c := Check{At: s.o.Clock.Now()}
 	s.verifyEngine(&c)
 	asked := make(chan struct{})
 	select {

@@ -13,7 +13,8 @@ import (
 
 // Retention says what a log keeps. The zero value keeps everything, on disk.
 type Retention struct {
-	MaxMsgs, MaxBytes int64 // 0: no bound
+	MaxMsgs, MaxBytes int64         // 0: no bound
+	MaxAge            time.Duration // 0: no bound; not before the clock is trusted
 	Keep              Keep
 	Full              Full
 	Memory            bool // in RAM only: gone at the end of the process, and safe by definition; needs a bound
@@ -50,7 +51,7 @@ const (
 
 func (r Retention) check() error {
 	switch {
-	case r.MaxMsgs < 0 || r.MaxBytes < 0 || r.Keep > UntilAcked || r.Full > DropNewest || r.Interval < 0:
+	case r.MaxMsgs < 0 || r.MaxAge < 0 || r.MaxBytes < 0 || r.Keep > UntilAcked || r.Full > DropNewest || r.Interval < 0:
 		return fmt.Errorf("retention %+v is out of range", r)
 	case r.Grace < 0 || r.GraceBytes < 0 || r.Grace > 0 && r.Keep != UntilAcked:
 		return fmt.Errorf("retention %+v: what is kept after an acknowledgement is out of range", r)
@@ -74,10 +75,11 @@ const (
 	LostOperator             // given up by a person
 	LostNewest               // dropped as it came when the log was full
 	LostByHub                // acknowledged by a hub that was set back, and no longer here
+	LostExpired              // older than the log keeps, or than its own life
 	NumLosses
 )
 
-var lossNames = [NumLosses]string{"oldest_dropped", "log_full", "too_large", "disk_behind", "store_failed", "rejected_by_hub", "damaged", "dropped_by_operator", "newest_dropped", "lost_by_hub"}
+var lossNames = [NumLosses]string{"oldest_dropped", "log_full", "too_large", "disk_behind", "store_failed", "rejected_by_hub", "damaged", "dropped_by_operator", "newest_dropped", "lost_by_hub", "expired"}
 
 func (l Loss) String() string { return lossNames[min(l, NumLosses-1)] }
 
@@ -128,8 +130,8 @@ type Log struct {
 type ref struct {
 	seq  uint64
 	size int64
-	at   int64
-	r    *rec // or nil
+	stamp
+	r *rec // or nil
 }
 
 // restoreLog adds a log as the engine knows it, or takes that over into one that was
@@ -212,7 +214,8 @@ func (l *Log) Flush() (behind <-chan struct{}) {
 // ErrFull, ErrTooLarge, ErrClosed or ErrFailed, and has been counted.
 func (l *Log) Append(m *msg.Msg) (seq uint64, err error) {
 	s := l.s
-	now := s.o.Now().UnixNano()
+	m = withTTL(m)
+	now := int64(s.o.Clock.Boot())
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	size := int64(recordSize(m))
@@ -229,7 +232,7 @@ func (l *Log) Append(m *msg.Msg) (seq uint64, err error) {
 	s.pos++
 	r := l.newRec()
 	*r = rec{log: l, seq: l.last, pos: s.pos, at: s.mono()}
-	r.buf = appendRecord(l.alloc(int(size)), l.id, s.epoch, r.seq, now, m)
+	r.buf = appendRecord(l.alloc(int(size)), l.id, s.epoch, r.seq, now, s.stampFlags(), m)
 	l.insert(r, s.epoch)
 	l.appended++
 	if l.ret.Memory {
@@ -263,6 +266,7 @@ func (l *Log) admit(m *msg.Msg, size int64) (Loss, error) {
 	case !l.ret.Memory && s.unsafeBytes+size > s.limit:
 		return LostNoRoom, fmt.Errorf("%w: the disk is behind", ErrFull)
 	}
+	l.expireOld()
 	for l.ret.Full != DropNewest && l.over(1, size) {
 		if l.ret.Full == Refuse {
 			return LostRefused, ErrFull
@@ -354,7 +358,7 @@ func (l *Log) head() (ref, bool) {
 		return ref{}, false
 	}
 	r := *l.ram.at(0)
-	return ref{r.seq, int64(len(r.buf)), recordTime(r.buf), r}, true
+	return ref{r.seq, int64(len(r.buf)), recordStamp(r.buf), r}, true
 }
 
 func (l *Log) readAhead() {
@@ -362,7 +366,7 @@ func (l *Log) readAhead() {
 	err := l.s.eng.Read(l.id, l.first, l.folded, func(seq uint64, b []byte) bool {
 		o := ref{seq: seq, size: int64(len(b))}
 		if len(b) >= recHeader {
-			o.at = recordTime(b)
+			o.stamp = recordStamp(b)
 		}
 		l.oldest.push(o)
 		room -= len(b)
@@ -473,7 +477,14 @@ func (l *Log) Read(dst []Record, from uint64) ([]Record, error) {
 	l.s.mu.Lock()
 	from = max(from, l.first)
 	l.s.mu.Unlock()
-	return l.read(dst, from, 1<<64-1, readBytes)
+	had := len(dst)
+	dst, err := l.read(dst, from, 1<<64-1, readBytes)
+	l.s.mu.Lock()
+	defer l.s.mu.Unlock()
+	for i := range dst[had:] {
+		l.expired(&dst[had+i]) // whoever looks sees what is there; this dates it
+	}
+	return dst, err
 }
 
 const readBytes = 1 << 20
@@ -609,13 +620,12 @@ type LogStats struct {
 
 // Stats is a snapshot.
 func (l *Log) Stats() LogStats {
-	now := l.s.o.Now()
 	l.s.mu.Lock()
 	defer l.s.mu.Unlock()
 	st := l.counts()
 	if o, ok := l.head(); ok {
 		st.First = o.seq
-		st.OldestAge = max(0, now.Sub(time.Unix(0, o.at)))
+		st.OldestAge, _ = l.s.age(o.stamp)
 	}
 	return st
 }

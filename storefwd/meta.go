@@ -18,13 +18,14 @@ import (
 )
 
 // meta is the file that makes an epoch: {"format":1,"base":…,"boots":…,"node":…,"sum":…}.
-// It is replaced, never changed in place, once at each open.
+// It is replaced, never changed in place, once at each open and when the time becomes known.
 type meta struct {
 	Format int    `json:"format"`
 	Base   uint32 `json:"base"`  // random, drawn when the store was created
 	Boots  uint64 `json:"boots"` // opens so far
 	Node   string `json:"node"`
-	Sum    string `json:"sum"` // crc32c of the object with an empty sum
+	Runs   []run  `json:"runs,omitempty"` // the last ones, this one at the end
+	Sum    string `json:"sum"`            // crc32c of the object with an empty sum
 }
 
 const (

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"time"
 
 	"github.com/leafd/leafd/internal/msg"
 )
@@ -154,13 +155,30 @@ func (f *Forwarder) appendHeader(b []byte, r *Record) []byte {
 	b = appendID(b, f.origin, r.Epoch, r.Seq)
 	b = append(b, crlf...)
 	b = append(b, f.expect...)
+	b = f.appendTimes(b, r)
 	for len(rest) > 0 {
 		var line []byte
 		line, rest, _ = bytes.Cut(rest, crlf)
-		if name, _, _ := bytes.Cut(line, []byte(":")); len(line) > 0 && !bytes.EqualFold(name, msgID) &&
+		if name, _, _ := bytes.Cut(line, []byte(":")); len(line) > 0 && !bytes.EqualFold(name, msgID) && !(r.TTL > 0 && bytes.EqualFold(name, ttlName)) &&
 			!(len(name) > len(expected) && bytes.EqualFold(name[:len(expected)], expected)) {
 			b = append(append(b, line...), crlf...)
 		}
 	}
 	return append(b, crlf...)
+}
+
+// appendTimes appends what is left of the message's life, in place of what its sender
+// gave it, and, if it was taken before the clock was known, when that was.
+func (f *Forwarder) appendTimes(b []byte, r *Record) []byte {
+	if r.TTL > 0 && !f.noTTL.Load() {
+		b = appendTTL(b, r.TTL)
+	}
+	switch {
+	case r.TimeUncertain:
+		b = append(b, "Leafd-Time-Uncertain: true\r\n"...)
+	case r.Early:
+		b = append(b, "Leafd-Time: "...)
+		b = append(r.Time.UTC().AppendFormat(b, time.RFC3339Nano), crlf...)
+	}
+	return b
 }

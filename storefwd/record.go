@@ -13,14 +13,20 @@ import (
 // Record is one message of a log. Its slices are never written again, whoever
 // holds them may keep them.
 type Record struct {
-	Seq                   uint64 // place in the log; grows, may have gaps
-	Epoch                 uint64 // run of the store that appended it
-	Time                  time.Time
+	Seq                   uint64    // place in the log; grows, may have gaps
+	Epoch                 uint64    // run of the store that appended it
+	Time                  time.Time // when it was appended; zero if that is not known
 	QoS                   uint8
 	Retain                bool
 	Subject, Header, Data []byte
 
-	size int // bytes it weighs in the log's accounts
+	Early         bool          // the clock was not trusted then
+	TimeUncertain bool          // … and it is not known by now
+	TTL           time.Duration // what is left of its own life when it is handed out; 0: it has none
+
+	stamp
+	mortal bool // has a life of its own
+	size   int  // bytes it weighs in the log's accounts
 }
 
 // A record has one form everywhere: in RAM, as the payload of a journal frame
@@ -28,7 +34,7 @@ type Record struct {
 //
 //	 0 crc32c of all that follows    4 log id
 //	 8 epoch                        16 seq
-//	24 time, Unix ns                32 kind · 33 flags · 34 subject length (u16)
+//	24 time, ns                     32 kind · 33 flags · 34 subject length (u16)
 //	36 header length (u32)          40 subject, header, data
 //
 // It names its own log and sequence, so that it can be recognised on a page whose
@@ -40,6 +46,10 @@ const (
 	flagQoS    = 0x03
 	flagRetain = 0x04
 	flagHeader = 0x08 // has a header block, perhaps an empty one
+	flagBoot   = 0x10 // time is since boot, of the run that epoch names; without it, since 1970
+	flagEarly  = 0x20 // the clock was not trusted then
+	flagMortal = 0x40 // the header has a Nats-TTL
+	flagsKnown = 0x7f
 
 	maxRecord = 64 << 20 // larger than any payload a server accepts
 )
@@ -51,14 +61,18 @@ var errRecord = errors.New("not a valid record")
 // recordSize is what m weighs as a record.
 func recordSize(m *msg.Msg) int { return recHeader + len(m.Subject) + len(m.Header) + len(m.Data) }
 
-// appendRecord appends m as a record without its checksum; seal adds it.
-func appendRecord(b []byte, log uint32, epoch, seq uint64, at int64, m *msg.Msg) []byte {
-	flags := m.QoS & flagQoS
+// appendRecord appends m as a record without its checksum; seal adds it. how is of
+// flagBoot and flagEarly, which say what at is.
+func appendRecord(b []byte, log uint32, epoch, seq uint64, at int64, how uint8, m *msg.Msg) []byte {
+	flags := m.QoS&flagQoS | how
 	if m.Retain {
 		flags |= flagRetain
 	}
 	if m.Header != nil {
 		flags |= flagHeader
+		if headerValue(m.Header, ttlName) != nil {
+			flags |= flagMortal
+		}
 	}
 	b = le.AppendUint32(b, 0)
 	b = le.AppendUint32(b, log)
@@ -80,7 +94,7 @@ func seal(b []byte) { binary.LittleEndian.PutUint32(b, crc32.Checksum(b[4:], cas
 // borrows b.
 func parseRecord(b []byte) (log uint32, r Record, err error) {
 	if len(b) < recHeader || len(b) > maxRecord || crc32.Checksum(b[4:], castagnoli) != le.Uint32(b) ||
-		b[32] != kindMsg || uint64(le.Uint16(b[34:]))+uint64(le.Uint32(b[36:])) > uint64(len(b)-recHeader) ||
+		b[32] != kindMsg || b[33]&^flagsKnown != 0 || uint64(le.Uint16(b[34:]))+uint64(le.Uint32(b[36:])) > uint64(len(b)-recHeader) ||
 		b[33]&flagHeader == 0 && le.Uint32(b[36:]) != 0 {
 		return 0, Record{}, errRecord
 	}
@@ -92,8 +106,8 @@ func viewRecord(b []byte) Record {
 	s := recHeader + int(le.Uint16(b[34:]))
 	h := s + int(le.Uint32(b[36:]))
 	r := Record{
-		Epoch: le.Uint64(b[8:]), Seq: le.Uint64(b[16:]), Time: time.Unix(0, int64(le.Uint64(b[24:]))),
-		QoS: b[33] & flagQoS, Retain: b[33]&flagRetain != 0,
+		Epoch: le.Uint64(b[8:]), Seq: le.Uint64(b[16:]), stamp: recordStamp(b),
+		QoS: b[33] & flagQoS, Retain: b[33]&flagRetain != 0, Early: b[33]&flagEarly != 0, mortal: b[33]&flagMortal != 0,
 		Subject: b[recHeader:s:s], Data: b[h:len(b):len(b)], size: len(b),
 	}
 	if b[33]&flagHeader != 0 {
@@ -103,7 +117,10 @@ func viewRecord(b []byte) Record {
 }
 
 func recordEpoch(b []byte) uint64 { return binary.LittleEndian.Uint64(b[8:]) }
-func recordTime(b []byte) int64   { return int64(binary.LittleEndian.Uint64(b[24:])) }
+
+func recordStamp(b []byte) stamp {
+	return stamp{epoch: recordEpoch(b), at: int64(binary.LittleEndian.Uint64(b[24:])), boot: b[33]&flagBoot != 0}
+}
 
 // fits reports whether m can be a record at all.
 func fits(m *msg.Msg) bool {

@@ -13,14 +13,14 @@ func sampleRecord(subject, header, data string) []byte {
 	if header != "" {
 		m.Header = []byte(header)
 	}
-	b := appendRecord(nil, 7, 1<<30, 42, time.Unix(1, 2).UnixNano(), m)
+	b := appendRecord(nil, 7, 1<<30, 42, time.Unix(1, 2).UnixNano(), flagBoot, m)
 	seal(b)
 	return b
 }
 
 func TestRecordRoundTrip(t *testing.T) {
 	id, r, err := parseRecord(sampleRecord("a.b", "NATS/1.0\r\n\r\n", "hello"))
-	if err != nil || id != 7 || r.Seq != 42 || r.Epoch != 1<<30 || !r.Time.Equal(time.Unix(1, 2)) || r.QoS != 1 || !r.Retain ||
+	if err != nil || id != 7 || r.Seq != 42 || r.Epoch != 1<<30 || r.stamp != (stamp{1 << 30, time.Unix(1, 2).UnixNano(), true}) || r.QoS != 1 || !r.Retain ||
 		string(r.Subject) != "a.b" || string(r.Header) != "NATS/1.0\r\n\r\n" || string(r.Data) != "hello" {
 		t.Fatalf("%d %+v %v", id, r, err)
 	}
@@ -62,7 +62,7 @@ func FuzzRecord(f *testing.F) {
 		if len(r.Subject)+len(r.Header)+len(r.Data) != len(b)-recHeader {
 			t.Fatal("parts do not make the whole")
 		}
-		again := appendRecord(nil, id, r.Epoch, r.Seq, r.Time.UnixNano(), m)
+		again := appendRecord(nil, id, r.Epoch, r.Seq, r.at, 0, m)
 		if _, r2, err := parseRecord(func() []byte { seal(again); return again }()); err != nil ||
 			!bytes.Equal(r2.Data, r.Data) || !bytes.Equal(r2.Header, r.Header) || !bytes.Equal(r2.Subject, r.Subject) {
 			t.Fatalf("does not survive a round trip: %v", err)

@@ -38,7 +38,7 @@ type Options struct {
 	Check func(path string) error
 
 	Logger *slog.Logger
-	Now    func() time.Time // wall clock, for the time in records and ages; default time.Now
+	Clock  Clock // default SystemClock("auto")
 
 	faults faults // of tests
 }
@@ -71,8 +71,8 @@ func (o *Options) setDefaults() {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	if o.Now == nil {
-		o.Now = time.Now
+	if o.Clock == nil {
+		o.Clock = SystemClock("auto")
 	}
 }
 
@@ -93,7 +93,7 @@ type Store struct {
 	epoch   uint64
 	idHead  []byte // "<node>"
 	start   time.Time
-	meta    meta
+	meta    meta // the last of its Runs is guarded by mu
 	eng     engine
 	wake    chan struct{} // holds one; for the committer
 	closing chan struct{}
@@ -146,6 +146,10 @@ type Store struct {
 	suspected   error         // what bbolt said when it could not be read, until it has been looked into
 	salvaging   chan struct{} // not nil while a damaged file is salvaged, and closed after: nothing can be read
 	seqFloor    uint64        // while the states are unknown: sequences up to here may be taken
+	early       int64         // the smallest that thisRun().Wall was
+	lookAt      int64         // when the clock is looked at next, by mono
+	saveAt      int64         // when what it said may be written next, by mono
+	clockNews   bool          // … and that there is something to write
 	health      []string
 	stats       Stats
 	wear        Wear             // since the store was made
@@ -211,6 +215,7 @@ func (s *Store) open() (err error) {
 		return metaErr
 	}
 	s.meta, s.node, s.epoch, s.idHead = m, m.Node, m.epoch(), []byte(m.Node)
+	s.startRun()
 	s.note(note)
 	if err = s.bring(); err == nil || stops(err) {
 		return err

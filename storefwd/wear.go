@@ -68,12 +68,12 @@ func (s *Store) countWear() {
 	if sum == 0 {
 		return
 	}
-	i := s.wear.day(s.o.Now())
+	i := s.wear.day(s.o.Clock.Now())
 	if i < 0 {
 		if len(s.wear.Days) == wearDays {
 			s.wear.Days = slices.Delete(s.wear.Days, 0, 1)
 		}
-		s.wear.Days = append(s.wear.Days, WearDay{Day: dayOf(s.o.Now())})
+		s.wear.Days = append(s.wear.Days, WearDay{Day: dayOf(s.o.Clock.Now())})
 		i = len(s.wear.Days) - 1
 	}
 	s.wear.Days[i].Bytes += sum

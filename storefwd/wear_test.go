@@ -15,7 +15,7 @@ func TestWearGoesOn(t *testing.T) {
 	now := time.Date(2026, 1, 31, 23, 0, 0, 0, time.UTC)
 	var total int64
 	for run := range 3 {
-		s, err := Open(dir, Options{Now: func() time.Time { return now }})
+		s, err := Open(dir, Options{Clock: &fakeClock{now: func() time.Time { return now }}})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -52,7 +52,7 @@ func TestWearGoesOn(t *testing.T) {
 // Days are bounded, also with a clock that jumps.
 func TestWearDaysAreBounded(t *testing.T) {
 	now := time.Unix(0, 0)
-	s := &Store{o: Options{Now: func() time.Time { return now }}}
+	s := &Store{o: Options{Clock: &fakeClock{now: func() time.Time { return now }}}}
 	for i := range 97 {
 		now = time.Unix(int64(i*7%97)*86400, 0)
 		s.stats.JournalBytes += 7

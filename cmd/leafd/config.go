@@ -38,6 +38,7 @@ type Config struct {
 	MQTT     *MQTT   // nil: no MQTT listener
 	Store    Store
 	Outboxes []Outbox    // by name
+	Clock    string      // whether the wall clock is trusted: auto, always, never
 	Devices  []hw.Device // by name, checked by hw.Check
 }
 
@@ -94,6 +95,7 @@ type Outbox struct {
 	Subjects   []string
 	MaxBytes   int64
 	MaxMsgs    int64         // 0: no limit
+	MaxAge     time.Duration // 0: no limit
 	Full       storefwd.Full // what goes when a bound is reached
 	Interval   time.Duration // 0: safe before the acknowledgement, at once; else written so often
 	Grace      time.Duration // how long what the hub acknowledged is kept for a hub that goes back
@@ -122,6 +124,7 @@ func defaultConfig() *Config {
 		PingInterval:   2 * time.Minute,
 		PingMax:        2,
 		WriteDeadline:  10 * time.Second,
+		Clock:          "auto",
 		Store: Store{
 			Dir:            "/var/lib/leafd",
 			JournalSize:    8 << 20,

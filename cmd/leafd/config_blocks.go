@@ -41,6 +41,7 @@ func readTop(b *block, c *Config) {
 	b.sub(func(b *block) { c.MQTT = readMQTT(b, c) }, "mqtt")
 	b.sub(func(b *block) { readStore(b, &c.Store) }, "store")
 	b.sub(func(b *block) { c.Outboxes = readOutboxes(b) }, "outbox")
+	b.sub(func(b *block) { b.oneOf(&c.Clock, []string{"auto", "always", "never"}, "trust") }, "clock")
 	b.sub(func(b *block) { c.Devices = readHardware(b) }, "hardware")
 	b.notYet(
 		"accounts cluster gateway mappings maps no_auth_user system_account system no_system_account no_system no_sys_acc",
@@ -310,6 +311,7 @@ func readOutbox(b *block, name string) Outbox {
 	b.integer(&o.Window, 1, 65536, "window")
 	b.dur(&o.AckTimeout, 100*time.Millisecond, 5*time.Minute, "ack_timeout")
 	b.dur(&o.DuplicateWindow, 0, 24*time.Hour, "duplicate_window")
+	b.dur(&o.MaxAge, 0, 10*365*24*time.Hour, "max_age")
 	full := "old"
 	b.oneOf(&full, []string{"old", "new", "refuse"}, "full")
 	o.Full = map[string]storefwd.Full{"old": storefwd.DropOldest, "new": storefwd.DropNewest, "refuse": storefwd.Refuse}[full]

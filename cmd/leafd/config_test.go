@@ -89,8 +89,9 @@ mqtt {
   authorization { user: m, pass: n, timeout: 3 }
 }
 store { dir: /data/leafd, journal_size: 4MB, spill_after: "1s", commit_interval: "500ms", max_size: 100MB, reserve: 2MB }
+clock { trust: never }
 outbox {
-  telemetry { subjects: [ "t.>", "u.*" ], max_bytes: 1GB, max_msgs: 1000, full: refuse, window: 10, durability: interval, commit_interval: "3s"
+  telemetry { subjects: [ "t.>", "u.*" ], max_bytes: 1GB, max_msgs: 1000, full: refuse, window: 10, max_age: "72h", durability: interval, commit_interval: "3s"
               stream: T, domain: hub, ack_timeout: "7s", grace: "1m", grace_bytes: 1MB, grace_on_disk: true, duplicate_window: "30s" }
   alarms { subject: "alarm.>" }
 }
@@ -111,10 +112,11 @@ hardware { devices {
 	want.MQTT = &MQTT{Listen: "10.0.0.1:1884", Auth: Auth{Users: []User{{"m", "n"}}, Timeout: 3 * time.Second},
 		MaxPacket: 64 << 10, MaxPending: 1 << 20, MaxConns: 10, MaxSubs: 9, WriteDeadline: time.Second, ConnectTimeout: 3 * time.Second}
 	want.Store = Store{"/data/leafd", 4 << 20, time.Second, 500 * time.Millisecond, 100 << 20, 2 << 20}
+	want.Clock = "never"
 	alarms := defaultOutbox("alarms")
 	alarms.Subjects = []string{"alarm.>"}
 	want.Outboxes = []Outbox{alarms, {
-		Name: "telemetry", Subjects: []string{"t.>", "u.*"}, MaxBytes: 1 << 30, MaxMsgs: 1000, Full: storefwd.Refuse, Interval: 3 * time.Second,
+		Name: "telemetry", Subjects: []string{"t.>", "u.*"}, MaxBytes: 1 << 30, MaxMsgs: 1000, MaxAge: 72 * time.Hour, Full: storefwd.Refuse, Interval: 3 * time.Second,
 		Grace: time.Minute, GraceBytes: 1 << 20, GraceDisk: true,
 		Window: 10, Stream: "T", Domain: "hub", AckTimeout: 7 * time.Second, DuplicateWindow: 30 * time.Second,
 	}}
@@ -311,7 +313,8 @@ var badConfigs = []struct{ text, want string }{
 	{"hardware { devices { a { driver: simulated, subject: x, interval: 0 } } }", "out of range; use 10ms to 24h0m0s"},
 	{"hardware { devices { a { driver: simulated, subject: x, pins: [ 1 , 2 ] } } }", `key "hardware.devices.a.pins": unknown key`},
 	{"hardware { devices { a { driver: simulated, subject: x }, b { driver: simulated, subject: x } } }", `key "hardware.devices.b.subject": device "a" has "x" already`},
-	{hub + "outbox { a { subjects: x, max_age: \"1h\" } }", `key "outbox.a.max_age": unknown key`},
+	{hub + "outbox { a { subjects: x, max_years: 1 } }", `key "outbox.a.max_years": unknown key`},
+	{"clock { trust: maybe }", `must be one of "auto", "always", "never"`},
 
 	// The text itself.
 	{"\ufeffport: 4222", "byte order mark"},
@@ -505,8 +508,8 @@ func TestDeployConfigShowsEveryKey(t *testing.T) {
 		max_subscriptions ping_interval ping_max write_deadline authorization users user password timeout token http debug
 		pid_file leafnodes reconnect remotes urls no_randomize credentials nkey first_info_timeout deny_imports
 		deny_exports mqtt max_packet max_pending_bytes connect_timeout store dir journal_size spill_after
-		commit_interval max_size reserve outbox subjects max_bytes max_msgs full durability grace grace_bytes grace_on_disk window ack_timeout
-		duplicate_window stream domain hardware devices
+		commit_interval max_size reserve outbox subjects max_bytes max_msgs max_age full durability grace grace_bytes grace_on_disk window ack_timeout
+		duplicate_window stream domain clock trust hardware devices
 		driver subject interval`) {
 		if !regexp.MustCompile(`[#{ ]` + key + `(:| \{)`).Match(text) {
 			t.Errorf("key %q is not shown", key)

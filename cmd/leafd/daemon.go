@@ -129,7 +129,7 @@ func shareOneCore() {
 // storeOptions are for the daemon and for a command that opens the store in its
 // place.
 func (c *Config) storeOptions(log *slog.Logger) storefwd.Options {
-	return storefwd.Options{JournalBytes: c.Store.JournalSize, SpillAfter: c.Store.SpillAfter,
+	return storefwd.Options{Clock: storefwd.SystemClock(c.Clock), JournalBytes: c.Store.JournalSize, SpillAfter: c.Store.SpillAfter,
 		CommitInterval: c.Store.CommitInterval, Check: checkStore, MaxSize: c.Store.MaxSize, Reserve: cmp.Or(c.Store.Reserve, -1), Logger: log}
 }
 
@@ -158,7 +158,7 @@ func (d *daemon) openBox(o Outbox) (err error) {
 // retention is what the outbox keeps, in the store's terms.
 func (o *Outbox) retention() storefwd.Retention {
 	return storefwd.Retention{
-		MaxMsgs: o.MaxMsgs, MaxBytes: o.MaxBytes, Keep: storefwd.UntilAcked, Full: o.Full, Interval: o.Interval,
+		MaxMsgs: o.MaxMsgs, MaxBytes: o.MaxBytes, MaxAge: o.MaxAge, Keep: storefwd.UntilAcked, Full: o.Full, Interval: o.Interval,
 		Grace: o.Grace, GraceBytes: o.GraceBytes, GraceOnDisk: o.GraceDisk,
 	}
 }

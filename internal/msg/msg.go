@@ -1,6 +1,9 @@
 package msg
 
-import "strconv"
+import (
+	"strconv"
+	"time"
+)
 
 // Msg is one message in flight. Its bytes belong to the publisher's read buffer:
 // everyone else borrows them until Deliver returns, and must Clone to keep them.
@@ -16,6 +19,8 @@ type Msg struct {
 
 	QoS    uint8 // MQTT level of the publish; 0 for core NATS
 	Retain bool
+
+	Expiry time.Duration // how long it is of use, as MQTT says it; 0: always, or as the header Nats-TTL says
 }
 
 // Size is what the message weighs in a buffer, in bytes, framing left out.
@@ -38,7 +43,7 @@ func (m *Msg) Clone() *Msg {
 	}
 	return &Msg{
 		Subject: take(m.Subject), Reply: take(m.Reply), Header: take(m.Header), Data: take(m.Data),
-		QoS: m.QoS, Retain: m.Retain,
+		QoS: m.QoS, Retain: m.Retain, Expiry: m.Expiry,
 	}
 }
 

@@ -1,0 +1,101 @@
+package storefwd
+
+import (
+	"bytes"
+	"strconv"
+	"time"
+
+	"github.com/leafd/leafd/internal/msg"
+)
+
+// This file lets messages grow old: all of a log by MaxAge, each by its own header
+// Nats-TTL, which the forwarded copy carries with what is left of it.
+
+var ttlName = []byte("Nats-TTL")
+
+// ttlOf is what a header block says of a message's life; 0 is for ever. A value that
+// cannot be read is the hub's to refuse.
+func ttlOf(header []byte) time.Duration {
+	v := headerValue(header, ttlName)
+	if n, ok := parseUint(v); ok && n <= 1<<32 {
+		return time.Duration(n) * time.Second
+	}
+	d, err := time.ParseDuration(string(v))
+	if err != nil || d <= 0 {
+		return 0
+	}
+	return d
+}
+
+// headerValue is the value of the first line of that name, nil if there is none.
+func headerValue(header, name []byte) []byte {
+	for len(header) > 0 {
+		var line []byte
+		line, header, _ = bytes.Cut(header, crlf)
+		if len(line) > len(name) && line[len(name)] == ':' && bytes.EqualFold(line[:len(name)], name) {
+			return bytes.TrimSpace(line[len(name)+1:])
+		}
+	}
+	return nil
+}
+
+// withTTL is m with its expiry as a header, if it has one and its header says none.
+// The result borrows m.
+func withTTL(m *msg.Msg) *msg.Msg {
+	if m.Expiry <= 0 || headerValue(m.Header, ttlName) != nil {
+		return m
+	}
+	with := *m
+	first, rest, _ := bytes.Cut(m.Header, crlf)
+	if len(first) == 0 {
+		first, rest = []byte("NATS/1.0"), crlf
+	}
+	with.Header = append(append([]byte(nil), first...), crlf...)
+	with.Header = append(appendTTL(with.Header, m.Expiry), rest...)
+	return &with
+}
+
+// appendTTL appends the header line, in whole seconds, as all hubs read it.
+func appendTTL(b []byte, ttl time.Duration) []byte {
+	b = append(append(b, ttlName...), ": "...)
+	b = strconv.AppendInt(b, int64((ttl+time.Second-1)/time.Second), 10)
+	return append(b, crlf...)
+}
+
+// expireOld drops what is older than the log keeps.
+func (l *Log) expireOld() {
+	if l.ret.MaxAge == 0 {
+		return
+	}
+	for {
+		o, ok := l.head()
+		if !ok {
+			return
+		}
+		if age, known := l.s.age(o.stamp); !known || age <= l.ret.MaxAge {
+			return
+		}
+		l.drop(o, LostExpired)
+	}
+}
+
+// expired reports whether r is too old to be handed out. If not it notes what is left
+// of r's own life, and its time.
+func (l *Log) expired(r *Record) bool {
+	var known bool
+	r.Time, known = l.s.date(r.stamp)
+	r.TimeUncertain = !known
+	if !r.mortal && l.ret.MaxAge == 0 {
+		return false
+	}
+	age, known := l.s.age(r.stamp)
+	if known && l.ret.MaxAge > 0 && age > l.ret.MaxAge {
+		return true
+	}
+	if r.mortal {
+		ttl := ttlOf(r.Header)
+		r.TTL = max(ttl-age, 1) // age is 0 if it is not known
+		return ttl > 0 && known && age >= ttl
+	}
+	return false
+}
