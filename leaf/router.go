@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -35,6 +36,10 @@ var ErrBadSubject = errors.New("invalid subject")
 // stallLimit bounds how long one Flush waits for recipients that are behind, so
 // that a publisher pays for a slow reader without being held by a dead one.
 const stallLimit = 10 * time.Millisecond
+
+// diskLimit is the same for an outbox. What does not fit before its disk is refused
+// and counts as lost, so its publishers are better held.
+const diskLimit = time.Second
 
 // Router brings each message to the sinks whose subscriptions match its subject.
 // One router is one subject space. Its methods are safe for all goroutines.
@@ -317,7 +322,13 @@ func (p *Port) deliver(to *Port, sub *msg.Sub, m *msg.Msg, rc *msg.Receipt) bool
 	}
 	p.tally.outMsgs++
 	p.tally.outBytes += uint64(len(m.Header) + len(m.Data))
-	if to.flusher != nil && !to.dirty.Load() && to.dirty.CompareAndSwap(false, true) {
+	switch {
+	case to.flusher == nil:
+	case to.mode == Outbox: // whose disk may be behind: each publisher is to see that
+		if !slices.Contains(p.flush, to) {
+			p.flush = append(p.flush, to)
+		}
+	case !to.dirty.Load() && to.dirty.CompareAndSwap(false, true):
 		p.flush = append(p.flush, to)
 	}
 	return true
@@ -328,10 +339,13 @@ func (p *Port) deliver(to *Port, sub *msg.Sub, m *msg.Msg, rc *msg.Receipt) bool
 // publisher pays, and TCP pushes back on whoever feeds it.
 func (p *Port) Flush() {
 	var behind <-chan struct{}
+	limit := stallLimit
 	for i, to := range p.flush {
 		to.dirty.Store(false) // before the flush: what is appended from here on is someone else's to flush
-		if ch := to.flusher.Flush(); ch != nil && to != p {
-			behind = ch
+		if ch := to.flusher.Flush(); ch != nil && to != p && limit < diskLimit {
+			if behind = ch; to.mode == Outbox {
+				limit = diskLimit
+			}
 		}
 		p.flush[i] = nil
 	}
@@ -340,7 +354,7 @@ func (p *Port) Flush() {
 		p.settle()
 	}
 	if behind != nil {
-		p.stall(behind)
+		p.stall(behind, limit)
 	}
 }
 
@@ -358,11 +372,11 @@ func (p *Port) settle() {
 	*t = tally{}
 }
 
-func (p *Port) stall(behind <-chan struct{}) {
+func (p *Port) stall(behind <-chan struct{}, limit time.Duration) {
 	if p.timer == nil {
-		p.timer = time.NewTimer(stallLimit)
+		p.timer = time.NewTimer(limit)
 	} else {
-		p.timer.Reset(stallLimit)
+		p.timer.Reset(limit)
 	}
 	select {
 	case <-behind:

@@ -481,6 +481,35 @@ type slowSink struct {
 
 func (s *slowSink) Flush() <-chan struct{} { s.flushes++; return s.behind }
 
+// An outbox whose disk is behind refused what publishers sent 10 ms later, so that
+// four fast devices on a sound disk were cut off while the journal was folded.
+func TestRouterHoldsPublishersForAnOutbox(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := NewRouter()
+		sub, box := &slowSink{behind: make(chan struct{})}, &slowSink{behind: make(chan struct{})}
+		for _, err := range []error{r.Attach("box", box, Outbox).Subscribe(&msg.Sub{Subject: "a"}), r.Attach("sub", sub, EachSub).Subscribe(&msg.Sub{Subject: "a"})} {
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		p := r.Attach("p", nil, EachSub)
+		p.Publish(text("a"))
+		start := time.Now()
+		p.Flush()
+		if took := time.Since(start); took != diskLimit {
+			t.Errorf("held %v, want %v", took, diskLimit)
+		}
+		time.AfterFunc(diskLimit/2, func() { close(box.behind) })
+		r.Attach("other", nil, EachSub).Publish(text("a")) // has not flushed yet
+		p.Publish(text("a"))
+		start = time.Now()
+		p.Flush()
+		if took := time.Since(start); took != diskLimit/2 {
+			t.Errorf("held %v after the disk had caught up", took-diskLimit/2)
+		}
+	})
+}
+
 // A publisher waits a little for a recipient that is behind, flushes each once,
 // and adds to the counters.
 func TestRouterFlush(t *testing.T) {
