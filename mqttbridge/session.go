@@ -108,9 +108,9 @@ func (s *session) read() error {
 			}
 			continue
 		}
-		s.heard = time.Now()
 		err = s.consume(b)
 		s.settle()
+		s.heard = time.Now() // after settle, which may have waited for the disk: then it was we who did not listen
 		if err != nil {
 			return err
 		}
@@ -128,11 +128,11 @@ func (s *session) settle() {
 	if s.acks.commit(s.srv.opts.Barrier) {
 		s.wrote = true
 	}
-	s.port.Flush()
 	if s.wrote {
-		s.out.Flush()
+		s.out.Flush() // before the other, which may have to wait for the disk
 		s.wrote = false
 	}
+	s.port.Flush()
 	if s.inMsgs > 0 {
 		s.traffic.inMsgs.Add(s.inMsgs)
 		s.traffic.inBytes.Add(s.inSize)

@@ -87,6 +87,7 @@ func (d *daemon) storez(u *monitor.Uplinkz) {
 			Subjects: b.cfg.Subjects, Stream: f.Stream, Domain: b.cfg.Domain, Messages: l.Msgs, Bytes: l.Bytes,
 			MaxBytes: b.cfg.MaxBytes, OldestAge: monitor.Duration(l.OldestAge), FirstSeq: l.First, LastSeq: l.Last,
 			AckedSeq: l.First - 1, InFlight: f.InFlight, Sent: f.Sent, Acked: f.Acked + f.Resumed,
+			Resent: f.Resent, RTT: monitor.Duration(f.RTT), Rejected: f.Rejected, Junk: f.Junk, Shared: f.Shared,
 			Duplicates: f.Duplicates, Reordered: f.Reordered, WentBack: f.WentBack, Resume: f.Resume, ResumeWhy: f.ResumeWhy,
 			Window: monitor.Duration(f.DuplicateWindow), Dropped: l.Lost})
 	}
@@ -96,7 +97,9 @@ func (d *daemon) storez(u *monitor.Uplinkz) {
 	s := d.store.Stats()
 	st := &monitor.Store{Dir: d.cfg.Store.Dir, State: "ok", Epoch: s.Epoch, FileSize: s.BoltSize, JournalSize: d.cfg.Store.JournalSize,
 		Written:   map[string]uint64{"journal": uint64(s.JournalBytes), "fold": uint64(s.BoltBytes), "open": uint64(s.MetaBytes)},
-		LastError: s.Failed, Salvaged: s.Salvaged, Wear: d.wearz()}
+		LastError: s.Failed, Salvaged: s.Salvaged, Wear: d.wearz(),
+		Commits: uint64(s.Commits), CommitMsgs: uint64(s.CommitMsgs), Folds: uint64(s.Folds), Faults: uint64(s.Faults),
+		Recoveries: uint64(s.Recoveries), UnsafeMsgs: s.UnsafeMsgs, UnsafeBytes: s.UnsafeBytes}
 	switch {
 	case s.Failed != "":
 		st.State = "failed"

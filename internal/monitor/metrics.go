@@ -179,6 +179,17 @@ func (w *metrics) outboxes(all []Outbox) {
 	w.boxes("outbox_sent_total", "Messages sent, repeated ones included.", all, func(o *Outbox) float64 { return float64(o.Sent) })
 	w.boxes("outbox_acked_total", "Messages acknowledged by the hub.", all, func(o *Outbox) float64 { return float64(o.Acked) })
 	w.boxes("outbox_duplicates_total", "Messages sent twice and recognised by the hub.", all, func(o *Outbox) float64 { return float64(o.Duplicates) })
+	w.boxes("outbox_resent_total", "Messages sent again.", all, func(o *Outbox) float64 { return float64(o.Resent) })
+	w.boxes("outbox_rejected_total", "Messages that the hub will not take.", all, func(o *Outbox) float64 { return float64(o.Rejected) })
+	w.boxes("outbox_reordered_total", "Messages stored behind later ones.", all, func(o *Outbox) float64 { return float64(o.Reordered) })
+	w.boxes("outbox_hub_went_back_total", "Times that the hub had less than it had acknowledged.", all, func(o *Outbox) float64 { return float64(o.WentBack) })
+	w.boxes("outbox_ack_rtt_seconds", "Round trip of acknowledgements, smoothed; 0 if unknown.", all, func(o *Outbox) float64 { return time.Duration(o.RTT).Seconds() })
+	w.family("outbox_resume", "1 for the way in which the outbox goes on after an interruption.")
+	for i := range all {
+		if all[i].Resume != "" {
+			w.add(1, "outbox", all[i].Class, "by", all[i].Resume)
+		}
+	}
 	w.family("outbox_lost_total", "Messages that were given to the outbox and will not reach the hub.")
 	for i := range all {
 		lost := all[i].Dropped
@@ -193,6 +204,13 @@ func (w *metrics) store(s *Store) {
 	w.add(1, "state", s.State)
 	w.one("store_file_bytes", "Size of the file behind the journal.", float64(s.FileSize))
 	w.each("store_written_bytes_total", "Bytes written to the disk since the start.", "cause", s.Written)
+	w.one("store_commits_total", "Batches made durable.", float64(s.Commits))
+	w.one("store_commit_messages_total", "Messages in them.", float64(s.CommitMsgs))
+	w.one("store_folds_total", "Transactions from the journal into the file behind it.", float64(s.Folds))
+	w.one("store_faults_total", "Errors of the disk after which the files were opened anew.", float64(s.Faults))
+	w.one("store_recoveries_total", "Returns from failed to acknowledging.", float64(s.Recoveries))
+	w.one("store_unsafe_messages", "Messages neither on disk nor with the hub.", float64(s.UnsafeMsgs))
+	w.one("store_unsafe_bytes", "Bytes of these.", float64(s.UnsafeBytes))
 	if s.Wear == nil {
 		return
 	}

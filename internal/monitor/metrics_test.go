@@ -144,8 +144,8 @@ func TestMetrics(t *testing.T) {
 		},
 		Uplinkz: func() Uplinkz {
 			return Uplinkz{Remotes: []Remote{{State: "up", RTT: Duration(1500 * time.Microsecond)}},
-				Outboxes: []Outbox{{Class: "a", State: "live", Messages: 7, OldestAge: Duration(90 * time.Second), Dropped: map[string]uint64{"rejected_by_hub": 1, "oldest_dropped": 5}}, {Class: "b", State: "connecting"}},
-				Store: &Store{State: "ok", Written: map[string]uint64{"journal": 4096, "fold": 8192},
+				Outboxes: []Outbox{{Class: "a", State: "live", Messages: 7, OldestAge: Duration(90 * time.Second), Dropped: map[string]uint64{"rejected_by_hub": 1, "oldest_dropped": 5}}, {Class: "b", State: "connecting", Resume: "chain", WentBack: 2}},
+				Store: &Store{State: "ok", Faults: 3, Written: map[string]uint64{"journal": 4096, "fold": 8192},
 					Wear: &Wear{Total: 1 << 40, Today: 5, Flash: []Flash{{"mmcblk0", "a", 20, 1}, {"mmcblk0", "b", 10, 1}}}}}
 		},
 	})
@@ -171,6 +171,7 @@ func TestMetrics(t *testing.T) {
 		"leafd_mqtt_faults_total reason=quota_exceeded": 2, "leafd_device_ok device=air": 1, "leafd_device_ok device=pump": 0,
 		"leafd_link_up": 1, "leafd_link_rtt_seconds": 0.0015, "leafd_outbox_messages outbox=a": 7, "leafd_outbox_oldest_age_seconds outbox=a": 90,
 		"leafd_outbox_state outbox=b state=connecting": 1, "leafd_outbox_lost_total outbox=a reason=oldest_dropped": 5,
+		"leafd_outbox_resume by=chain outbox=b": 1, "leafd_outbox_hub_went_back_total outbox=b": 2, "leafd_store_faults_total": 3,
 		"leafd_store_written_bytes_total cause=fold": 8192, "leafd_wear_written_bytes": 1 << 40, "leafd_flash_life_used_percent disk=mmcblk0 type=b": 10,
 		"leafd_flash_spare_used disk=mmcblk0": 1,
 	} {

@@ -143,7 +143,12 @@ type Outbox struct {
 	AckedSeq   uint64            `json:"acked_seq"`
 	InFlight   int               `json:"in_flight"` // sent, not acknowledged
 	Sent       uint64            `json:"sent"`      // resends included
+	Resent     uint64            `json:"resent"`    // of these
 	Acked      uint64            `json:"acked"`
+	RTT        Duration          `json:"ack_rtt"`                    // of acknowledgements, smoothed; 0 if unknown
+	Rejected   uint64            `json:"rejected"`                   // given up: the hub will not take them
+	Junk       uint64            `json:"junk_replies"`               // that were no acknowledgement
+	Shared     bool              `json:"shared_subjects"`            // others write to them on the hub
 	Duplicates uint64            `json:"duplicates"`                 // acknowledged by the hub as known already
 	Reordered  uint64            `json:"reordered"`                  // stored behind later ones: lost in the hub, and others write to the stream
 	WentBack   uint64            `json:"hub_went_back"`              // times that it had less than it had acknowledged
@@ -160,6 +165,13 @@ type Store struct {
 	LastError   string            `json:"last_error,omitempty"`
 	Epoch       uint64            `json:"epoch"`
 	Written     map[string]uint64 `json:"written_bytes"` // by cause
+	Commits     uint64            `json:"commits"`       // batches made durable
+	CommitMsgs  uint64            `json:"commit_messages"`
+	Folds       uint64            `json:"folds"`
+	Faults      uint64            `json:"faults"`          // errors of the disk after which the files were opened anew
+	Recoveries  uint64            `json:"recoveries"`      // returns from failed to acknowledging
+	UnsafeMsgs  int64             `json:"unsafe_messages"` // neither on disk nor with the hub
+	UnsafeBytes int64             `json:"unsafe_bytes"`
 	JournalSize int64             `json:"journal_size"`
 	FileSize    int64             `json:"file_size"`
 	Salvaged    []string          `json:"salvaged,omitempty"` // what was moved aside as damaged
