@@ -1,9 +1,11 @@
 package main
 
 import (
+	"context"
 	"encoding/gob"
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"io"
 	"os"
 	"path/filepath"
@@ -46,7 +48,7 @@ var retention = storefwd.Retention{MaxBytes: 4 << 30, Keep: storefwd.UntilAcked}
 
 // storeOptions are those of config.
 func storeOptions() storefwd.Options {
-	return storefwd.Options{Node: "crash", JournalBytes: journalBytes, CommitInterval: time.Hour}
+	return storefwd.Options{Node: "crash", JournalBytes: journalBytes, CommitInterval: time.Hour, Reserve: 64 << 10}
 }
 
 // checker serves requests until its parent is gone.
@@ -74,10 +76,8 @@ func inspect(r request) *finding {
 		return f
 	}
 	f.Epoch = s.Epoch()
-	for i, l := range opened {
-		if err := f.read(l, i); err != nil {
-			f.Err = fmt.Sprintf("read log %q: %v", l.Name(), err)
-		}
+	if err := f.readLogs(opened); err != nil {
+		f.Err = err.Error()
 	}
 	f.declarations(s, opened)
 	if err := appendProbe(s, opened[0]); err != nil && f.Err == "" {
@@ -123,6 +123,22 @@ func readAll(l *storefwd.Log, fn func(storefwd.Record)) error {
 	}
 }
 
+// readLogs reads all logs, again while the store repairs what the reading showed to be
+// damaged.
+func (f *finding) readLogs(opened []*storefwd.Log) (err error) {
+	for end := time.Now().Add(checkPatience / 2); ; pause(context.Background(), time.Millisecond) {
+		f.Records, err = nil, nil
+		for i, l := range opened {
+			if e := f.read(l, i); e != nil && err == nil {
+				err = fmt.Errorf("read log %q: %w", l.Name(), e)
+			}
+		}
+		if err == nil || time.Now().After(end) {
+			return err
+		}
+	}
+}
+
 func (f *finding) read(l *storefwd.Log, log int) error {
 	return readAll(l, func(r storefwd.Record) {
 		if string(r.Data) == probe {
@@ -133,19 +149,22 @@ func (f *finding) read(l *storefwd.Log, log int) error {
 	})
 }
 
-// known are the payloads that were found whole before, with their subjects in front:
-// they are met in thousands of states.
-var known = map[string]number{}
+// known are hashes of subjects and payloads that were found whole before: they are met
+// in thousands of states.
+var (
+	known    = map[uint64]number{}
+	knownKey = maphash.MakeSeed()
+)
 
 // whole tells whose message this is, and whether all of it is as it was sent.
 func whole(class string, subject, data []byte) (m number, ok bool) {
-	key := append(append(append(make([]byte, 0, len(subject)+len(data)+1), subject...), 0), data...)
-	if m, ok := known[string(key)]; ok {
+	key := maphash.Bytes(knownKey, data) ^ 3*maphash.Bytes(knownKey, subject)
+	if m, ok := known[key]; ok {
 		return m, true
 	}
 	m, ok = readPayload(data)
 	if ok = ok && string(subject) == fmt.Sprintf("crash.%s.s%d", class, m.Src); ok && len(known) < 1<<15 {
-		known[string(key)] = m
+		known[key] = m
 	}
 	return m, ok
 }

@@ -39,9 +39,9 @@ func flips(ctx context.Context, o flipOptions) (all []tally, err error) {
 		for i, s := range specimens {
 			p := newPool(workers(), ramDir(), fmt.Sprintf("%s-%d", o.repro, i))
 			for n := range o.flips / len(specimens) {
-				damaged, what := s.damage(random)
+				damaged, file, what := s.damage(random)
 				p.jobs <- job{make: damaged.make, tries: 2, again: n%8 == 0,
-					expect: &expect{Must: s.acked, Epochs: s.epochs, Lossy: true, What: s.name + ": " + what}}
+					expect: &expect{Must: s.acked, Epochs: s.epochs, Lossy: true, Tail: file == "journal", What: s.name + ": " + what}}
 			}
 			got := p.finish()
 			got.Name = "damage: " + s.name
@@ -51,7 +51,7 @@ func flips(ctx context.Context, o flipOptions) (all []tally, err error) {
 		rig := newKillRig(ctx, t, "nats-leaf://127.0.0.1:1", o.seed)
 		for range o.leafds {
 			s := specimens[random.IntN(len(specimens))]
-			damaged, what := s.damage(random)
+			damaged, _, what := s.damage(random)
 			if why := rig.startOn(damaged, p, "leafd on "+s.name+": "+what); why != "" {
 				p.mu.Lock()
 				save := p.tally.add(&expect{What: what}, verdict{Unopened: 1, Detail: why})
@@ -106,15 +106,14 @@ func makeSpecimens(ctx context.Context, t testkit.T) (all []specimen, err error)
 	return all, nil
 }
 
-// damage is the specimen with one thing wrong, and what that is.
-func (s *specimen) damage(random *rand.Rand) (files, string) {
-	all := maps.Clone(s.files)
+// damage is the specimen with one thing wrong: in which file, and what.
+func (s *specimen) damage(random *rand.Rand) (all files, name, what string) {
+	all = maps.Clone(s.files)
 	names := slices.Sorted(maps.Keys(all))
 	names = slices.DeleteFunc(names, func(n string) bool { return len(all[n]) == 0 })
-	name := names[random.IntN(len(names))]
+	name = names[random.IntN(len(names))]
 	b := slices.Clone(all[name])
 	at := random.IntN(len(b))
-	var what string
 	switch kind := random.IntN(10); {
 	case kind < 5:
 		for range 200 { // most of a file is empty: half of the flips are to hit something
@@ -143,7 +142,7 @@ func (s *specimen) damage(random *rand.Rand) (files, string) {
 		what = fmt.Sprintf("%s cut off at %d", name, at)
 	}
 	all[name] = b
-	return all, what
+	return all, name, what
 }
 
 // startOn starts leafd on damaged files: it must acknowledge something at the second
@@ -173,7 +172,7 @@ func (r *killRig) startOn(damaged files, p *pool, what string) (why string) {
 			if err != nil {
 				return err.Error()
 			}
-			p.jobs <- job{make: left.make, expect: &expect{Must: acked, What: what}}
+			p.jobs <- job{make: left.make, expect: &expect{Must: acked, Lossy: true, What: what}}
 			return ""
 		}
 		why = fmt.Sprintf("leafd does not serve: %s", lastOf(r.log.Name(), 2000))

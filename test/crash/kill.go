@@ -28,7 +28,8 @@ type killOptions struct {
 }
 
 // Of every season rounds, that many have the hub away; after each round of these the
-// store is looked at. At the end of a season the hub takes all there is.
+// store is looked at. At the end of a season the hub takes all there is. With a backlog
+// there is one season, and the hub is away.
 const (
 	season  = 25
 	away    = 18
@@ -136,8 +137,8 @@ func (r *killRig) run(n int, p *pool) {
 		for _, s := range r.sources {
 			wg.Go(func() { s.run(ctx, 0) })
 		}
-		for round := 0; round < season && r.kills < n; round++ {
-			if round == away {
+		for round := 0; (round < season || len(r.early) > 0) && r.kills < n; round++ {
+			if round == away && len(r.early) == 0 {
 				r.hub.cable.Restore()
 			}
 			r.round()

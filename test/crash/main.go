@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"runtime/debug"
 	"syscall"
 	"time"
 )
@@ -27,6 +28,7 @@ func main() {
 	fixture := flag.String("make-fixture", "", "make testdata/`NAME`.tar.gz with the leafd of -bin, and nothing else")
 	bin := flag.String("bin", "", "a leafd, for -make-fixture")
 	flag.Parse()
+	debug.SetGCPercent(400)
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	var err error

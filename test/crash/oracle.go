@@ -11,12 +11,13 @@ type expect struct {
 	Epochs []uint64 // that were used: the next must be another
 	What   string   // how the store came to be as it is
 	Lossy  bool     // what is missing may be so if the store says it: damage, not a crash
+	Tail   bool     // the journal is damaged: the newest may be missing without a trace
 }
 
 // verdict is what is wrong with an opened store. The zero value is a good one.
 type verdict struct {
 	Lost       int // acknowledged and not there, undeclared
-	Tail       int // of a damaged store: the same, but all that is newer is missing, too
+	Tail       int // of a damaged journal: the same, but all that is newer is missing, too
 	Declared   int // the same, and the store says so
 	Duplicated int
 	Disorder   int
@@ -72,7 +73,7 @@ func judge(e *expect, got *finding) (v verdict) {
 		case seen[m]:
 		case e.Lossy && got.Declared:
 			v.Declared++
-		case e.Lossy && m.N >= last[m.Src]:
+		case e.Tail && m.N >= last[m.Src]:
 			v.Tail++
 		default:
 			v.note(&v.Lost, "message %d of source %d was acknowledged and is not there (%d records are)", m.N, m.Src, len(got.Records))

@@ -21,7 +21,8 @@ type job struct {
 	make   func(dir string, scratch []byte) ([]byte, error) // makes dir what it is to be, whatever is there
 	expect *expect
 	again  bool // see request
-	tries  int  // opens it may take, 0 is 1
+	show   func(*finding)
+	tries  int // opens it may take, 0 is 1
 }
 
 // pool checks jobs in child processes and adds up what they find.
@@ -103,6 +104,9 @@ func (w *worker) check(j job) (v verdict, err error) {
 		if f = w.ask(request{w.dir, j.again}); f.Err == "" {
 			break
 		}
+	}
+	if j.show != nil {
+		j.show(f)
 	}
 	return judge(j.expect, f), nil
 }
@@ -255,6 +259,7 @@ func reproduce(dir string) (ok bool, err error) {
 			return nil, errors.Join(os.RemoveAll(to), os.CopyFS(to, os.DirFS(filepath.Join(dir, "store"))))
 		},
 		expect: r.Expect, tries: r.Tries, again: true,
+		show: func(f *finding) { fmt.Printf("%d records; health: %q\n", len(f.Records), f.Health) },
 	}
 	t := p.finish()
 	fmt.Printf("%s\nthen: %s\nnow:  %s\n", r.Expect.What, r.Verdict.Detail, t.Detail)

@@ -65,8 +65,11 @@ func scripts(o powerOptions) []script {
 // power is the part. The controls must lose something, or the tester is blind.
 func power(ctx context.Context, o powerOptions) (all []tally, err error) {
 	list := scripts(o)
-	budget := o.states / len(list)
 	for i, s := range list {
+		budget := o.states / 20 // where there are that many
+		if i == 0 {
+			budget = o.states - budget*(len(list)-1)
+		}
 		err := play(ramDir(), func(t testkit.T) error {
 			rec, err := record(ctx, t, s)
 			if err != nil {
@@ -78,7 +81,7 @@ func power(ctx context.Context, o powerOptions) (all []tally, err error) {
 			if err != nil || i > 0 {
 				return err
 			}
-			c, err := examine(rec, o.seed, true, budget/20, "")
+			c, err := examine(rec, o.seed, true, o.states/60, "")
 			c.Name, c.Control = "control: the same log, syncs not counted", true
 			all = append(all, c)
 			return err
@@ -94,7 +97,7 @@ func power(ctx context.Context, o powerOptions) (all []tally, err error) {
 		if err != nil {
 			return err
 		}
-		c, err := examine(rec, o.seed, false, budget/20, "")
+		c, err := examine(rec, o.seed, false, o.states/60, "")
 		c.Name, c.Control = "control: fsync and fdatasync made to do nothing", true
 		all = append(all, c)
 		return err
@@ -182,7 +185,7 @@ func (e *examination) play(seed uint64, check func(job)) (total int, err error) 
 				seen[k] = true
 				total++
 				if i < 2 && e.share > 0.2 || random.Float64() < e.share {
-					check(e.job(s, until, total%16 == 0))
+					check(e.job(s, until, total%32 == 0))
 				}
 			}
 		}

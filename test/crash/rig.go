@@ -27,7 +27,7 @@ host: "127.0.0.1", port: $LEAFD_NATS_PORT
 http: $LEAFD_HTTP_PORT
 mqtt { host: "127.0.0.1", port: $LEAFD_MQTT_PORT }
 leafnodes { reconnect: "200ms", remotes: [ { url: $LEAFD_HUB_URL } ] }
-store { dir: $LEAFD_STORE, journal_size: 256KB, spill_after: "5ms" }
+store { dir: $LEAFD_STORE, journal_size: 256KB, spill_after: "5ms", reserve: 64KB }
 outbox {
   a { subjects: ["crash.a.>"], max_bytes: 4GB }
   b { subjects: ["crash.b.>"], max_bytes: 4GB }
