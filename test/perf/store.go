@@ -25,6 +25,7 @@ func flashCmd(args []string) error {
 	dev := fs.String("dev", "", "its block device, such as loop0")
 	n := fs.Int64("n", 50000, "messages")
 	offline := fs.Bool("session", false, "queue for an offline session, for a server that keeps messages for those only")
+	sig := fs.String("signal", "term", "how the server ends: term | kill, which leaves out what it writes at the end")
 	settle := fs.Duration("settle", 2*time.Second, "rest after the start and before the stop")
 	fs.StringVar(&l.addr, "addr", "127.0.0.1:1883", "MQTT server")
 	fs.IntVar(&l.clients, "clients", 1, "publishing clients")
@@ -56,7 +57,11 @@ func flashCmd(args []string) error {
 	}
 	time.Sleep(*settle)
 	app := f.handedOver()
-	ch.stop(syscall.SIGTERM)
+	if *sig == "kill" {
+		ch.stop(syscall.SIGKILL)
+	} else {
+		ch.stop(syscall.SIGTERM)
+	}
 	bytes, err := f.end()
 	if err != nil {
 		return err
