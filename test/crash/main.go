@@ -20,7 +20,8 @@ func main() {
 	part := flag.String("part", "", "only this `part`: power, kill, backlog or flip")
 	again := flag.String("repro", "", "check the violation in this `directory` again, and nothing else")
 	seed := flag.Uint64("seed", uint64(time.Now().UnixNano()), "of all that is random")
-	states := flag.Int("states", 60000, "of power loss, about")
+	states := flag.Int("states", 120000, "of power loss, at most")
+	window := flag.String("window", "", "of power loss only this `recording`: life, first start, upgrade or compaction")
 	nkills := flag.Int("kills", 500, "how often leafd is killed")
 	backlog := flag.Int64("backlog", 1<<30, "bytes in the store of the last kills, of which restarts are timed")
 	nflips := flag.Int("flips", 3000, "damaged stores")
@@ -42,7 +43,7 @@ func main() {
 		fmt.Printf("seed %d\n", *seed)
 		r := &run{ctx: ctx, only: *part}
 		r.do("power", func() ([]tally, error) {
-			return power(ctx, powerOptions{states: *states, scale: 1, seed: *seed, repro: filepath.Join(*out, "power")})
+			return power(ctx, powerOptions{states: *states, scale: 1, window: *window, seed: *seed, repro: filepath.Join(*out, "power")})
 		})
 		r.do("kill", func() ([]tally, error) {
 			got, restarts, err := kills(ctx, killOptions{kills: *nkills, rigs: 2, seed: *seed, repro: filepath.Join(*out, "kill")})

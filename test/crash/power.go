@@ -18,6 +18,7 @@ type powerOptions struct {
 	states int     // in all recordings together, about
 	scale  float64 // of the load, 1 is full size
 	small  bool    // one recording and a control
+	window string  // only this recording; empty: all
 	seed   uint64
 	repro  string
 }
@@ -59,17 +60,22 @@ func scripts(o powerOptions) []script {
 			h.online(n(10))
 		}}}
 	}
-	return []script{life, first, upgrade, compact}
+	all := []script{life, first, upgrade, compact, life, life}
+	if o.window != "" {
+		all = slices.DeleteFunc(all, func(s script) bool { return s.name != o.window })
+		all = all[:min(1, len(all))]
+	}
+	return all
 }
 
 // power is the part. The controls must lose something, or the tester is blind.
 func power(ctx context.Context, o powerOptions) (all []tally, err error) {
 	list := scripts(o)
+	if len(list) == 0 {
+		return nil, fmt.Errorf("there is no window %q", o.window)
+	}
 	for i, s := range list {
-		budget := o.states / 20 // where there are that many
-		if i == 0 {
-			budget = o.states - budget*(len(list)-1)
-		}
+		budget := o.states / len(list) // where there are that many
 		err := play(ramDir(), func(t testkit.T) error {
 			rec, err := record(ctx, t, s)
 			if err != nil {
