@@ -120,6 +120,7 @@ func (s *Store) watchClock() {
 	m.Runs = slices.Clone(m.Runs)
 	for _, l := range s.logs {
 		l.expireOld()
+		l.declare(now)
 	}
 	s.unlockAndFire()
 	if !due {
@@ -140,6 +141,7 @@ func (s *Store) clockDue(at int64) int64 {
 		at = min(at, max(s.lookAt, s.mono()+int64(clockLook)))
 	}
 	for _, l := range s.logs {
+		at = min(at, l.gapDue())
 		if l.ret.MaxAge == 0 || l.msgs == 0 {
 			continue
 		}

@@ -160,7 +160,7 @@ func (c *Cursor) handOut(dst []Record, had int, from, to uint64) []Record {
 			c.pending.push(pend{seq: r.Seq, at: now, acked: true})
 			c.l.ackRAM(r.Seq)
 			c.l.acked--
-			c.l.lost[LostExpired]++
+			c.l.lose(LostExpired, r.Seq, r.Seq, 1)
 			continue
 		}
 		c.pending.push(pend{seq: r.Seq, at: now, size: r.size})
@@ -203,7 +203,7 @@ func (c *Cursor) lose(seq uint64, why Loss) {
 	s.mu.Lock()
 	if _, ok := c.mark(seq); ok {
 		c.l.acked--
-		c.l.lost[why]++
+		c.l.lose(why, seq, seq, 1)
 	}
 	c.advance()
 	c.l.trim()

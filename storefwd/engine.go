@@ -74,6 +74,8 @@ type logState struct {
 	Tail      uint64 `json:"tail,omitempty"` // from here to First records are kept for a hub that goes back; 0: none
 	TailMsgs  int64  `json:"tail_msgs,omitempty"`
 	TailBytes int64  `json:"tail_bytes,omitempty"`
+
+	Gaps map[string]gap `json:"gaps,omitempty"` // lost and not declared, by reason
 }
 
 // add counts one more record.

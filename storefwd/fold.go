@@ -83,7 +83,7 @@ func (s *Store) foldable() bool {
 func (s *Store) pendingFold() bool {
 	for _, l := range s.logs {
 		if l.removable() || l.ram.len() > 0 && (*l.ram.at(0)).seq <= l.journaled ||
-			l.tailToDisk() && l.tail.ram.len() > 0 || l.unsaid() {
+			l.tailToDisk() && l.tail.ram.len() > 0 || l.unsaid() || l.gapNews {
 			return true
 		}
 	}
@@ -193,6 +193,9 @@ func (s *Store) foldFailed(err error) error {
 	s.setFull(full)
 	s.foldAgain = s.mono() + int64(foldRetry)
 	s.flushed()
+	for _, l := range s.logs {
+		l.gapNews = l.gapNews || len(l.gaps) > 0
+	}
 	damaged := errors.Is(err, ErrDamaged)
 	if damaged {
 		s.suspect(err)

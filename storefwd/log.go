@@ -19,6 +19,8 @@ type Retention struct {
 	Full              Full
 	Memory            bool // in RAM only: gone at the end of the process, and safe by definition; needs a bound
 
+	GapSubject string // losses are declared by a message on it; "": they are only counted
+
 	// Interval 0: a barrier has everything before it written at once. Otherwise records
 	// of this log are written when the first is so old, or with others, and a barrier
 	// that follows them alone waits for that.
@@ -121,6 +123,10 @@ type Log struct {
 	slab  []rec
 	grow  int
 
+	gaps       map[string]gap // lost and not declared, by reason
+	gapNews    bool           // the engine does not know of all of them
+	declaredAt int64          // when markers were appended last, by mono
+
 	acked             int64
 	appended, written uint64
 	lost              [NumLosses]uint64
@@ -131,7 +137,8 @@ type ref struct {
 	seq  uint64
 	size int64
 	stamp
-	r *rec // or nil
+	r   *rec // or nil
+	gap *gap // if it is a marker
 }
 
 // restoreLog adds a log as the engine knows it, or takes that over into one that was
@@ -146,6 +153,10 @@ func (s *Store) restoreLog(id uint32, st logState) *Log {
 	l.journaled, l.msgs, l.bytes, l.epochs = st.Folded, l.msgs+st.Msgs, l.bytes+st.Bytes, st.Epochs
 	l.stated = l.first
 	l.restoreTail(st)
+	for _, g := range st.Gaps {
+		l.addGap(g)
+	}
+	l.gapNews = false
 	if kept := l.kept(); kept > l.base { // a crash, or a close, came before their removal
 		l.removeTo = min(kept-1, l.folded)
 		l.removeMsgs = int64(min(l.removeTo, l.base+maxRemove)) - int64(l.base) + 1
@@ -183,6 +194,7 @@ func (l *Log) state(upTo uint64) logState {
 		st.Cursors[name] = c.floor
 	}
 	l.tailState(&st)
+	st.Gaps = l.gapState()
 	return st
 }
 
@@ -225,14 +237,20 @@ func (l *Log) Append(m *msg.Msg) (seq uint64, err error) {
 	}
 	if l.ret.Full == DropNewest && l.over(1, size) {
 		l.last++ // it has had its place
-		l.lost[LostNewest]++
+		l.lose(LostNewest, l.last, l.last, 1)
 		return l.last, nil
 	}
+	return l.place(m, now, 0), nil
+}
+
+// place puts m at the end of the log.
+func (l *Log) place(m *msg.Msg, now int64, flags uint8) (seq uint64) {
+	s, size := l.s, int64(recordSize(m))
 	l.last++
 	s.pos++
 	r := l.newRec()
 	*r = rec{log: l, seq: l.last, pos: s.pos, at: s.mono()}
-	r.buf = appendRecord(l.alloc(int(size)), l.id, s.epoch, r.seq, now, s.stampFlags(), m)
+	r.buf = appendRecord(l.alloc(int(size)), l.id, s.epoch, r.seq, now, s.stampFlags()|flags, m)
 	l.insert(r, s.epoch)
 	l.appended++
 	if l.ret.Memory {
@@ -250,7 +268,7 @@ func (l *Log) Append(m *msg.Msg) (seq uint64, err error) {
 		}
 	}
 	l.wakeReaders()
-	return r.seq, nil
+	return r.seq
 }
 
 // admit makes room for a record of size bytes, or says why there is none.
@@ -358,7 +376,13 @@ func (l *Log) head() (ref, bool) {
 		return ref{}, false
 	}
 	r := *l.ram.at(0)
-	return ref{r.seq, int64(len(r.buf)), recordStamp(r.buf), r}, true
+	o := ref{seq: r.seq, size: int64(len(r.buf)), stamp: recordStamp(r.buf), r: r}
+	if r.buf[33]&flagGap != 0 {
+		if g, ok := gapOf(r.buf); ok {
+			o.gap = &g
+		}
+	}
+	return o, true
 }
 
 func (l *Log) readAhead() {
@@ -367,6 +391,9 @@ func (l *Log) readAhead() {
 		o := ref{seq: seq, size: int64(len(b))}
 		if len(b) >= recHeader {
 			o.stamp = recordStamp(b)
+			if g, ok := gapOf(b); ok {
+				o.gap = &g
+			}
 		}
 		l.oldest.push(o)
 		room -= len(b)
@@ -396,7 +423,11 @@ func (l *Log) settleMissing() {
 // drop gives up the oldest record, o, for a reason.
 func (l *Log) drop(o ref, why Loss) {
 	l.pop(o)
-	l.lost[why]++
+	if o.gap != nil {
+		l.undeclare(*o.gap)
+	} else {
+		l.lose(why, o.seq, o.seq, 1)
+	}
 	if o.r == nil {
 		l.forgetAll() // the engine is emptied in order
 		l.remove(o.seq, o.seq, 1, o.size)
@@ -560,7 +591,7 @@ func (l *Log) readEngine(dst []Record, from, to uint64, limit int) ([]Record, er
 	})
 	if bad > 0 {
 		l.s.mu.Lock()
-		l.lost[LostDamaged] += bad
+		l.lose(LostDamaged, from, to, bad)
 		l.s.note(fmt.Sprintf("store.db: records of log %q fail their checksum and are left out", l.name))
 		l.s.mu.Unlock()
 	}
@@ -594,7 +625,7 @@ func (l *Log) trimEpochs() {
 func (l *Log) setLive(live bool, spill time.Duration) {
 	l.s.mu.Lock()
 	defer l.s.mu.Unlock()
-	if l.live && !live {
+	if l.live != live {
 		l.s.wakeBy(l.s.mono())
 	}
 	l.live, l.spill = live, int64(spill)

@@ -49,7 +49,7 @@ const (
 	flagBoot   = 0x10 // time is since boot, of the run that epoch names; without it, since 1970
 	flagEarly  = 0x20 // the clock was not trusted then
 	flagMortal = 0x40 // the header has a Nats-TTL
-	flagsKnown = 0x7f
+	flagGap    = 0x80 // a marker of what was lost
 
 	maxRecord = 64 << 20 // larger than any payload a server accepts
 )
@@ -93,12 +93,18 @@ func seal(b []byte) { binary.LittleEndian.PutUint32(b, crc32.Checksum(b[4:], cas
 // parseRecord checks a record that comes from outside this process. The result
 // borrows b.
 func parseRecord(b []byte) (log uint32, r Record, err error) {
-	if len(b) < recHeader || len(b) > maxRecord || crc32.Checksum(b[4:], castagnoli) != le.Uint32(b) ||
-		b[32] != kindMsg || b[33]&^flagsKnown != 0 || uint64(le.Uint16(b[34:]))+uint64(le.Uint32(b[36:])) > uint64(len(b)-recHeader) ||
-		b[33]&flagHeader == 0 && le.Uint32(b[36:]) != 0 {
+	if !wellFormed(b) || crc32.Checksum(b[4:], castagnoli) != le.Uint32(b) {
 		return 0, Record{}, errRecord
 	}
 	return le.Uint32(b[4:]), viewRecord(b), nil
+}
+
+// wellFormed reports whether b can be viewed as a record.
+func wellFormed(b []byte) bool {
+	le := binary.LittleEndian
+	return len(b) >= recHeader && len(b) <= maxRecord && b[32] == kindMsg &&
+		uint64(le.Uint16(b[34:]))+uint64(le.Uint32(b[36:])) <= uint64(len(b)-recHeader) &&
+		(b[33]&flagHeader != 0 || le.Uint32(b[36:]) == 0)
 }
 
 // viewRecord reads a record that is known to be well formed.

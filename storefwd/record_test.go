@@ -55,9 +55,11 @@ func FuzzRecord(f *testing.F) {
 			seal(b)
 		}
 		id, r, err := parseRecord(b)
+		gapOf(b)
 		if err != nil {
 			return
 		}
+		ttlOf(r.Header)
 		m := &msg.Msg{Subject: r.Subject, Header: r.Header, Data: r.Data, QoS: r.QoS, Retain: r.Retain}
 		if len(r.Subject)+len(r.Header)+len(r.Data) != len(b)-recHeader {
 			t.Fatal("parts do not make the whole")

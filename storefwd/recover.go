@@ -188,6 +188,7 @@ func (s *Store) restore(b []byte) {
 	}
 	l.insert(&rec{log: l, seq: r.Seq, buf: append(l.alloc(len(b)), b...), state: recSafe}, r.Epoch)
 	l.journaled = r.Seq
+	l.replayGap(b)
 	s.dirty()
 }
 

@@ -434,7 +434,7 @@ func (l *Log) takeSalvaged(st logState, first uint64, found logState) {
 	}
 	for l.ram.len() > 0 && (*l.ram.at(0)).seq < first { // acknowledged, and replayed from the journal
 		r := *l.ram.at(0)
-		l.pop(ref{r.seq, int64(len(r.buf)), recordStamp(r.buf), r})
+		l.pop(ref{seq: r.seq, size: int64(len(r.buf)), stamp: recordStamp(r.buf), r: r})
 	}
 	l.forgetAll()
 	l.base, l.first, l.stated = first, first, first

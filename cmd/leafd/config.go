@@ -96,6 +96,7 @@ type Outbox struct {
 	MaxBytes   int64
 	MaxMsgs    int64         // 0: no limit
 	MaxAge     time.Duration // 0: no limit
+	GapSubject string        // where losses are declared; empty: nowhere
 	Full       storefwd.Full // what goes when a bound is reached
 	Interval   time.Duration // 0: safe before the acknowledgement, at once; else written so often
 	Grace      time.Duration // how long what the hub acknowledged is kept for a hub that goes back

@@ -7,6 +7,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -311,6 +312,7 @@ func readOutbox(b *block, name string) Outbox {
 	b.integer(&o.Window, 1, 65536, "window")
 	b.dur(&o.AckTimeout, 100*time.Millisecond, 5*time.Minute, "ack_timeout")
 	b.dur(&o.DuplicateWindow, 0, 24*time.Hour, "duplicate_window")
+	readGapSubject(b, &o)
 	b.dur(&o.MaxAge, 0, 10*365*24*time.Hour, "max_age")
 	full := "old"
 	b.oneOf(&full, []string{"old", "new", "refuse"}, "full")
@@ -327,6 +329,25 @@ func readOutbox(b *block, name string) Outbox {
 	b.hubName(&o.Stream, "stream")
 	b.hubName(&o.Domain, "domain")
 	return o
+}
+
+// readGapSubject reads where losses are declared: by default the first subject that has
+// wildcards, with "gap" in their place.
+func readGapSubject(b *block, o *Outbox) {
+	for _, s := range o.Subjects {
+		if msg.HasWildcard(s) && o.GapSubject == "" {
+			o.GapSubject = strings.NewReplacer("*", "gap", ">", "gap").Replace(s)
+		}
+	}
+	set := ""
+	if b.str(&set, "gap_subject"); set == "off" {
+		o.GapSubject = ""
+	} else if set != "" {
+		o.GapSubject = set
+	}
+	if s := o.GapSubject; s != "" && (!msg.ValidSubject(s) || !slices.ContainsFunc(o.Subjects, func(f string) bool { return msg.Match(f, s) })) {
+		b.r.fail(b.join("gap_subject"), fmt.Sprintf("%q is not a subject of this outbox", s), `choose one that its subjects cover, or "off"`)
+	}
 }
 
 // hubName reads the name of something of JetStream's, which is one token.

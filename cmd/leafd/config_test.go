@@ -91,7 +91,7 @@ mqtt {
 store { dir: /data/leafd, journal_size: 4MB, spill_after: "1s", commit_interval: "500ms", max_size: 100MB, reserve: 2MB }
 clock { trust: never }
 outbox {
-  telemetry { subjects: [ "t.>", "u.*" ], max_bytes: 1GB, max_msgs: 1000, full: refuse, window: 10, max_age: "72h", durability: interval, commit_interval: "3s"
+  telemetry { subjects: [ "t.>", "u.*" ], max_bytes: 1GB, max_msgs: 1000, full: refuse, window: 10, max_age: "72h", gap_subject: "t.lost", durability: interval, commit_interval: "3s"
               stream: T, domain: hub, ack_timeout: "7s", grace: "1m", grace_bytes: 1MB, grace_on_disk: true, duplicate_window: "30s" }
   alarms { subject: "alarm.>" }
 }
@@ -114,9 +114,9 @@ hardware { devices {
 	want.Store = Store{"/data/leafd", 4 << 20, time.Second, 500 * time.Millisecond, 100 << 20, 2 << 20}
 	want.Clock = "never"
 	alarms := defaultOutbox("alarms")
-	alarms.Subjects = []string{"alarm.>"}
+	alarms.Subjects, alarms.GapSubject = []string{"alarm.>"}, "alarm.gap"
 	want.Outboxes = []Outbox{alarms, {
-		Name: "telemetry", Subjects: []string{"t.>", "u.*"}, MaxBytes: 1 << 30, MaxMsgs: 1000, MaxAge: 72 * time.Hour, Full: storefwd.Refuse, Interval: 3 * time.Second,
+		Name: "telemetry", Subjects: []string{"t.>", "u.*"}, MaxBytes: 1 << 30, MaxMsgs: 1000, MaxAge: 72 * time.Hour, GapSubject: "t.lost", Full: storefwd.Refuse, Interval: 3 * time.Second,
 		Grace: time.Minute, GraceBytes: 1 << 20, GraceDisk: true,
 		Window: 10, Stream: "T", Domain: "hub", AckTimeout: 7 * time.Second, DuplicateWindow: 30 * time.Second,
 	}}
@@ -314,6 +314,7 @@ var badConfigs = []struct{ text, want string }{
 	{"hardware { devices { a { driver: simulated, subject: x, pins: [ 1 , 2 ] } } }", `key "hardware.devices.a.pins": unknown key`},
 	{"hardware { devices { a { driver: simulated, subject: x }, b { driver: simulated, subject: x } } }", `key "hardware.devices.b.subject": device "a" has "x" already`},
 	{hub + "outbox { a { subjects: x, max_years: 1 } }", `key "outbox.a.max_years": unknown key`},
+	{hub + "outbox { a { subjects: \"x.>\", gap_subject: y } }", `"y" is not a subject of this outbox`},
 	{"clock { trust: maybe }", `must be one of "auto", "always", "never"`},
 
 	// The text itself.
@@ -491,6 +492,7 @@ func TestDeployConfigShowsDefaults(t *testing.T) {
 	want.Remote.URLs, want.Remote.Credentials = c.Remote.URLs, c.Remote.Credentials
 	want.Remote.DenyImports, want.Remote.DenyExports = c.Remote.DenyImports, c.Remote.DenyExports
 	box := defaultOutbox(c.Outboxes[0].Name)
+	box.GapSubject = "telemetry.gap"
 	box.Subjects, box.Stream, box.Domain = c.Outboxes[0].Subjects, c.Outboxes[0].Stream, c.Outboxes[0].Domain
 	want.Outboxes = []Outbox{box}
 	if !reflect.DeepEqual(c, want) {
@@ -508,7 +510,7 @@ func TestDeployConfigShowsEveryKey(t *testing.T) {
 		max_subscriptions ping_interval ping_max write_deadline authorization users user password timeout token http debug
 		pid_file leafnodes reconnect remotes urls no_randomize credentials nkey first_info_timeout deny_imports
 		deny_exports mqtt max_packet max_pending_bytes connect_timeout store dir journal_size spill_after
-		commit_interval max_size reserve outbox subjects max_bytes max_msgs max_age full durability grace grace_bytes grace_on_disk window ack_timeout
+		commit_interval max_size reserve outbox subjects max_bytes max_msgs max_age gap_subject full durability grace grace_bytes grace_on_disk window ack_timeout
 		duplicate_window stream domain clock trust hardware devices
 		driver subject interval`) {
 		if !regexp.MustCompile(`[#{ ]` + key + `(:| \{)`).Match(text) {

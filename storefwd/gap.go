@@ -1,0 +1,126 @@
+package storefwd
+
+import (
+	"encoding/json"
+	"maps"
+	"time"
+
+	"github.com/leafd/leafd/internal/msg"
+)
+
+// This file declares losses where they are missed: in the stream, by a message of
+// the log's own, a gap marker. It goes the way of all others, durable and once. It
+// names the sequences that it is about, as they stand in message ids.
+
+// gap is what was lost for one reason and is not declared yet, and the body of the
+// marker that declares it.
+type gap struct {
+	Outbox string    `json:"outbox,omitempty"`
+	From   uint64    `json:"from"` // sequences; what is missing is among them
+	To     uint64    `json:"to"`
+	Count  uint64    `json:"count"`
+	Reason string    `json:"reason"`
+	Since  time.Time `json:"since,omitzero"` // when the first was lost, if the clock knew
+}
+
+const gapEvery = 5 * time.Second // between markers of a log
+
+// lose counts a loss, and remembers it for a marker.
+func (l *Log) lose(why Loss, from, to, count uint64) {
+	l.lost[why] += count
+	if l.ret.GapSubject != "" {
+		l.addGap(gap{From: from, To: to, Count: count, Reason: why.String()})
+	}
+}
+
+func (l *Log) addGap(g gap) {
+	if l.gaps == nil {
+		l.gaps = map[string]gap{}
+	}
+	l.gapNews = true
+	l.s.dirty()
+	have, ok := l.gaps[g.Reason]
+	if !ok {
+		if g.Since.IsZero() && l.s.thisRun().Wall != 0 {
+			g.Since = l.s.o.Clock.Now()
+		}
+		l.gaps[g.Reason] = g
+		if l.live {
+			l.s.wakeBy(l.gapDue())
+		}
+		return
+	}
+	have.From, have.To, have.Count = min(have.From, g.From), max(have.To, g.To), have.Count+g.Count
+	l.gaps[g.Reason] = have
+}
+
+// gapDue is when the committer declares what was lost, by mono: while the log drains,
+// so that markers do not fill it in an outage, and never in quick succession.
+func (l *Log) gapDue() int64 {
+	if len(l.gaps) == 0 || !l.live || l.ret.GapSubject == "" {
+		return 1<<63 - 1
+	}
+	if l.declaredAt == 0 {
+		return 1
+	}
+	return l.declaredAt + int64(gapEvery)
+}
+
+// declare appends the markers that are due. They are beyond the log's bounds: a full
+// log takes them, and nothing is dropped for them.
+func (l *Log) declare(now int64) {
+	s := l.s
+	if now < l.gapDue() || s.closed || s.failed != nil {
+		return
+	}
+	for reason, g := range l.gaps {
+		g.Outbox = l.name
+		body, err := json.Marshal(g)
+		m := &msg.Msg{Subject: []byte(l.ret.GapSubject), Header: []byte("NATS/1.0\r\nLeafd-Gap: " + reason + "\r\n\r\n"), Data: body, QoS: 1}
+		if size := int64(recordSize(m)); err != nil || s.unsafeBytes+size > s.limit {
+			continue // the next look finds more room
+		}
+		delete(l.gaps, reason)
+		l.gapNews = true
+		l.place(m, int64(s.o.Clock.Boot()), flagGap)
+	}
+	l.declaredAt = now
+}
+
+// undeclare takes back a marker that is itself dropped.
+func (l *Log) undeclare(g gap) {
+	if l.ret.GapSubject != "" {
+		l.addGap(g)
+	}
+}
+
+// gapOf is what a marker's bytes declare; ok is false for any other record.
+func gapOf(b []byte) (g gap, ok bool) {
+	if len(b) < recHeader || b[33]&flagGap == 0 {
+		return g, false
+	}
+	if !wellFormed(b) || json.Unmarshal(viewRecord(b).Data, &g) != nil {
+		return g, false
+	}
+	return g, true
+}
+
+// gapState is what the engine is to know of the losses.
+func (l *Log) gapState() map[string]gap {
+	l.gapNews = false
+	return maps.Clone(l.gaps)
+}
+
+// replayGap takes out of what was lost what a marker in the journal declares.
+func (l *Log) replayGap(b []byte) {
+	g, ok := gapOf(b)
+	have := l.gaps[g.Reason]
+	switch {
+	case !ok:
+	case have.Count <= g.Count:
+		delete(l.gaps, g.Reason)
+	default:
+		have.Count -= g.Count
+		l.gaps[g.Reason] = have
+	}
+}

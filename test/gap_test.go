@@ -1,0 +1,77 @@
+package test
+
+import (
+	"encoding/json"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/leafd/leafd/internal/testkit"
+)
+
+const gapConfig = `
+host: "127.0.0.1", port: $LEAFD_NATS_PORT
+leafnodes { remotes: [ { url: $LEAFD_HUB_URL } ] }
+store { dir: $LEAFD_STORE }
+outbox { cable { subjects: ["cable.>"], max_msgs: 100 } }
+`
+
+// TestGapMarker fills an outbox beyond its budget while the hub is away, over a restart
+// of leafd. The stream then has what the budget keeps, and a marker that says exactly
+// what it did not.
+func TestGapMarker(t *testing.T) {
+	hub := testkit.StartHub(t, testkit.HubOptions{JetStream: true})
+	js := stream(t, hub)
+	l := testkit.StartLeafd(t, testkit.LeafdOptions{Config: gapConfig, Env: map[string]string{"LEAFD_HUB_URL": hub.LeafURL()}})
+	hub.Kill()
+	publish := func(from, to int) {
+		nc, err := nats.Connect(l.NATSURL())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer nc.Close()
+		for n := from; n < to; n++ {
+			if _, err := nc.Request("cable.x", fmt.Append(nil, n), 10*time.Second); err != nil {
+				t.Fatalf("%d: %v", n, err)
+			}
+		}
+	}
+	publish(0, 250)
+	l.Stop()
+	l.Restart()
+	publish(250, 320)
+	hub.Restart()
+	s, err := js.Stream(t.Context(), "CABLE")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var data []string
+	var declared uint64
+	next := uint64(1)
+	testkit.Eventually(t, func() bool {
+		for {
+			m, err := s.GetMsg(t.Context(), next)
+			if err != nil {
+				return len(data) >= 100 && declared > 0
+			}
+			next++
+			if m.Subject != "cable.gap" {
+				data = append(data, string(m.Data))
+				continue
+			}
+			var g struct {
+				From, To, Count uint64
+				Reason          string
+			}
+			if err := json.Unmarshal(m.Data, &g); err != nil || g.Reason != "oldest_dropped" || m.Header.Get("Leafd-Gap") != g.Reason || g.From != 1 || g.To < g.Count {
+				t.Fatalf("%s %v", m.Data, err)
+			}
+			declared += g.Count
+		}
+	}, "a marker and 100 messages in the stream")
+	if declared != 220 || len(data) != 100 || data[0] != "220" || data[99] != "319" {
+		t.Errorf("%d declared, %d there, %s to %s; of 320 a hundred are kept", declared, len(data), data[0], data[len(data)-1])
+	}
+}
