@@ -13,6 +13,7 @@ import (
 type CursorConfig struct {
 	MaxPending      int  // records handed out and not acknowledged; default 256
 	MaxPendingBytes int  // the same in bytes; one record may exceed it; default 1 MiB
+	Stride          int  // bytes handed out at once, roughly; default MaxPendingBytes
 	Ahead           bool // sees records before they are safe: the forwarder's way to make them so
 }
 
@@ -48,6 +49,7 @@ type pend struct {
 func (l *Log) Cursor(name string, cfg CursorConfig) (*Cursor, error) {
 	cfg.MaxPending = cmpOr(cfg.MaxPending, 256)
 	cfg.MaxPendingBytes = cmpOr(cfg.MaxPendingBytes, 1<<20)
+	cfg.Stride = min(cmpOr(cfg.Stride, cfg.MaxPendingBytes), cfg.MaxPendingBytes)
 	l.s.mu.Lock()
 	defer l.s.mu.Unlock()
 	c := l.cursors[name]
@@ -73,7 +75,7 @@ func (c *Cursor) Next(ctx context.Context, dst []Record) ([]Record, error) {
 			return dst, err
 		}
 		if room > 0 && from <= to {
-			dst, err = c.l.read(dst[:had:min(cap(dst), had+room)], from, to, c.cfg.MaxPendingBytes)
+			dst, err = c.l.read(dst[:had:min(cap(dst), had+room)], from, to, c.cfg.Stride)
 			switch {
 			case errors.Is(err, errEngineDown): // want will wait for it
 				continue

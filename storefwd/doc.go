@@ -19,7 +19,7 @@
 // cursor.go, tail.go (what is kept after the acknowledgement), commit.go (from append
 // to safe), fold.go (from journal to bbolt), forward.go, resume.go, readback.go,
 // wentback.go (what the hub has),
-// publish.go, acks.go, flow.go, hub.go and puback.go (the hub's JetStream API), inspect.go
+// publish.go, acks.go, flow.go, pace.go, hub.go and puback.go (the hub's JetStream API), inspect.go
 // (what a person does with a store), wear.go (what it costs the flash).
 //
 // # Concurrency

@@ -70,6 +70,7 @@ type logState struct {
 	Bytes   int64             `json:"bytes"`
 	Epochs  []epochStart      `json:"epochs,omitempty"`
 	Cursors map[string]uint64 `json:"cursors,omitempty"` // ack floors
+	Sent    day               `json:"sent,omitzero"`     // toward the hub, where that is counted
 
 	Tail      uint64 `json:"tail,omitempty"` // from here to First records are kept for a hub that goes back; 0: none
 	TailMsgs  int64  `json:"tail_msgs,omitempty"`

@@ -37,6 +37,9 @@ type ForwarderOptions struct {
 
 	Window      int           // messages in flight at most; default 8192
 	WindowBytes int           // bytes in flight; default 1 MiB
+	Priority    int           // outboxes of one store: the higher ones drain first; default 0
+	Rate        int64         // bytes a second while a backlog drains; default no limit
+	DailyBytes  int64         // bytes sent in one UTC day; default no limit
 	AckTimeout  time.Duration // then the hub is asked where it stands; default 5s
 	RetryMin    time.Duration // pause before asking again, doubled up to RetryMax; default 250ms
 	RetryMax    time.Duration // default 30s
@@ -74,10 +77,12 @@ type Forwarder struct {
 
 	// Owned by Run.
 	places     []*place // of this session
-	isLive     bool     // what the log was told
-	head       bool     // nothing was sent in this session
-	unanswered int      // resumes in a row in which a stream did not answer
-	unguarded  int      // sessions in a row that ended with the guard of their head
+	pacer      pacer
+	bytes      int64 // of the stride that is being sent
+	isLive     bool  // what the log was told
+	head       bool  // nothing was sent in this session
+	unanswered int   // resumes in a row in which a stream did not answer
+	unguarded  int   // sessions in a row that ended with the guard of their head
 	recs       []Record
 	header     []byte
 	expect     []byte // header lines of the publish that is being made
@@ -107,7 +112,7 @@ type Forwarder struct {
 
 // ForwarderStats describe a Forwarder at one moment.
 type ForwarderStats struct {
-	State     string // connecting, resuming, no stream, live
+	State     string // connecting, resuming, no stream, live, waiting
 	Detail    string // for people: what is missing and what to do
 	Since     time.Time
 	LastError string
@@ -137,6 +142,7 @@ const (
 	Resuming   = "resuming"
 	NoStream   = "no stream"
 	Live       = "live"
+	Waiting    = "waiting" // for a higher priority, or for tomorrow
 )
 
 var (
@@ -167,7 +173,7 @@ func (f *Forwarder) Run(ctx context.Context) error {
 	if err := f.s.claimOrigin(string(f.origin)); err != nil {
 		return err
 	}
-	c, err := f.l.Cursor("hub", CursorConfig{MaxPending: f.flow.window, MaxPendingBytes: f.o.WindowBytes, Ahead: true})
+	c, err := f.l.Cursor("hub", CursorConfig{MaxPending: f.flow.window, MaxPendingBytes: f.o.WindowBytes, Stride: int(f.o.stride()), Ahead: true})
 	if err != nil {
 		return err
 	}
@@ -233,6 +239,8 @@ func (f *Forwarder) session(ctx context.Context) (went bool, err error) {
 		err = f.pump(ctx)
 	}
 	f.l.setLive(false, 0)
+	f.s.busy(f, false)
+	f.pacer.waits = ""
 	f.mu.Lock()
 	went = f.st.Acked+f.st.Resumed > before
 	f.mu.Unlock()

@@ -1,6 +1,7 @@
 package storefwd
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"encoding/base64"
@@ -18,7 +19,8 @@ import (
 
 // fakeHub is an Uplink with one stream behind it, S, which answers at once.
 type fakeHub struct {
-	f *Forwarder // set before Run
+	f   *Forwarder   // set before Run
+	all []*Forwarder // or these
 
 	mu        sync.Mutex
 	stored    []fakeMsg
@@ -43,7 +45,11 @@ func (h *fakeHub) Send(m *msg.Msg) error {
 		return never{}
 	}
 	if body := h.serve(subject, m); body != "" {
-		h.f.Deliver(&msg.Msg{Subject: m.Reply, Data: []byte(body)}, nil)
+		for _, f := range append(h.all, h.f) {
+			if f != nil && bytes.HasPrefix(m.Reply, f.inbox) {
+				f.Deliver(&msg.Msg{Subject: m.Reply, Data: []byte(body)}, nil)
+			}
+		}
 	}
 	return nil
 }

@@ -116,6 +116,7 @@ type Log struct {
 
 	epochs  []epochStart // ascending by First; who appended what
 	cursors map[string]*Cursor
+	sent    day   // toward the hub today, if its forwarder has a daily budget
 	live    bool  // the forwarder sends at once and expects an acknowledgement
 	spill   int64 // what it asks for instead of Options.SpillAfter, ns
 
@@ -151,7 +152,7 @@ func (s *Store) restoreLog(id uint32, st logState) *Log {
 	}
 	l.base, l.first, l.folded = max(st.Base, 1), max(st.First, 1), st.Folded
 	l.journaled, l.msgs, l.bytes, l.epochs = st.Folded, l.msgs+st.Msgs, l.bytes+st.Bytes, st.Epochs
-	l.stated = l.first
+	l.stated, l.sent = l.first, st.Sent
 	l.restoreTail(st)
 	for _, g := range st.Gaps {
 		l.addGap(g)
@@ -193,6 +194,7 @@ func (l *Log) state(upTo uint64) logState {
 	for name, c := range l.cursors {
 		st.Cursors[name] = c.floor
 	}
+	st.Sent = l.sent
 	l.tailState(&st)
 	st.Gaps = l.gapState()
 	return st

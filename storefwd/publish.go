@@ -25,6 +25,9 @@ import (
 func (f *Forwarder) pump(ctx context.Context) (err error) {
 	_, most := f.up.Hub()
 	for {
+		if err = f.turn(ctx); err != nil {
+			return err
+		}
 		if f.recs, err = f.c.Next(ctx, f.recs[:0]); err != nil {
 			return err
 		}
@@ -37,6 +40,8 @@ func (f *Forwarder) pump(ctx context.Context) (err error) {
 			}
 		}
 		f.up.Flush()
+		f.spend(f.bytes)
+		f.bytes = 0
 		f.live(f.recs[len(f.recs)-1].Seq)
 		clear(f.recs)
 	}
@@ -77,6 +82,7 @@ func (f *Forwarder) send(ctx context.Context, r *Record, most int) error {
 		return err
 	}
 	p.next++
+	f.bytes += int64(len(r.Subject) + len(f.reply) + len(f.header) + len(r.Data) + 24)
 	if f.head = false; !alone {
 		return nil
 	}

@@ -121,12 +121,13 @@ type Store struct {
 	folded      uint64          // generations up to this one are in bbolt, by its own account at the start
 	sealGen     uint64          // generations up to this one get nothing more, and are to be folded
 	origins     map[string]bool // id prefixes taken by running forwarders
-	queue       deque[*rec]     // appended and, the first at least, not yet safe; in the order of pos
-	pos         uint64          // of the last append
-	plainTo     uint64          // of the last one to a log without an Interval
-	plainAt     int64           // when that was, by mono; long ago: never
-	hurryTo     uint64          // up to here barriers hurry logs with an Interval, too
-	limit       int64           // bytes that may be unsafe at once
+	turns       turns
+	queue       deque[*rec] // appended and, the first at least, not yet safe; in the order of pos
+	pos         uint64      // of the last append
+	plainTo     uint64      // of the last one to a log without an Interval
+	plainAt     int64       // when that was, by mono; long ago: never
+	hurryTo     uint64      // up to here barriers hurry logs with an Interval, too
+	limit       int64       // bytes that may be unsafe at once
 	unsafeBytes int64
 	behind      chan struct{} // not nil while publishers should pause
 	barriers    deque[barrier]

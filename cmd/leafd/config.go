@@ -103,6 +103,9 @@ type Outbox struct {
 	GraceBytes int64         // at most so much of it
 	GraceDisk  bool          // on disk, too
 	Window     int           // messages sent and not yet acknowledged, at most
+	Priority   int           // 0 to 9; higher ones drain first
+	DrainRate  int64         // bytes a second while a backlog drains; 0: no limit
+	DailyBytes int64         // bytes sent in a UTC day; 0: no limit
 	Stream     string        // the hub's stream; empty: found by subject
 	Domain     string        // the hub's JetStream domain; empty: as the hub says
 	AckTimeout time.Duration

@@ -92,6 +92,7 @@ store { dir: /data/leafd, journal_size: 4MB, spill_after: "1s", commit_interval:
 clock { trust: never }
 outbox {
   telemetry { subjects: [ "t.>", "u.*" ], max_bytes: 1GB, max_msgs: 1000, full: refuse, window: 10, max_age: "72h", gap_subject: "t.lost", durability: interval, commit_interval: "3s"
+              priority: 9, drain_rate: 64KB, daily_bytes: 10MB
               stream: T, domain: hub, ack_timeout: "7s", grace: "1m", grace_bytes: 1MB, grace_on_disk: true, duplicate_window: "30s" }
   alarms { subject: "alarm.>" }
 }
@@ -118,7 +119,7 @@ hardware { devices {
 	want.Outboxes = []Outbox{alarms, {
 		Name: "telemetry", Subjects: []string{"t.>", "u.*"}, MaxBytes: 1 << 30, MaxMsgs: 1000, MaxAge: 72 * time.Hour, GapSubject: "t.lost", Full: storefwd.Refuse, Interval: 3 * time.Second,
 		Grace: time.Minute, GraceBytes: 1 << 20, GraceDisk: true,
-		Window: 10, Stream: "T", Domain: "hub", AckTimeout: 7 * time.Second, DuplicateWindow: 30 * time.Second,
+		Window: 10, Priority: 9, DrainRate: 64 << 10, DailyBytes: 10 << 20, Stream: "T", Domain: "hub", AckTimeout: 7 * time.Second, DuplicateWindow: 30 * time.Second,
 	}}
 	want.Devices = []hw.Device{{Name: "air", Driver: "simulated", Subject: "lab.air", Interval: 2 * time.Second, Params: map[string]any{}}}
 	remote := c.Remote

@@ -139,7 +139,8 @@ func (d *daemon) openBox(o Outbox) (err error) {
 		return err
 	}
 	b.fwd = storefwd.NewForwarder(storefwd.ForwarderOptions{Log: b.log, Uplink: d.link, Filters: o.Subjects, Class: o.Name,
-		Stream: o.Stream, Domain: o.Domain, Window: o.Window, AckTimeout: o.AckTimeout, Logger: d.log})
+		Stream: o.Stream, Domain: o.Domain, Window: o.Window,
+		Priority: o.Priority, Rate: o.DrainRate, DailyBytes: o.DailyBytes, AckTimeout: o.AckTimeout, Logger: d.log})
 	inbox := d.router.Attach("forwarder:"+o.Name, b.fwd, leaf.EachSub)
 	if err := inbox.Subscribe(&msg.Sub{Subject: b.fwd.Inbox()}); err != nil {
 		return err

@@ -1,0 +1,124 @@
+package storefwd
+
+import (
+	"context"
+	"fmt"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/leafd/leafd/internal/msg"
+)
+
+// paced runs forwarders in a bubble, each on a log of n messages of its class, for as
+// long as fn takes.
+func paced(t *testing.T, n int, h *fakeHub, fn func(s *Store), o ...ForwarderOptions) {
+	synctest.Test(t, func(t *testing.T) {
+		s, err := Open(t.TempDir(), Options{Node: "n", Clock: SystemClock("always")})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer s.Close()
+		ctx, cancel := context.WithCancel(t.Context())
+		var all []*Forwarder
+		for i, o := range o {
+			o.Class, o.Uplink, o.Filters = fmt.Sprint("c", i), h, []string{fmt.Sprint("a", i, ".>")}
+			if o.Log, err = s.Log("OUT/"+o.Class, Retention{Keep: UntilAcked}); err != nil {
+				t.Fatal(err)
+			}
+			for range n {
+				if _, err := o.Log.Append(&msg.Msg{Subject: []byte(fmt.Sprint("a", i, ".x")), Data: make([]byte, 1000)}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			all = append(all, NewForwarder(o))
+		}
+		h.all = all
+		done := make(chan error, len(all))
+		for _, f := range all {
+			go func() { done <- f.Run(ctx) }()
+		}
+		fn(s)
+		cancel()
+		for range all {
+			if err := <-done; err != nil {
+				t.Error(err)
+			}
+		}
+	})
+}
+
+// A rate holds over the whole drain.
+func TestDrainRate(t *testing.T) {
+	h := &fakeHub{}
+	paced(t, 100, h, func(*Store) {
+		<-time.After(5 * time.Second)
+		if n := len(h.subjects()); n < 40 || n > 65 {
+			t.Errorf("%d messages of about 1.1 KB in 5 s at 10 KB/s", n)
+		}
+	}, ForwarderOptions{Rate: 10_000})
+}
+
+// What is over a day's bytes goes on the next day, and people are told.
+func TestDailyBytes(t *testing.T) {
+	h := &fakeHub{}
+	paced(t, 100, h, func(s *Store) {
+		<-time.After(time.Minute)
+		first := len(h.subjects())
+		if st := h.all[0].Stats(); first < 15 || first > 25 || st.State != Waiting || st.Detail == "" {
+			t.Errorf("%d messages of about 1.1 KB of 20 KB; %s, %q", first, st.State, st.Detail)
+		}
+		<-time.After(24 * time.Hour)
+		if n := len(h.subjects()); n < first+15 || n > first+25 {
+			t.Errorf("%d messages on the second day", n-first)
+		}
+	}, ForwarderOptions{DailyBytes: 20_000})
+}
+
+// The higher priority drains first; nothing of the lower one comes before its end.
+func TestPriority(t *testing.T) {
+	h := &fakeHub{}
+	paced(t, 1000, h, func(*Store) {
+		<-time.After(time.Minute)
+		got := h.subjects()
+		if len(got) != 2000 {
+			t.Fatalf("%d messages", len(got))
+		}
+		between := 0
+		for _, s := range got[:1000] {
+			if s != "a1.x" {
+				between++
+			}
+		}
+		if between > 512 { // a stride that was on its way when the higher one began
+			t.Errorf("%d of the lower priority came first", between)
+		}
+	}, ForwarderOptions{Priority: 1, Rate: 1 << 20}, ForwarderOptions{Priority: 5, Rate: 1 << 20})
+}
+
+// A day ends once: not again when the clock is set back, and after 24 hours where
+// there is no clock.
+func TestDayTurns(t *testing.T) {
+	at := time.Date(2026, 5, 4, 23, 0, 0, 0, time.UTC)
+	var turned time.Duration
+	d := day{}
+	d.turn(at, true, 0, &turned)
+	for i, c := range []struct {
+		now   time.Time
+		alive time.Duration
+		kept  bool
+		left  time.Duration
+	}{
+		{at, 0, true, time.Hour},
+		{at.Add(time.Hour), time.Hour, false, 24 * time.Hour},
+		{at, 2 * time.Hour, true, time.Hour},                               // set back
+		{time.Unix(100, 0), 3 * time.Hour, true, 23 * time.Hour},           // not set
+		{time.Unix(100, 0), 27 * time.Hour, false, 24 * time.Hour},         // not set for a day
+		{at.Add(30 * time.Minute), 28 * time.Hour, true, 30 * time.Minute}, // the day it was before
+	} {
+		d.Bytes = 7
+		if left := d.turn(c.now, c.now.Year() > 2000, c.alive, &turned); d.Bytes == 7 != c.kept || left != c.left {
+			t.Errorf("%d: %d bytes, %s left; want kept %v, %s", i, d.Bytes, left, c.kept, c.left)
+		}
+	}
+}
