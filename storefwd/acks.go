@@ -60,6 +60,9 @@ func (f *Forwarder) acked(attempt, seq uint64, ack *pubAck) {
 	if known {
 		f.st.Acked++
 	}
+	if f.only != "" && inOrder && ack.Seq > f.mark.at {
+		f.mark = mark{f.only, ack.Seq, seq} // of an earlier session, too: it is settled
+	}
 	if attempt != f.attempt {
 		f.mu.Unlock()
 		return
@@ -68,9 +71,6 @@ func (f *Forwarder) acked(attempt, seq uint64, ack *pubAck) {
 	if f.alone != nil && f.aloneSeq == seq {
 		close(f.alone)
 		f.alone = nil
-	}
-	if one := f.only; one != "" && inOrder && !ack.Duplicate && ack.Seq > 0 {
-		f.mark = mark{one, ack.Seq, seq}
 	}
 	hole := f.only != "" && !inOrder && !ack.Duplicate
 	resync := f.resync
@@ -145,7 +145,7 @@ func (f *Forwarder) refused(attempt, seq uint64, e *apiError) {
 	f.refusals[seq]++
 	tries := f.refusals[seq]
 	f.mu.Unlock()
-	if e.permanent() || e.Code >= 400 && e.Code < 500 && tries >= maxRefusals {
+	if e.permanent() || e.Code == 400 && tries >= maxRefusals {
 		f.reject(seq, nil, e.String())
 		return
 	}

@@ -63,8 +63,13 @@ func (f *Forwarder) ackStored(p *place, found []stored) {
 		}
 	}
 	f.mu.Lock()
+	defer f.mu.Unlock()
 	f.st.Resumed += n
-	f.mu.Unlock()
+	for _, m := range found { // what is still missing is nowhere up to here
+		if f.only == p.name && m.at > f.mark.at {
+			f.mark = mark{p.name, m.at, m.seq}
+		}
+	}
 }
 
 // lowest is where in the stream to begin to read: behind the mark, or at one of

@@ -67,7 +67,9 @@ func (s scenario) play(t testkit.T, msgs int, chance *rand.Rand) outcome {
 	p.whole(t)
 	o := outcome{name: s.name, faults: p.faults, said: p.uplink(), mayReorder: s.others && s.hubs > 1}
 	o.verify(t, p.rig, p.all)
-	o.took = time.Since(began)
+	if o.took = time.Since(began); !o.held() {
+		t.Logf("--- output of leafd\n%s", p.leafd.Log())
+	}
 	return o
 }
 
