@@ -2,6 +2,7 @@
 
 GO      ?= go
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+SOAK_CHECKS ?= 10000
 LDFLAGS  = -s -w -X main.version=$(VERSION)
 
 .DEFAULT_GOAL := build
@@ -57,6 +58,10 @@ outage:
 ## fuzz: each fuzz target for FUZZTIME (default 30s)
 fuzz:
 	GO='$(GO)' scripts/fuzz.sh
+
+## soak: the log against its model for a million steps, with crashes and faults of the disk; about 40 min
+soak:
+	$(GO) test ./storefwd -run TestLogAgainstModel -count 1 -timeout 0 -v -rapid.checks=$(SOAK_CHECKS) -rapid.steps=100
 
 clean:
 	rm -rf bin dist

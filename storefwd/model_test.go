@@ -6,8 +6,10 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -33,7 +35,8 @@ type model struct {
 	tail  []uint64          // acknowledged last, in order: the hub may go back behind them
 	seq   map[uint64]uint64 // where they are in the log
 	ret   Retention
-	gate  sync.RWMutex // held for reading by every write, so that crash copies no half of one
+	fault map[string]*fault // by kind
+	gate  sync.RWMutex      // held for reading by every write, so that crash copies no half of one
 }
 
 // gatedFile and gatedEngine make each write one step in the eyes of crash: copying
@@ -68,8 +71,13 @@ func (e gatedEngine) Reset(b *foldBatch) (int64, error) {
 
 func (m *model) open() {
 	o := Options{Node: "n", JournalBytes: 256 << 10, CommitInterval: time.Hour, FoldAfter: time.Hour}
-	o.faults.journal = func(f journalFile) journalFile { return gatedFile{f, &m.gate} }
-	o.faults.engine = func(e engine) engine { return gatedEngine{e, &m.gate} }
+	o.faults.journal = func(f journalFile) journalFile {
+		return gatedFile{faultyFile{faultyFile{f, m.fault["write"]}, m.fault["sync"]}, &m.gate}
+	}
+	o.faults.engine = func(e engine) engine {
+		return gatedEngine{faultyEngine{faultyEngine{e, m.fault["fold"]}, m.fault["folded"]}, &m.gate}
+	}
+	o.faults.retry = time.Millisecond
 	s, err := Open(m.dir, o)
 	if err != nil {
 		m.t.Fatal(err)
@@ -113,7 +121,7 @@ func (m *model) append(t *rapid.T) {
 		data := make([]byte, sizeOf(m.next))
 		binary.BigEndian.PutUint64(data, m.next)
 		seq, err := m.l.Append(&msg.Msg{Subject: []byte("a.b"), Data: data})
-		if errors.Is(err, ErrFull) { // more than half a journal is not safe yet
+		for errors.Is(err, ErrFull) || errors.Is(err, ErrFailed) { // more than half a journal is not safe yet, or the disk fails
 			m.barrier(t)
 			seq, err = m.l.Append(&msg.Msg{Subject: []byte("a.b"), Data: data})
 		}
@@ -127,12 +135,35 @@ func (m *model) append(t *rapid.T) {
 }
 
 func (m *model) barrier(t *rapid.T) {
-	done := make(chan error, 1)
-	m.s.Barrier(func(err error) { done <- err })
-	if err := <-done; err != nil {
-		t.Fatal(err)
+	for {
+		done := make(chan error, 1)
+		m.s.Barrier(func(err error) { done <- err })
+		err := <-done
+		if err == nil {
+			break
+		}
+		if !errors.Is(err, syscall.EIO) {
+			t.Fatal(err)
+		}
+		runtime.Gosched() // the store is opening its files anew
 	}
 	m.allSafe()
+}
+
+// breakDisk makes one of the next calls fail.
+func (m *model) breakDisk(t *rapid.T) {
+	kind := rapid.SampledFrom([]string{"write", "sync", "fold", "folded"}).Draw(t, "kind")
+	m.fault[kind].left.Store(int64(rapid.IntRange(1, 3).Draw(t, "nth")))
+}
+
+// mendDisk waits for the end of what breakDisk began.
+func (m *model) mendDisk() {
+	for _, f := range m.fault {
+		f.left.Store(0)
+	}
+	for m.s.Stats().Failed != "" {
+		runtime.Gosched()
+	}
 }
 
 // allSafe notes what a barrier promises: not for what the hub had and gave up, which
@@ -201,6 +232,7 @@ func (m *model) fold(*rapid.T) {
 }
 
 func (m *model) reopen(t *rapid.T) {
+	m.mendDisk()
 	if err := m.s.Close(); err != nil {
 		t.Fatal(err)
 	}
@@ -215,6 +247,7 @@ func (m *model) reopen(t *rapid.T) {
 
 // crash goes on with a copy of the files as they are, as if the process had died.
 func (m *model) crash(t *rapid.T) {
+	m.mendDisk()
 	old := m.dir
 	m.dir = filepath.Join(filepath.Dir(old), filepath.Base(old)+"x")
 	m.gate.Lock()
@@ -341,16 +374,20 @@ func TestLogAgainstModel(t *testing.T) {
 		}
 		m := &model{
 			t: rt, dir: filepath.Join(dir, "s"), acked: map[uint64]bool{}, safe: map[uint64]bool{}, seq: map[uint64]uint64{},
+			fault: map[string]*fault{},
 			ret: Retention{
 				Keep: UntilAcked, Full: Refuse, MaxBytes: 64 << 20, Grace: time.Hour,
 				GraceBytes:  rapid.SampledFrom([]int64{16 << 10, 64 << 20}).Draw(rt, "grace bytes"),
 				GraceOnDisk: rapid.Bool().Draw(rt, "grace on disk"),
 			},
 		}
+		for _, kind := range []string{"write", "sync", "fold", "folded"} {
+			m.fault[kind] = &fault{kind: kind, err: syscall.EIO}
+		}
 		m.open()
 		defer func() { m.s.Close(); os.RemoveAll(dir) }()
 		rt.Repeat(map[string]func(*rapid.T){
-			"append": m.append, "append more": m.append, "barrier": m.barrier, "ack": m.ack, "rewind": m.rewind, "fold": m.fold,
+			"append": m.append, "append more": m.append, "barrier": m.barrier, "ack": m.ack, "rewind": m.rewind, "fold": m.fold, "break": m.breakDisk,
 			"reopen": m.reopen, "crash": m.crash, "": m.check,
 		})
 	})
