@@ -6,7 +6,7 @@ SOAK_CHECKS ?= 10000
 LDFLAGS  = -s -w -X main.version=$(VERSION)
 
 .DEFAULT_GOAL := build
-.PHONY: build demo test race check cross bench crash outage fuzz clean
+.PHONY: build demo test race check cross bench crash outage fuzz soak clean
 
 ## build: leafd for this machine, as bin/leafd
 build:

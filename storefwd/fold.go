@@ -135,9 +135,13 @@ func (s *Store) fold() error {
 	if errors.Is(err, errNoSpace) && !errors.Is(err, errMaxSize) && s.letReserveGo() {
 		n, err = s.applyFold(b, reset)
 	}
+	if errors.Is(err, errMaxSize) && s.dropForRoom() {
+		return nil // the next one removes what was dropped
+	}
 	if err != nil {
 		return s.foldFailed(err)
 	}
+	s.removeFirst = false
 	s.keepReserve()
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -164,6 +168,29 @@ func (s *Store) fold() error {
 		s.dirty()
 	}
 	return nil
+}
+
+// dropForRoom makes room in a file that may not grow, as a full log does: the oldest
+// goes, of the largest of the logs that are for that. It reports whether there was one.
+func (s *Store) dropForRoom() (dropped bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var l *Log
+	for _, o := range s.logs {
+		if o.claimed && o.ret.Full == DropOldest && o.first <= o.folded && (l == nil || o.bytes-o.ramBytes > l.bytes-l.ramBytes) {
+			l = o
+		}
+	}
+	for room := int64(4 * maxFold); l != nil && room > 0 && l.first <= l.folded; dropped = true {
+		o, ok := l.head()
+		if !ok {
+			break
+		}
+		l.drop(o, LostOldest)
+		room -= o.size
+	}
+	s.removeFirst = dropped
+	return dropped
 }
 
 func (s *Store) applyFold(b *foldBatch, reset bool) (int64, error) {
@@ -216,6 +243,9 @@ func (s *Store) foldBatch() (b *foldBatch, to map[*Log]seqRange) {
 	b.wear = encodeWear(&s.wear)
 	to = map[*Log]seqRange{}
 	puts, removes := maxFold, uint64(maxRemove)
+	if s.removeFirst {
+		puts = 0 // pages are free only after the transaction that frees them
+	}
 	for id, l := range s.logs {
 		if l.tailToDisk() {
 			puts = b.putRAM(l, &l.tail.ram, math.MaxUint64, puts, to)

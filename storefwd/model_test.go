@@ -70,6 +70,9 @@ func (e gatedEngine) Reset(b *foldBatch) (int64, error) {
 }
 
 func (m *model) open() {
+	for _, f := range m.fault {
+		f.hit.Store(0)
+	}
 	o := Options{Node: "n", JournalBytes: 256 << 10, CommitInterval: time.Hour, FoldAfter: time.Hour}
 	o.faults.journal = func(f journalFile) journalFile {
 		return gatedFile{faultyFile{faultyFile{f, m.fault["write"]}, m.fault["sync"]}, &m.gate}
@@ -161,7 +164,14 @@ func (m *model) mendDisk() {
 	for _, f := range m.fault {
 		f.left.Store(0)
 	}
-	for m.s.Stats().Failed != "" {
+	for {
+		st, hits := m.s.Stats(), int64(0)
+		for _, f := range m.fault {
+			hits += f.hit.Load()
+		}
+		if st.Failed == "" && st.Faults >= hits {
+			return
+		}
 		runtime.Gosched()
 	}
 }
@@ -212,6 +222,7 @@ func (m *model) rewind(t *rapid.T) {
 		return
 	}
 	k := rapid.IntRange(0, len(m.tail)-1).Draw(t, "k")
+	m.mendDisk() // while it is broken the tail may not be had
 	missing := m.c.rewind(m.seq[m.tail[k]] - 1)
 	again := m.tail[k:]
 	for len(again) > 0 && m.seq[again[0]] <= missing.to {

@@ -108,6 +108,7 @@ type Store struct {
 	salvage                    *salvage // of damaged files; nil: there are none
 	salvageAt                  int64    // when that is tried, or looked for, again, by mono
 	acquitted                  bool     // bbolt's file was suspected and found sound since the last fold
+	removeFirst                bool     // the next fold only removes: the file may not grow
 	reserveAt                  int64    // when the reserve is looked at next, by mono
 	batch                      []*rec
 	frames                     [][]byte

@@ -1,0 +1,301 @@
+package storefwd
+
+import (
+	"archive/tar"
+	"bytes"
+	"compress/gzip"
+	"encoding/binary"
+	"errors"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/leafd/leafd/internal/msg"
+)
+
+// memEngine is an engine in RAM: what boltEngine is held against.
+type memEngine struct {
+	recs   map[uint32]map[uint64][]byte
+	states map[uint32]logState
+	folded uint64
+	open   bool
+}
+
+func (e *memEngine) Open() (int64, error) {
+	if e.open = true; e.recs == nil {
+		e.recs, e.states = map[uint32]map[uint64][]byte{}, map[uint32]logState{}
+	}
+	return 0, nil
+}
+
+func (e *memEngine) Load() (map[uint32]logState, uint64, error) {
+	if !e.open {
+		return nil, 0, errEngineDown
+	}
+	return e.states, e.folded, nil
+}
+
+func (e *memEngine) Fold(b *foldBatch) (int64, error) {
+	if !e.open {
+		return 0, errEngineDown
+	}
+	for _, r := range b.remove {
+		for seq := range e.recs[r.log] {
+			if seq >= r.from && seq <= r.to {
+				delete(e.recs[r.log], seq)
+			}
+		}
+	}
+	for _, r := range b.put {
+		if e.recs[r.log] == nil {
+			e.recs[r.log] = map[uint64][]byte{}
+		}
+		e.recs[r.log][r.seq] = bytes.Clone(r.rec)
+	}
+	for id, st := range b.states {
+		e.states[id] = st
+	}
+	e.folded = max(e.folded, b.folded)
+	return 1, nil
+}
+
+func (e *memEngine) Read(log uint32, from, to uint64, fn func(seq uint64, rec []byte) bool) error {
+	if !e.open {
+		return errEngineDown
+	}
+	var seqs []uint64
+	for seq := range e.recs[log] {
+		if seq >= from && seq <= to {
+			seqs = append(seqs, seq)
+		}
+	}
+	slices.Sort(seqs)
+	for _, seq := range seqs {
+		if !fn(seq, e.recs[log][seq]) {
+			break
+		}
+	}
+	return nil
+}
+
+func (e *memEngine) Reset(b *foldBatch) (int64, error) {
+	e.recs = map[uint32]map[uint64][]byte{}
+	return e.Fold(b)
+}
+
+func (e *memEngine) Size() int64  { return 0 }
+func (e *memEngine) Close() error { e.open = false; return nil }
+
+// Every engine passes this.
+func TestEngines(t *testing.T) {
+	engines := map[string]func(t *testing.T) engine{
+		"memory": func(*testing.T) engine { return &memEngine{} },
+		"bolt":   func(t *testing.T) engine { return newBolt(filepath.Join(t.TempDir(), "db"), 64<<20) },
+	}
+	for name, fresh := range engines {
+		t.Run(name, func(t *testing.T) { testEngine(t, fresh(t)) })
+	}
+}
+
+func testEngine(t *testing.T, e engine) {
+	must := func(_ int64, err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	expect := func(what string, log uint32, from, to uint64, want ...uint64) {
+		t.Helper()
+		var got []uint64
+		err := e.Read(log, from, to, func(seq uint64, rec []byte) bool {
+			if string(rec) != string(recFor(log, seq)) {
+				t.Fatalf("%s: record %d of log %d is another", what, seq, log)
+			}
+			got = append(got, seq)
+			return true
+		})
+		if err != nil || !slices.Equal(got, want) {
+			t.Fatalf("%s: %v %v, want %v", what, got, err, want)
+		}
+	}
+	if err := e.Read(1, 0, 9, nil); !errors.Is(err, errEngineDown) {
+		t.Fatalf("read before open: %v", err)
+	}
+	if _, err := e.Fold(&foldBatch{}); !errors.Is(err, errEngineDown) {
+		t.Fatalf("fold before open: %v", err)
+	}
+	must(e.Open())
+	expect("empty", 1, 0, 1<<64-1)
+	var put []foldRecord
+	for _, seq := range []uint64{1, 2, 5, 9} {
+		put = append(put, foldRecord{1, seq, recFor(1, seq)})
+	}
+	put = append(put, foldRecord{2, 1, recFor(2, 1)}, foldRecord{3, 1 << 60, recFor(3, 1<<60)})
+	must(e.Fold(&foldBatch{put: put, states: map[uint32]logState{1: {Name: "a", Last: 9}}, folded: 7}))
+	must(e.Fold(&foldBatch{put: put[:3], states: map[uint32]logState{2: {Name: "b", Last: 1}}})) // again
+	expect("all", 1, 0, 1<<64-1, 1, 2, 5, 9)
+	expect("part", 1, 2, 8, 2, 5)
+	expect("a gap", 1, 6, 8)
+	expect("behind", 1, 10, 1<<64-1)
+	expect("the next log", 2, 0, 1<<64-1, 1)
+	expect("a large sequence", 3, 1, 1<<64-1, 1<<60)
+	expect("no such log", 4, 0, 1<<64-1)
+	must(e.Open()) // what a fault does
+	expect("after another open", 1, 0, 1<<64-1, 1, 2, 5, 9)
+	states, folded, err := e.Load()
+	if err != nil || folded != 7 || len(states) != 2 || states[1].Name != "a" || states[1].Last != 9 {
+		t.Fatalf("%v %d %v", states, folded, err)
+	}
+	must(e.Fold(&foldBatch{remove: []seqRange{{1, 0, 2}, {1, 9, 100}}}))
+	expect("after a removal", 1, 0, 1<<64-1, 5)
+	must(e.Reset(&foldBatch{put: []foldRecord{{1, 11, recFor(1, 11)}}, states: map[uint32]logState{1: {Name: "a", Last: 11}}, folded: 8}))
+	expect("after a reset", 1, 0, 1<<64-1, 11)
+	if _, folded, err = e.Load(); err != nil || folded != 8 {
+		t.Fatal(folded, err)
+	}
+	if err := e.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := e.Read(1, 0, 9, nil); !errors.Is(err, errEngineDown) {
+		t.Fatalf("read after close: %v", err)
+	}
+}
+
+func recFor(log uint32, seq uint64) []byte {
+	return bytes.Repeat([]byte{byte(log), byte(seq)}, 30+int(seq%9)*200)
+}
+
+// A file that may not grow takes no more, says why, and is as it was before.
+func TestMaxSize(t *testing.T) {
+	e := newBolt(filepath.Join(t.TempDir(), "db"), 16<<20)
+	if _, err := e.Open(); err != nil {
+		t.Fatal(err)
+	}
+	defer e.Close()
+	var err error
+	seq := uint64(0)
+	for err == nil {
+		b := &foldBatch{}
+		for range 100 {
+			seq++
+			b.put = append(b.put, foldRecord{1, seq, make([]byte, 8000)})
+		}
+		_, err = e.Fold(b)
+	}
+	if !errors.Is(err, errMaxSize) || !errors.Is(err, errNoSpace) {
+		t.Fatalf("a full file answers %v", err)
+	}
+	if e.Size() > 16<<20 {
+		t.Fatalf("the file has %d bytes", e.Size())
+	}
+	if _, err := e.Fold(&foldBatch{remove: []seqRange{{1, 0, 500}}}); err != nil {
+		t.Fatalf("removing from a full file: %v", err)
+	}
+	if _, err := e.Fold(&foldBatch{put: []foldRecord{{1, seq + 1, make([]byte, 8000)}}}); err != nil {
+		t.Fatalf("into the room that this made: %v", err)
+	}
+}
+
+// testdata/format1.tar.gz is a store as the first version wrote it and lost power:
+// 1…300 folded, 100 of them acknowledged, 301…350 in the journal.
+func TestFirstFormat(t *testing.T) {
+	dir := t.TempDir()
+	unpack(t, "testdata/format1.tar.gz", dir)
+	s, err := Open(dir, Options{FoldAfter: time.Hour})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	if s.Node() != "old" || len(s.Health()) != 1 { // the log is not configured yet
+		t.Fatalf("node %q, health %q", s.Node(), s.Health())
+	}
+	l, err := s.Log("OUT/a", Retention{Keep: UntilAcked})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := l.Cursor("hub", CursorConfig{MaxPending: 1000})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for want := uint64(101); want <= 350; {
+		recs, err := c.Next(t.Context(), make([]Record, 0, 300))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, r := range recs {
+			if n := binary.BigEndian.Uint64(r.Data); n != want || string(r.Header) != "NATS/1.0\r\nK: v\r\n\r\n" || r.QoS != 1 {
+				t.Fatalf("%d is %d, %q", want, n, r.Header)
+			}
+			want++
+		}
+	}
+}
+
+func unpack(t *testing.T, path, dir string) {
+	t.Helper()
+	f, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	z, err := gzip.NewReader(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for r := tar.NewReader(z); ; {
+		h, err := r.Next()
+		if err == io.EOF {
+			return
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		b, err := io.ReadAll(r)
+		if err == nil {
+			err = os.WriteFile(filepath.Join(dir, filepath.Base(h.Name)), b, 0o600)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// A store that has reached max_size goes by the policy of its logs: the oldest goes, or
+// the publisher is refused. Nobody hangs.
+func TestMaxSizeIsFull(t *testing.T) {
+	for _, full := range []Full{DropOldest, Refuse} {
+		s, err := Open(t.TempDir(), Options{MaxSize: 16 << 20, JournalBytes: 4 << 20})
+		if err != nil {
+			t.Fatal(err)
+		}
+		l, err := s.Log("a", Retention{Full: full})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var refused int
+		for range 2500 { // 40 MB
+			_, err := l.Append(&msg.Msg{Subject: []byte("a"), Data: make([]byte, 16000)})
+			done := make(chan error, 1)
+			s.Barrier(func(err error) { done <- err })
+			if err = errors.Join(err, <-done); err != nil {
+				refused++
+				if !errors.Is(err, ErrFull) {
+					t.Fatal(err)
+				}
+			}
+		}
+		st, lost := s.Stats(), l.Stats().Lost["oldest_dropped"]
+		if st.BoltSize > 16<<20 {
+			t.Fatalf("the file has %d bytes", st.BoltSize)
+		}
+		if full == DropOldest && (refused > 0 || lost < 1250 || lost > 2250) || full == Refuse && (refused < 750 || lost > 0) {
+			t.Fatalf("policy %d: %d refused, %d dropped, %d there: %q", full, refused, lost, l.Stats().Msgs, s.Health())
+		}
+		if err := s.Close(); err != nil && full == DropOldest {
+			t.Fatal(err)
+		}
+	}
+}
