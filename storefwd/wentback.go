@@ -35,7 +35,7 @@ func (f *Forwarder) giveBack(ctx context.Context, p *place) error {
 	lost := uint64(0)
 	if m.at > 0 && missing.from > 0 {
 		lost = missing.to - missing.from + 1
-		f.l.lostByHub(lost)
+		f.l.lostByHub(missing, lost)
 	}
 	f.mu.Lock()
 	f.mark = mark{}
@@ -67,9 +67,9 @@ func (f *Forwarder) hasLess(ctx context.Context, p *place, m mark) (bool, error)
 	return there.at == m.at && (!there.ours || there.seq != m.seq), nil
 }
 
-// lostByHub counts what the hub acknowledged, lost, and nobody has any more.
-func (l *Log) lostByHub(n uint64) {
+// lostByHub counts and declares what the hub acknowledged, lost, and nobody has any more.
+func (l *Log) lostByHub(r seqRange, n uint64) {
 	l.s.mu.Lock()
 	defer l.s.mu.Unlock()
-	l.lost[LostByHub] += n
+	l.lose(LostByHub, r.from, r.to, n)
 }
