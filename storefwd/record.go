@@ -1,6 +1,7 @@
 package storefwd
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"hash/crc32"
@@ -40,8 +41,9 @@ type Record struct {
 // It names its own log and sequence, so that it can be recognised on a page whose
 // surroundings are damaged.
 const (
-	recHeader = 40
-	kindMsg   = 1
+	recHeader  = 40
+	kindMsg    = 1
+	kindDevice = 2 // its header block is the usual one of an MQTT publish of its QoS, and left out
 
 	flagQoS    = 0x03
 	flagRetain = 0x04
@@ -58,8 +60,24 @@ var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
 var errRecord = errors.New("not a valid record")
 
+// deviceHeaders are the header blocks that most messages have: what tells NATS clients
+// that a device published at QoS 0, 1 or 2. They are never written to.
+var deviceHeaders = [3][]byte{
+	[]byte("NATS/1.0\r\nNmqtt-Pub:0\r\n\r\n"), []byte("NATS/1.0\r\nNmqtt-Pub:1\r\n\r\n"), []byte("NATS/1.0\r\nNmqtt-Pub:2\r\n\r\n"),
+}
+
+func fromDevice(m *msg.Msg) bool {
+	return m.QoS <= 2 && bytes.Equal(m.Header, deviceHeaders[m.QoS])
+}
+
 // recordSize is what m weighs as a record.
-func recordSize(m *msg.Msg) int { return recHeader + len(m.Subject) + len(m.Header) + len(m.Data) }
+func recordSize(m *msg.Msg) int {
+	n := recHeader + len(m.Subject) + len(m.Data)
+	if !fromDevice(m) {
+		n += len(m.Header)
+	}
+	return n
+}
 
 // appendRecord appends m as a record without its checksum; seal adds it. how is of
 // flagBoot and flagEarly, which say what at is.
@@ -68,7 +86,11 @@ func appendRecord(b []byte, log uint32, epoch, seq uint64, at int64, how uint8, 
 	if m.Retain {
 		flags |= flagRetain
 	}
-	if m.Header != nil {
+	kind, header := byte(kindMsg), m.Header
+	switch {
+	case fromDevice(m):
+		kind, header = kindDevice, nil
+	case header != nil:
 		flags |= flagHeader
 		if headerValue(m.Header, ttlName) != nil {
 			flags |= flagMortal
@@ -79,11 +101,11 @@ func appendRecord(b []byte, log uint32, epoch, seq uint64, at int64, how uint8, 
 	b = le.AppendUint64(b, epoch)
 	b = le.AppendUint64(b, seq)
 	b = le.AppendUint64(b, uint64(at))
-	b = append(b, kindMsg, flags)
+	b = append(b, kind, flags)
 	b = le.AppendUint16(b, uint16(len(m.Subject)))
-	b = le.AppendUint32(b, uint32(len(m.Header)))
+	b = le.AppendUint32(b, uint32(len(header)))
 	b = append(b, m.Subject...)
-	b = append(b, m.Header...)
+	b = append(b, header...)
 	return append(b, m.Data...)
 }
 
@@ -102,9 +124,17 @@ func parseRecord(b []byte) (log uint32, r Record, err error) {
 // wellFormed reports whether b can be viewed as a record.
 func wellFormed(b []byte) bool {
 	le := binary.LittleEndian
-	return len(b) >= recHeader && len(b) <= maxRecord && b[32] == kindMsg &&
-		uint64(le.Uint16(b[34:]))+uint64(le.Uint32(b[36:])) <= uint64(len(b)-recHeader) &&
-		(b[33]&flagHeader != 0 || le.Uint32(b[36:]) == 0)
+	if len(b) < recHeader || len(b) > maxRecord || uint64(le.Uint16(b[34:]))+uint64(le.Uint32(b[36:])) > uint64(len(b)-recHeader) {
+		return false
+	}
+	header := b[33]&flagHeader != 0
+	switch b[32] {
+	case kindMsg:
+		return header || le.Uint32(b[36:]) == 0
+	case kindDevice:
+		return !header && le.Uint32(b[36:]) == 0 && b[33]&flagQoS <= 2
+	}
+	return false
 }
 
 // viewRecord reads a record that is known to be well formed.
@@ -116,7 +146,10 @@ func viewRecord(b []byte) Record {
 		QoS: b[33] & flagQoS, Retain: b[33]&flagRetain != 0, Early: b[33]&flagEarly != 0, mortal: b[33]&flagMortal != 0,
 		Subject: b[recHeader:s:s], Data: b[h:len(b):len(b)], size: len(b),
 	}
-	if b[33]&flagHeader != 0 {
+	switch {
+	case b[32] == kindDevice:
+		r.Header = deviceHeaders[r.QoS]
+	case b[33]&flagHeader != 0:
 		r.Header = b[s:h:h]
 	}
 	return r

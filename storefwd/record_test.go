@@ -26,9 +26,31 @@ func TestRecordRoundTrip(t *testing.T) {
 	}
 }
 
+// The header block that all devices' messages have is not stored.
+func TestRecordOfDevice(t *testing.T) {
+	for qos, header := range deviceHeaders {
+		m := &msg.Msg{Subject: []byte("a.b"), Header: header, Data: []byte("21.5"), QoS: uint8(qos)}
+		b := appendRecord(nil, 7, 1, 42, 0, flagBoot, m)
+		seal(b)
+		_, r, err := parseRecord(b)
+		if err != nil || len(b) != recHeader+len("a.b21.5") || len(b) != recordSize(m) || !bytes.Equal(r.Header, header) || string(r.Data) != "21.5" {
+			t.Fatalf("QoS %d: %d bytes, %q, %v", qos, len(b), r.Header, err)
+		}
+		m.QoS = (m.QoS + 1) % 3
+		if b = appendRecord(nil, 7, 1, 42, 0, flagBoot, m); len(b) != recordSize(m) || !bytes.Equal(viewRecord(b).Header, header) {
+			t.Fatalf("a header of another QoS: %q", viewRecord(b).Header)
+		}
+	}
+}
+
 // Every flipped bit and every truncation is found.
 func TestRecordDamage(t *testing.T) {
-	good := sampleRecord("a.b", "NATS/1.0\r\n\r\n", "hello")
+	everyFlip(t, sampleRecord("a.b", "NATS/1.0\r\n\r\n", "hello"))
+	everyFlip(t, sampleRecord("a.b", string(deviceHeaders[1]), "hello"))
+}
+
+func everyFlip(t *testing.T, good []byte) {
+	t.Helper()
 	for i := range len(good) * 8 {
 		b := bytes.Clone(good)
 		b[i/8] ^= 1 << (i % 8)
@@ -46,6 +68,7 @@ func TestRecordDamage(t *testing.T) {
 // Whatever parses is what was written: it encodes to the same bytes.
 func FuzzRecord(f *testing.F) {
 	f.Add(sampleRecord("a.b", "NATS/1.0\r\n\r\n", "hello"))
+	f.Add(sampleRecord("a.b", string(deviceHeaders[1]), "hello"))
 	f.Add(sampleRecord("a", "", ""))
 	f.Add([]byte{})
 	f.Add(make([]byte, recHeader))
@@ -61,7 +84,7 @@ func FuzzRecord(f *testing.F) {
 		}
 		ttlOf(r.Header)
 		m := &msg.Msg{Subject: r.Subject, Header: r.Header, Data: r.Data, QoS: r.QoS, Retain: r.Retain}
-		if len(r.Subject)+len(r.Header)+len(r.Data) != len(b)-recHeader {
+		if stored := len(b) - recHeader - len(r.Subject) - len(r.Data); stored != len(r.Header) && (stored != 0 || !bytes.Equal(r.Header, deviceHeaders[r.QoS])) {
 			t.Fatal("parts do not make the whole")
 		}
 		again := appendRecord(nil, id, r.Epoch, r.Seq, r.at, 0, m)
