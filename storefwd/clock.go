@@ -192,24 +192,20 @@ func (s *Store) date(st stamp) (time.Time, bool) {
 	return time.Time{}, false
 }
 
-// age is how old a stamp is at least. ok is false before the clock is trusted, and
-// for what was taken when it was not and cannot be dated: nothing expires then.
+// age is how old a stamp is at least. Within one boot no wall clock is needed for that.
+// ok is false for what an earlier boot took, until the clock is trusted, and for ever
+// if it was not trusted then: nothing of that expires.
 func (s *Store) age(st stamp) (age time.Duration, ok bool) {
-	now := s.thisRun()
-	if now.Wall == 0 {
-		return 0, false
-	}
-	since := s.o.Clock.Boot()
-	if !st.boot {
-		return max(0, since+time.Duration(s.early-st.at)), true
-	}
-	r, ok := s.runOf(st.epoch)
+	now, since := s.thisRun(), s.o.Clock.Boot()
+	r, known := s.runOf(st.epoch)
 	switch {
-	case !ok:
-		return 0, false
-	case r.Boot == now.Boot:
+	case st.boot && known && r.Boot == now.Boot:
 		return since - time.Duration(st.at), true
-	case r.Wall == 0:
+	case now.Wall == 0:
+		return 0, false
+	case !st.boot:
+		return max(0, since+time.Duration(s.early-st.at)), true
+	case !known || r.Wall == 0:
 		return 0, false
 	}
 	return max(0, since+time.Duration(s.early-r.Late-st.at)), true

@@ -228,6 +228,26 @@ func TestClockJumps(t *testing.T) {
 	t.Logf("jumps tried %d, ids that collided 0, expired %d, of these too early 0, sent %d", jumps, gone, sent)
 }
 
+// What this boot took grows old though nobody knows what time it is.
+func TestAgeNeedsNoWallClock(t *testing.T) {
+	m := &machine{t: t, dir: t.TempDir(), clk: &fakeClock{id: "one", wall: time.Unix(50, 0)}, born: map[string]time.Time{}, life: map[string]time.Duration{}, rng: rand.New(rand.NewPCG(1, 1))}
+	m.open()
+	defer func() { m.s.Close() }()
+	m.append()
+	m.pass(machineMaxAge - time.Minute)
+	if st := m.l.Stats(); st.Msgs != 1 {
+		t.Fatalf("%+v", st)
+	}
+	m.onCommitter(func() { m.clk.wall = m.clk.wall.AddDate(20, 0, 0) })
+	if st := m.l.Stats(); st.Msgs != 1 {
+		t.Fatalf("a step of the wall clock made it old: %+v", st)
+	}
+	m.pass(2 * time.Minute)
+	if st := m.l.Stats(); st.Msgs != 0 || st.Lost[LostExpired.String()] != 1 {
+		t.Fatalf("%+v", st)
+	}
+}
+
 func TestDatesOfRecords(t *testing.T) {
 	dir := t.TempDir()
 	clk := &fakeClock{id: "one", wall: time.Unix(50, 0), boot: 10 * time.Second}
@@ -244,10 +264,13 @@ func TestDatesOfRecords(t *testing.T) {
 		f := &Forwarder{origin: []byte("n")}
 		return string(f.appendHeader(nil, &recs[0]))
 	}
-	if h := header(); !strings.Contains(h, "Leafd-Time-Uncertain: true\r\n") || !strings.Contains(h, "Nats-TTL: 3600\r\n") {
-		t.Errorf("before the time is known: %q", h)
+	if h := header(); strings.Contains(h, "Leafd-Time") || !strings.Contains(h, "Nats-TTL: 3600\r\n") {
+		t.Errorf("at once: %q", h)
 	}
 	m.pass(time.Minute)
+	if h := header(); !strings.Contains(h, "Leafd-Time-Uncertain: true\r\n") || !strings.Contains(h, "Nats-TTL: 3540\r\n") {
+		t.Errorf("before the time is known: %q", h)
+	}
 	m.onCommitter(func() { clk.wall, clk.trusted = time.Date(2027, 1, 1, 0, 2, 0, 0, time.UTC), true })
 	if h := header(); !strings.Contains(h, "Leafd-Time: 2027-01-01T00:01:00Z\r\n") || !strings.Contains(h, "Nats-TTL: 3540\r\n") || strings.Count(h, "TTL") != 1 {
 		t.Errorf("once it is: %q", h)

@@ -79,23 +79,28 @@ func (l *Log) expireOld() {
 	}
 }
 
+// atOnce is how young a message is whose time need not be told: the hub's own is right.
+const atOnce = 10 * time.Second
+
 // expired reports whether r is too old to be handed out. If not it notes what is left
 // of r's own life, and its time.
 func (l *Log) expired(r *Record) bool {
 	var known bool
 	r.Time, known = l.s.date(r.stamp)
-	r.TimeUncertain = !known
+	age, aged := l.s.age(r.stamp)
+	if r.TimeUncertain = !known; aged && age < atOnce && r.Epoch == l.s.epoch {
+		r.Early, r.TimeUncertain = false, false
+	}
 	if !r.mortal && l.ret.MaxAge == 0 {
 		return false
 	}
-	age, known := l.s.age(r.stamp)
-	if known && l.ret.MaxAge > 0 && age > l.ret.MaxAge {
+	if aged && l.ret.MaxAge > 0 && age > l.ret.MaxAge {
 		return true
 	}
 	if r.mortal {
 		ttl := ttlOf(r.Header)
 		r.TTL = max(ttl-age, 1) // age is 0 if it is not known
-		return ttl > 0 && known && age >= ttl
+		return ttl > 0 && aged && age >= ttl
 	}
 	return false
 }
