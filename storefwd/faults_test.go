@@ -62,10 +62,13 @@ func (e faultyEngine) Fold(b *foldBatch) (int64, error) {
 		return 0, err
 	}
 	n, err := e.engine.Fold(b)
+	if err != nil {
+		return n, err
+	}
 	if fault := e.f.at("folded"); fault != nil {
 		return 0, fault
 	}
-	return n, err
+	return n, nil
 }
 
 func (f *fault) options() Options {
