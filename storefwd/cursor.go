@@ -155,7 +155,11 @@ func (c *Cursor) handOut(dst []Record, had int, from, to uint64) []Record {
 		_, early := c.early[r.Seq]
 		delete(c.early, r.Seq)
 		c.next = r.Seq + 1
-		if early || r.Seq < c.l.first {
+		if r.Seq < c.l.first {
+			continue
+		}
+		if early { // pending nevertheless: reset must know it
+			c.pending.push(pend{seq: r.Seq, at: now, acked: true})
 			continue
 		}
 		if c.l.expired(&r) {

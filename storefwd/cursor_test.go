@@ -1,37 +1,34 @@
 package storefwd
 
 import (
-	"context"
 	"testing"
 )
 
-// TestNextWaitsForAStride: a drain read and sent one record for each that was
-// acknowledged, and spent most of its time on the beginning of reads.
-func TestNextWaitsForAStride(t *testing.T) {
-	s, l, _ := tailLog(t, t.TempDir(), Retention{Keep: UntilAcked})
+// TestResetKnowsWhatWasPassedOver: what was acknowledged before it was handed out was
+// passed over and forgotten while an earlier record was pending, and a reset handed it out.
+func TestResetKnowsWhatWasPassedOver(t *testing.T) {
+	s, l, c := tailLog(t, t.TempDir(), Retention{})
 	defer s.Close()
-	c, err := l.Cursor("stride", CursorConfig{MaxPending: 16, Ahead: true})
-	if err != nil {
-		t.Fatal(err)
+	appendN(t, l, 6)
+	for _, seq := range []uint64{3, 4} {
+		c.Ack(seq)
 	}
-	appendN(t, l, 40)
-	recs, err := c.Next(context.Background(), make([]Record, 0, 16))
-	if err != nil || len(recs) != 16 {
-		t.Fatalf("%d records, %v; want 16", len(recs), err)
-	}
-	for i, r := range recs[:8] {
-		if _, _, room, err := c.want(); (room != 0) != (i >= 4) || err != nil {
-			t.Errorf("%d acknowledged: room for %d, %v; want none before 4", i, room, err)
+	for _, want := range [][]uint64{{1, 2, 5, 6}, {1, 2, 5, 6}} {
+		var got []uint64
+		for len(got) < len(want) {
+			recs, err := c.Next(t.Context(), make([]Record, 0, 2))
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, r := range recs {
+				got = append(got, r.Seq)
+			}
 		}
-		c.Ack(r.Seq)
-	}
-	if recs, err = c.Next(context.Background(), make([]Record, 0, 16)); err != nil || len(recs) != 8 {
-		t.Errorf("%d records, %v; want 8 at once", len(recs), err)
-	}
-	for range 24 {
-		c.Ack(c.floor + 1)
-	}
-	if _, _, room, err := c.want(); room == 0 || err != nil {
-		t.Errorf("the last %d records have room for %d, %v", l.last-c.floor, room, err)
+		for i := range want {
+			if got[i] != want[i] {
+				t.Fatalf("handed out %v, want %v", got, want)
+			}
+		}
+		c.reset()
 	}
 }
