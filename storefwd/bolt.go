@@ -340,6 +340,11 @@ func apply(tx *bolt.Tx, b *foldBatch) error {
 			return err
 		}
 	}
+	for _, r := range b.kill {
+		if err := records.Delete(recordKey(make([]byte, 12), r.log, r.from)); err != nil {
+			return err
+		}
+	}
 	for _, r := range b.put {
 		if err := records.Put(recordKey(make([]byte, 12), r.log, r.seq), r.rec); err != nil {
 			return err

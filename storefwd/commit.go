@@ -29,6 +29,10 @@ type rec struct {
 	at    int64  // when it was appended, by mono
 	state recState
 	gone  bool // acknowledged or dropped: need not be written
+	dead  bool // superseded: counts no more, its place is empty
+	put   bool // a fold has, or had, it
+
+	older newest // of its subject, superseded once this one is safe; seq 0: none
 }
 
 type recState uint8
@@ -43,6 +47,7 @@ func (s *Store) makeSafe(r *rec) {
 	if r.state == recNew {
 		r.state = recSafe
 		s.unsafeBytes -= int64(len(r.buf))
+		r.log.succeed(r)
 	}
 }
 
@@ -172,6 +177,7 @@ func (s *Store) run() {
 		s.salvageDue()
 		s.expireTails()
 		s.watchClock()
+		s.conflateDue()
 		s.foldDue()
 		s.mu.Lock()
 		next := s.next()
@@ -233,7 +239,7 @@ func (s *Store) next() int64 {
 		at = min(at, max(s.foldAt(), s.foldAgain))
 	}
 	for _, l := range s.logs {
-		at = min(at, l.tailDue())
+		at = min(at, l.tailDue(), l.scanDue())
 	}
 	if s.suspected != nil || s.salvaging != nil {
 		at = min(at, max(s.salvageAt, 1))

@@ -33,6 +33,7 @@ type Cursor struct {
 	pending deque[pend]
 	bytes   int                 // of the pending that are not acknowledged
 	early   map[uint64]struct{} // acknowledged, ≥ next
+	reading uint64              // Next reads up to here, and nothing of that is superseded meanwhile
 	waiting bool                // Next waits to be signalled
 	blocked bool                // … for acknowledgements, not for records
 }
@@ -118,6 +119,9 @@ func (c *Cursor) want() (from, to uint64, room int, err error) {
 	}
 	c.blocked = room <= 0
 	c.waiting = c.blocked || c.next > to
+	if c.reading = 0; !c.waiting {
+		c.reading = to
+	}
 	return c.next, to, room, nil
 }
 
@@ -144,6 +148,7 @@ func (c *Cursor) behind(seq uint64, n int) bool {
 func (c *Cursor) handOut(dst []Record, had int, from, to uint64) []Record {
 	s := c.l.s
 	s.mu.Lock()
+	c.reading = 0
 	if c.next != from { // moved by Reset or by an acknowledgement meanwhile
 		c.signalNow()
 		s.mu.Unlock()
@@ -160,6 +165,10 @@ func (c *Cursor) handOut(dst []Record, had int, from, to uint64) []Record {
 		}
 		if early { // pending nevertheless: reset must know it
 			c.pending.push(pend{seq: r.Seq, at: now, acked: true})
+			continue
+		}
+		if c.l.stale(&r) {
+			c.l.bury(r.Seq, int64(r.size))
 			continue
 		}
 		if c.l.expired(&r) {

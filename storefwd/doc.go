@@ -16,7 +16,7 @@
 //
 // record.go (the one form of a record), journal.go, engine.go and bolt.go (the two
 // levels on disk), meta.go (epochs), store.go, clock.go, log.go, expire.go, gap.go,
-// cursor.go, tail.go (what is kept after the acknowledgement), commit.go (from append
+// conflate.go (the newest of each subject), cursor.go, tail.go (what is kept after the acknowledgement), commit.go (from append
 // to safe), fold.go (from journal to bbolt), forward.go, resume.go, readback.go,
 // wentback.go (what the hub has),
 // publish.go, acks.go, flow.go, pace.go, hub.go and puback.go (the hub's JetStream API), inspect.go

@@ -42,6 +42,7 @@ var (
 type foldBatch struct {
 	put    []foldRecord // ascending within a log
 	remove []seqRange
+	kill   []seqRange // single records, anywhere
 	states map[uint32]logState
 	folded uint64 // journal generations up to this one hold nothing new
 	wear   []byte // the meter as it stands, nil to leave it

@@ -82,7 +82,7 @@ func (s *Store) foldable() bool {
 // pendingFold reports whether a fold would change anything that matters.
 func (s *Store) pendingFold() bool {
 	for _, l := range s.logs {
-		if l.removable() || l.ram.len() > 0 && (*l.ram.at(0)).seq <= l.journaled ||
+		if l.removable() || l.conf != nil && len(l.conf.dead) > 0 || l.ram.len() > 0 && (*l.ram.at(0)).seq <= l.journaled ||
 			l.tailToDisk() && l.tail.ram.len() > 0 || l.unsaid() || l.gapNews {
 			return true
 		}
@@ -93,7 +93,9 @@ func (s *Store) pendingFold() bool {
 // removable is roughly how many bytes of the engine wait for removal.
 func (s *Store) removable() (bytes int64) {
 	for _, l := range s.logs {
-		bytes += l.removeBytes
+		if bytes += l.removeBytes; l.conf != nil {
+			bytes += l.conf.deadBytes
+		}
 	}
 	return bytes
 }
@@ -154,6 +156,13 @@ func (s *Store) fold() error {
 	s.dirtySince = 0
 	for _, r := range b.remove {
 		s.logs[r.log].removed(r.to)
+	}
+	for _, k := range b.kill {
+		l := s.logs[k.log]
+		l.oldest.clear()
+		c := l.conf
+		c.deadBytes -= c.dead[k.from]
+		delete(c.dead, k.from)
 	}
 	for id, st := range b.states {
 		s.logs[id].stated = st.First
@@ -262,6 +271,11 @@ func (s *Store) foldBatch() (b *foldBatch, to map[*Log]seqRange) {
 			removes -= min(removes, upTo-l.base+1)
 			st.Base = upTo + 1
 		}
+		if l.conf != nil {
+			for seq := range l.conf.dead {
+				b.kill = append(b.kill, seqRange{id, seq, seq})
+			}
+		}
 		if st.Last > 0 {
 			b.states[id] = st
 		}
@@ -282,11 +296,15 @@ func (b *foldBatch) putRAM(l *Log, ram *deque[*rec], upTo uint64, room int, to m
 			b.folded = 0 // the half is not empty yet
 			break
 		}
-		room -= len(r.buf) + 32
 		if to[l].to == 0 {
 			to[l] = seqRange{from: r.seq}
 		}
 		to[l] = seqRange{from: to[l].from, to: r.seq}
+		if r.dead {
+			continue
+		}
+		room -= len(r.buf) + 32
+		r.put = true
 		seal(r.buf) // it may never have been in the journal
 		b.put = append(b.put, foldRecord{l.id, r.seq, r.buf})
 	}

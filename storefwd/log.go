@@ -26,6 +26,8 @@ type Retention struct {
 	// that follows them alone waits for that.
 	Interval time.Duration
 
+	Conflate bool // of each subject only the newest is kept, until it is handed out; not in memory only
+
 	// What was acknowledged is kept for Grace, up to GraceBytes of it, for a hub that
 	// goes back (Cursor.rewind); it counts for no bound. In RAM, unless it was on disk
 	// already or GraceOnDisk says that it is to be.
@@ -57,6 +59,8 @@ func (r Retention) check() error {
 		return fmt.Errorf("retention %+v is out of range", r)
 	case r.Grace < 0 || r.GraceBytes < 0 || r.Grace > 0 && r.Keep != UntilAcked:
 		return fmt.Errorf("retention %+v: what is kept after an acknowledgement is out of range", r)
+	case r.Conflate && (r.Memory || r.Keep != UntilAcked):
+		return errors.New("only what is kept on disk until it is acknowledged can be conflated")
 	case r.Memory && r.MaxMsgs == 0 && r.MaxBytes == 0:
 		return errors.New("a log in memory needs a bound")
 	}
@@ -128,6 +132,9 @@ type Log struct {
 	gapNews    bool           // the engine does not know of all of them
 	declaredAt int64          // when markers were appended last, by mono
 
+	conf      *conflation // nil: every message is kept
+	conflated uint64      // superseded since Open
+
 	acked             int64
 	appended, written uint64
 	lost              [NumLosses]uint64
@@ -162,6 +169,7 @@ func (s *Store) restoreLog(id uint32, st logState) *Log {
 		l.removeTo = min(kept-1, l.folded)
 		l.removeMsgs = int64(min(l.removeTo, l.base+maxRemove)) - int64(l.base) + 1
 	}
+	l.scanEngine()
 	l.last = max(l.last, st.Last, l.folded, l.first-1, s.seqFloor)
 	for name, floor := range st.Cursors {
 		c := l.cursors[name]
@@ -187,6 +195,9 @@ func (l *Log) state(upTo uint64) logState {
 		r := *l.ram.at(i)
 		if r.seq > upTo {
 			break // what is only in RAM is not the engine's to count
+		}
+		if r.dead {
+			continue
 		}
 		st.Msgs++
 		st.Bytes += int64(len(r.buf))
@@ -237,7 +248,7 @@ func (l *Log) Append(m *msg.Msg) (seq uint64, err error) {
 		l.lost[loss]++
 		return 0, err
 	}
-	if l.ret.Full == DropNewest && l.over(1, size) {
+	if l.ret.Full == DropNewest && l.overWith(m, size) {
 		l.last++ // it has had its place
 		l.lose(LostNewest, l.last, l.last, 1)
 		return l.last, nil
@@ -287,7 +298,7 @@ func (l *Log) admit(m *msg.Msg, size int64) (Loss, error) {
 		return LostNoRoom, fmt.Errorf("%w: the disk is behind", ErrFull)
 	}
 	l.expireOld()
-	for l.ret.Full != DropNewest && l.over(1, size) {
+	for l.ret.Full != DropNewest && l.overWith(m, size) {
 		if l.ret.Full == Refuse {
 			return LostRefused, ErrFull
 		}
@@ -303,7 +314,22 @@ func (l *Log) admit(m *msg.Msg, size int64) (Loss, error) {
 }
 
 func (l *Log) over(msgs, bytes int64) bool {
+	if c := l.conf; c != nil {
+		if c.scan <= c.scanTo { // most of it may be superseded
+			return false
+		}
+		msgs -= int64(len(c.waiting))
+		bytes -= c.waitBytes
+	}
 	return l.ret.MaxMsgs > 0 && l.msgs+msgs > l.ret.MaxMsgs || l.ret.MaxBytes > 0 && l.bytes+bytes > l.ret.MaxBytes
+}
+
+// overWith reports whether the log is over its bounds once it has m.
+func (l *Log) overWith(m *msg.Msg, size int64) bool {
+	if old := l.replaced(m.Subject); old != nil {
+		return l.over(0, size-old.size)
+	}
+	return l.over(1, size)
 }
 
 // enforce applies bounds that have become narrower.
@@ -328,6 +354,7 @@ func (l *Log) insert(r *rec, epoch uint64) {
 	l.ramMsgs++
 	l.bytes += int64(len(r.buf))
 	l.ramBytes += int64(len(r.buf))
+	l.supersede(r)
 }
 
 // newRec and alloc take from blocks, so that an append seldom allocates. A block
@@ -365,14 +392,11 @@ func (l *Log) head() (ref, bool) {
 	if l.unreadable() {
 		return ref{}, false
 	}
-	if l.first <= l.folded && l.oldest.len() == 0 {
-		l.readAhead()
+	if o, ok := l.headInEngine(); ok {
+		return o, true
 	}
-	for l.oldest.len() > 0 {
-		if o := *l.oldest.at(0); o.seq >= l.first {
-			return o, true
-		}
-		l.oldest.pop()
+	for l.ram.len() > 0 && (*l.ram.at(0)).dead {
+		l.first = max(l.first, l.ram.pop().seq+1)
 	}
 	if l.ram.len() == 0 {
 		return ref{}, false
@@ -385,6 +409,26 @@ func (l *Log) head() (ref, bool) {
 		}
 	}
 	return o, true
+}
+
+func (l *Log) headInEngine() (ref, bool) {
+	for {
+		if l.first <= l.folded && l.oldest.len() == 0 {
+			l.readAhead()
+		}
+		if l.oldest.len() == 0 {
+			return ref{}, false
+		}
+		for l.oldest.len() > 0 {
+			o := *l.oldest.at(0)
+			if dead := l.buriedInEngine(o.seq); o.seq >= l.first && !dead {
+				return o, true
+			} else if dead {
+				l.first = max(l.first, o.seq+1)
+			}
+			l.oldest.pop()
+		}
+	}
 }
 
 func (l *Log) readAhead() {
@@ -424,8 +468,10 @@ func (l *Log) settleMissing() {
 
 // drop gives up the oldest record, o, for a reason.
 func (l *Log) drop(o ref, why Loss) {
-	l.pop(o)
-	if o.gap != nil {
+	superseded := l.pop(o)
+	if superseded {
+		l.conflated++
+	} else if o.gap != nil {
 		l.undeclare(*o.gap)
 	} else {
 		l.lose(why, o.seq, o.seq, 1)
@@ -447,20 +493,23 @@ func (l *Log) pass(o ref, now int64) {
 	}
 }
 
-// pop takes the oldest record, o, out of the accounts.
-func (l *Log) pop(o ref) {
+// pop takes the oldest record, o, out of the accounts. It reports whether a newer one
+// was about to supersede it.
+func (l *Log) pop(o ref) (superseded bool) {
+	superseded = l.settled(o.seq)
 	l.first = o.seq + 1
 	l.msgs--
 	l.bytes -= o.size
 	if o.r == nil {
 		l.oldest.pop()
-		return
+		return superseded
 	}
 	l.ram.pop()
 	l.ramMsgs--
 	l.ramBytes -= o.size
 	o.r.gone = true
 	l.s.makeSafe(o.r)
+	return superseded
 }
 
 // remove asks the committer to take from…to out of the engine.
@@ -499,6 +548,12 @@ func (l *Log) inEngine(from, upTo uint64) {
 	l.folded = max(l.folded, upTo)
 	for l.ram.len() > 0 && (*l.ram.at(0)).seq <= upTo {
 		r := l.ram.pop()
+		if r.dead {
+			if r.put && r.seq >= l.first {
+				l.buryInEngine(r.seq, int64(len(r.buf)))
+			}
+			continue
+		}
 		l.ramMsgs--
 		l.ramBytes -= int64(len(r.buf))
 	}
@@ -532,7 +587,7 @@ func (l *Log) read(dst []Record, from, to uint64, limit int) ([]Record, error) {
 	s := l.s
 	for len(dst) < cap(dst) && from <= to {
 		s.mu.Lock()
-		folded := l.folded
+		folded, folds := l.folded, s.stats.Folds
 		if s.salvaging != nil {
 			s.mu.Unlock()
 			return dst, errEngineDown
@@ -554,10 +609,17 @@ func (l *Log) read(dst []Record, from, to uint64, limit int) ([]Record, error) {
 			s.mu.Unlock()
 			return dst, errEngineDown
 		}
+		last := folded
 		if len(dst) > had {
+			last = dst[len(dst)-1].Seq
+		}
+		var sure bool
+		if dst, sure = l.dropDead(dst, had, folds); len(dst) > had {
 			return dst, nil
 		}
-		from = folded + 1
+		if sure {
+			from = last + 1
+		}
 	}
 	return dst, nil
 }
@@ -567,6 +629,9 @@ func (l *Log) readRAM(dst []Record, from, to uint64, limit int) []Record {
 		r := *l.ram.at(i)
 		if r.seq > to {
 			break
+		}
+		if r.dead {
+			continue
 		}
 		dst = append(dst, viewRecord(r.buf))
 		limit -= len(r.buf)
@@ -648,6 +713,7 @@ type LogStats struct {
 	Live        bool
 
 	Appended, Acked, Written uint64            // since Open; Written counts records that went to the journal
+	Conflated                uint64            // superseded by newer ones of their subject, since Open
 	Lost                     map[string]uint64 // by Loss, those that happened
 }
 
@@ -667,7 +733,7 @@ func (l *Log) Stats() LogStats {
 func (l *Log) counts() LogStats {
 	st := LogStats{
 		Name: l.name, Msgs: l.msgs, Bytes: l.bytes, First: l.last + 1, Last: l.last, Live: l.live,
-		Appended: l.appended, Acked: uint64(max(0, l.acked)), Written: l.written, Lost: map[string]uint64{},
+		Appended: l.appended, Acked: uint64(max(0, l.acked)), Written: l.written, Conflated: l.conflated, Lost: map[string]uint64{},
 	}
 	for i, n := range l.lost {
 		if n > 0 {

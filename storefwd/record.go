@@ -27,6 +27,7 @@ type Record struct {
 
 	stamp
 	mortal bool // has a life of its own
+	gap    bool // is a marker
 	size   int  // bytes it weighs in the log's accounts
 }
 
@@ -143,7 +144,7 @@ func viewRecord(b []byte) Record {
 	h := s + int(le.Uint32(b[36:]))
 	r := Record{
 		Epoch: le.Uint64(b[8:]), Seq: le.Uint64(b[16:]), stamp: recordStamp(b),
-		QoS: b[33] & flagQoS, Retain: b[33]&flagRetain != 0, Early: b[33]&flagEarly != 0, mortal: b[33]&flagMortal != 0,
+		QoS: b[33] & flagQoS, Retain: b[33]&flagRetain != 0, Early: b[33]&flagEarly != 0, mortal: b[33]&flagMortal != 0, gap: b[33]&flagGap != 0,
 		Subject: b[recHeader:s:s], Data: b[h:len(b):len(b)], size: len(b),
 	}
 	switch {
@@ -154,6 +155,8 @@ func viewRecord(b []byte) Record {
 	}
 	return r
 }
+
+func recordSubject(b []byte) []byte { return b[recHeader : recHeader+int(le.Uint16(b[34:]))] }
 
 func recordEpoch(b []byte) uint64 { return binary.LittleEndian.Uint64(b[8:]) }
 

@@ -186,6 +186,11 @@ func (s *Store) restore(b []byte) {
 	if r.Seq <= l.folded || r.Seq <= l.journaled {
 		return // folded before the crash, or seen in the other half
 	}
+	if r.Seq < l.first { // acknowledged, dropped or superseded when that was folded
+		l.journaled, l.last = r.Seq, max(l.last, r.Seq)
+		l.replayGap(b)
+		return
+	}
 	l.insert(&rec{log: l, seq: r.Seq, buf: append(l.alloc(len(b)), b...), state: recSafe}, r.Epoch)
 	l.journaled = r.Seq
 	l.replayGap(b)

@@ -434,6 +434,10 @@ func (l *Log) takeSalvaged(st logState, first uint64, found logState) {
 	}
 	for l.ram.len() > 0 && (*l.ram.at(0)).seq < first { // acknowledged, and replayed from the journal
 		r := *l.ram.at(0)
+		if r.dead {
+			l.ram.pop()
+			continue
+		}
 		l.pop(ref{seq: r.seq, size: int64(len(r.buf)), stamp: recordStamp(r.buf), r: r})
 	}
 	l.forgetAll()
@@ -444,6 +448,7 @@ func (l *Log) takeSalvaged(st logState, first uint64, found logState) {
 	l.msgs, l.bytes = l.ramMsgs+found.Msgs, l.ramBytes+found.Bytes
 	l.removeTo, l.removeMsgs, l.removeBytes = 0, 0, 0
 	l.oldest.clear()
+	l.scanEngine()
 	epochs := found.Epochs
 	for _, e := range l.epochs {
 		if e.First > found.Last {

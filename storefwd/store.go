@@ -260,6 +260,9 @@ func (s *Store) Log(name string, r Retention) (*Log, error) {
 		return nil, fmt.Errorf("log %q: its id is taken by log %q; choose another name", name, l.name)
 	}
 	l.name, l.ret, l.claimed = name, r, true
+	if r.Conflate {
+		l.startConflation()
+	}
 	l.expire(s.mono())
 	l.enforce()
 	return l, nil

@@ -304,7 +304,7 @@ func (l *Log) retake(start uint64) {
 		return
 	}
 	for i := range l.ram.len() { // what was safe with the hub is to be safe here
-		if r := *l.ram.at(i); r.gone {
+		if r := *l.ram.at(i); r.gone && !r.dead {
 			r.gone = false
 			l.journaled, l.sealed = max(l.journaled, r.seq), max(l.sealed, r.seq)
 		}
@@ -320,7 +320,9 @@ func (l *Log) retakeEngine(start, to uint64) {
 		return
 	}
 	err := l.s.eng.Read(l.id, start, to, func(seq uint64, b []byte) bool {
-		l.recount(seq, int64(len(b)), true)
+		if !l.buriedInEngine(seq) {
+			l.recount(seq, int64(len(b)), true)
+		}
 		return true
 	})
 	if err != nil && !errors.Is(err, errEngineDown) {

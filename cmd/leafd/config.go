@@ -99,6 +99,7 @@ type Outbox struct {
 	GapSubject string        // where losses are declared; empty: nowhere
 	Full       storefwd.Full // what goes when a bound is reached
 	Interval   time.Duration // 0: safe before the acknowledgement, at once; else written so often
+	Conflate   bool          // of each subject only the newest unsent message is kept
 	Grace      time.Duration // how long what the hub acknowledged is kept for a hub that goes back
 	GraceBytes int64         // at most so much of it
 	GraceDisk  bool          // on disk, too

@@ -329,6 +329,7 @@ func readOutbox(b *block, name string) Outbox {
 	if durability == "interval" {
 		o.Interval = every
 	}
+	b.boolean(&o.Conflate, "conflate")
 	b.hubName(&o.Stream, "stream")
 	b.hubName(&o.Domain, "domain")
 	return o

@@ -91,7 +91,7 @@ mqtt {
 store { dir: /data/leafd, journal_size: 4MB, spill_after: "1s", commit_interval: "500ms", max_size: 100MB, reserve: 2MB }
 clock { trust: never }
 outbox {
-  telemetry { subjects: [ "t.>", "u.*" ], max_bytes: 1GB, max_msgs: 1000, full: refuse, window: 10, max_age: "72h", gap_subject: "t.lost", durability: interval, commit_interval: "3s"
+  telemetry { subjects: [ "t.>", "u.*" ], max_bytes: 1GB, max_msgs: 1000, full: refuse, window: 10, max_age: "72h", gap_subject: "t.lost", durability: interval, commit_interval: "3s", conflate: true
               priority: 9, drain_rate: 64KB, daily_bytes: 10MB
               stream: T, domain: hub, ack_timeout: "7s", grace: "1m", grace_bytes: 1MB, grace_on_disk: true, duplicate_window: "30s" }
   alarms { subject: "alarm.>" }
@@ -117,7 +117,7 @@ hardware { devices {
 	alarms := defaultOutbox("alarms")
 	alarms.Subjects, alarms.GapSubject = []string{"alarm.>"}, "alarm.gap"
 	want.Outboxes = []Outbox{alarms, {
-		Name: "telemetry", Subjects: []string{"t.>", "u.*"}, MaxBytes: 1 << 30, MaxMsgs: 1000, MaxAge: 72 * time.Hour, GapSubject: "t.lost", Full: storefwd.Refuse, Interval: 3 * time.Second,
+		Name: "telemetry", Subjects: []string{"t.>", "u.*"}, MaxBytes: 1 << 30, MaxMsgs: 1000, MaxAge: 72 * time.Hour, GapSubject: "t.lost", Full: storefwd.Refuse, Interval: 3 * time.Second, Conflate: true,
 		Grace: time.Minute, GraceBytes: 1 << 20, GraceDisk: true,
 		Window: 10, Priority: 9, DrainRate: 64 << 10, DailyBytes: 10 << 20, Stream: "T", Domain: "hub", AckTimeout: 7 * time.Second, DuplicateWindow: 30 * time.Second,
 	}}
@@ -511,7 +511,7 @@ func TestDeployConfigShowsEveryKey(t *testing.T) {
 		max_subscriptions ping_interval ping_max write_deadline authorization users user password timeout token http debug
 		pid_file leafnodes reconnect remotes urls no_randomize credentials nkey first_info_timeout deny_imports
 		deny_exports mqtt max_packet max_pending_bytes connect_timeout store dir journal_size spill_after
-		commit_interval max_size reserve outbox subjects max_bytes max_msgs max_age gap_subject full durability grace grace_bytes grace_on_disk window ack_timeout
+		commit_interval max_size reserve outbox subjects max_bytes max_msgs max_age gap_subject full durability conflate grace grace_bytes grace_on_disk window ack_timeout
 		duplicate_window stream domain clock trust hardware devices
 		driver subject interval`) {
 		if !regexp.MustCompile(`[#{ ]` + key + `(:| \{)`).Match(text) {

@@ -159,7 +159,7 @@ func (d *daemon) openBox(o Outbox) (err error) {
 // retention is what the outbox keeps, in the store's terms.
 func (o *Outbox) retention() storefwd.Retention {
 	return storefwd.Retention{
-		MaxMsgs: o.MaxMsgs, MaxBytes: o.MaxBytes, MaxAge: o.MaxAge, GapSubject: o.GapSubject, Keep: storefwd.UntilAcked, Full: o.Full, Interval: o.Interval,
+		MaxMsgs: o.MaxMsgs, MaxBytes: o.MaxBytes, MaxAge: o.MaxAge, GapSubject: o.GapSubject, Keep: storefwd.UntilAcked, Full: o.Full, Interval: o.Interval, Conflate: o.Conflate,
 		Grace: o.Grace, GraceBytes: o.GraceBytes, GraceOnDisk: o.GraceDisk,
 	}
 }

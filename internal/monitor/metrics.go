@@ -181,6 +181,7 @@ func (w *metrics) outboxes(all []Outbox) {
 	w.boxes("outbox_duplicates_total", "Messages sent twice and recognised by the hub.", all, func(o *Outbox) float64 { return float64(o.Duplicates) })
 	w.boxes("outbox_resent_total", "Messages sent again.", all, func(o *Outbox) float64 { return float64(o.Resent) })
 	w.boxes("outbox_rejected_total", "Messages that the hub will not take.", all, func(o *Outbox) float64 { return float64(o.Rejected) })
+	w.boxes("outbox_conflated_total", "Messages superseded by newer ones of their subject before they were sent.", all, func(o *Outbox) float64 { return float64(o.Conflated) })
 	w.boxes("outbox_reordered_total", "Messages stored behind later ones.", all, func(o *Outbox) float64 { return float64(o.Reordered) })
 	w.boxes("outbox_hub_went_back_total", "Times that the hub had less than it had acknowledged.", all, func(o *Outbox) float64 { return float64(o.WentBack) })
 	w.boxes("outbox_ack_rtt_seconds", "Round trip of acknowledgements, smoothed; 0 if unknown.", all, func(o *Outbox) float64 { return time.Duration(o.RTT).Seconds() })

@@ -155,6 +155,7 @@ type Outbox struct {
 	Resume     string            `json:"resume,omitempty"`           // how it goes on after an interruption: chain, readback, window
 	ResumeWhy  string            `json:"resume_reason,omitempty"`    // why it has to rely on the window
 	Window     Duration          `json:"duplicate_window,omitempty"` // of the stream, then
+	Conflated  uint64            `json:"conflated"`                  // superseded by newer ones of their subject
 	Dropped    map[string]uint64 `json:"dropped"`                    // by reason
 }
 
