@@ -74,11 +74,12 @@ func (s *Store) unlockAndFire() {
 	var ready []barrier
 	for {
 		ready = ready[:0]
-		err := s.failed
-		if err == nil && s.barriers.len() > 0 && s.barriers.at(0).pos <= s.refuseTo {
-			err = s.refused
+		err, take := s.failed, s.barriers.len()
+		if err == nil && s.refusing > 0 {
+			err, take = s.refused, s.refusing
 		}
-		for s.barriers.len() > 0 && (err != nil || s.queue.len() == 0 || s.barriers.at(0).pos < (*s.queue.at(0)).pos) {
+		s.refusing = 0
+		for ; take > 0 && (err != nil || s.queue.len() == 0 || s.barriers.at(0).pos < (*s.queue.at(0)).pos); take-- {
 			ready = append(ready, s.barriers.pop())
 		}
 		if len(ready) == 0 {
@@ -388,5 +389,5 @@ func (s *Store) committed(bytes int) {
 // refuse answers all who wait now with err: there is no room on the disk, nor in the
 // journal. Their records stay, and may yet become safe.
 func (s *Store) refuse(err error) {
-	s.refused, s.refuseTo = fmt.Errorf("%w: %w", ErrFull, err), s.waited()
+	s.refused, s.refusing = fmt.Errorf("%w: %w", ErrFull, err), s.barriers.len()
 }

@@ -373,3 +373,29 @@ func TestStartOnABrokenDisk(t *testing.T) {
 		}
 	}
 }
+
+// A barrier was refused for want of room, and so was each later one that came without an
+// append in between, without a look at the disk, until commit_interval was over. With a full
+// log there was no append. Found by the model.
+func TestRefusalIsNotForLater(t *testing.T) {
+	f := &fault{kind: "fold", err: syscall.EIO}
+	f.left.Store(1)
+	f.holds.Store(true)
+	o := f.options()
+	o.CommitInterval = time.Hour
+	k := openKeeper(t, t.TempDir(), o)
+	defer func() { k.s.Close() }()
+	for k.keep() == nil {
+	}
+	f.holds.Store(false)
+	testkit.Eventually(t, func() bool {
+		k.s.mu.Lock()
+		defer k.s.mu.Unlock()
+		return k.s.mono() > k.s.retryAt
+	}, "the pause after the refusal is over")
+	testkit.Eventually(t, func() bool {
+		done := make(chan error, 1)
+		k.s.Barrier(func(err error) { done <- err })
+		return <-done == nil
+	}, "what waits becomes safe once the disk works")
+}

@@ -139,8 +139,8 @@ type Store struct {
 	retryAt     int64         // what failed, or found the disk full, is tried again then, by mono
 	pause       time.Duration // to the retry after that
 	noRoom      error         // what the last commit found instead of room
-	refused     error         // the answer to barriers up to position refuseTo
-	refuseTo    uint64
+	refused     error         // the answer to the first refusing of the barriers
+	refusing    int
 	failed      error // why nothing is acknowledged now; ErrClosed at last
 	closed      bool
 	full        bool          // the last fold or commit found no room on the disk
