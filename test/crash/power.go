@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"path/filepath"
 	"slices"
@@ -214,7 +215,7 @@ func (e *examination) play(seed uint64, check func(job)) (total int, err error) 
 			since = c.to
 		}
 	}
-	emit(1 << 60)
+	emit(math.MaxInt)
 	if e.lying {
 		return total, nil
 	}
