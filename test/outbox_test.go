@@ -123,12 +123,16 @@ func TestOutboxCommand(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	testkit.Eventually(t, func() bool { i, err := s.Info(t.Context()); return err == nil && i.State.Msgs == 10 }, "ten messages at the hub")
+	testkit.Eventually(t, func() bool { i, err := s.Info(t.Context()); return err == nil && i.State.Msgs == 11 }, "ten messages and what was dropped at the hub")
 	for i := range uint64(10) {
 		m, err := s.GetMsg(t.Context(), i+1)
 		if err != nil || m.Subject != fmt.Sprintf("box.%d", i%5) {
 			t.Errorf("%+v %v", m, err)
 		}
+	}
+	if m, err := s.GetMsg(t.Context(), 11); err != nil || m.Subject != "box.gap" || m.Header.Get("Leafd-Gap") != "dropped_by_operator" ||
+		!strings.Contains(string(m.Data), `"from":1,"to":10,"count":10`) {
+		t.Errorf("%+v %v", m, err)
 	}
 	o.ok(`(?m)^box +live +0 +0 +- `, "", "ls")
 }
