@@ -114,7 +114,7 @@ func spillTime(rtt, most time.Duration) time.Duration {
 	if rtt == 0 {
 		return most
 	}
-	return min(max(4*rtt, most/5), most).Truncate(time.Millisecond)
+	return min(max(4*rtt, most/2), most).Truncate(time.Millisecond)
 }
 
 const maxRefusals = 3

@@ -46,7 +46,7 @@ func BuildLeafd(t T, env ...string) string {
 	if key != "" {
 		name += "-" + key
 	}
-	if raceEnabled && len(env) == 0 {
+	if RaceEnabled && len(env) == 0 {
 		args, name = append(args, "-race"), name+"-race"
 	} else {
 		env = append(env, "CGO_ENABLED=0")

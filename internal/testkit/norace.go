@@ -2,4 +2,5 @@
 
 package testkit
 
-const raceEnabled = false
+// RaceEnabled says that the race detector is on: everything takes several times as long.
+const RaceEnabled = false
