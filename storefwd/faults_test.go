@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -398,4 +399,21 @@ func TestRefusalIsNotForLater(t *testing.T) {
 		k.s.Barrier(func(err error) { done <- err })
 		return <-done == nil
 	}, "what waits becomes safe once the disk works")
+}
+
+// A hub that went back makes more records wait for bbolt than a journal holds; a fault just
+// then asked for a journal that holds them all, in vain, until the restart. Found by the model.
+func TestFreshJournalHoldsAll(t *testing.T) {
+	for _, size := range []int{1, 100, 3000, 70_000, 300_000} {
+		var recs [][]byte
+		for total := 0; total < 1<<20; total += size {
+			recs = append(recs, sampleRecord("a.b", "", string(make([]byte, size))))
+		}
+		for n := 1; n <= len(recs); n = n*3 + 1 {
+			path := filepath.Join(t.TempDir(), "journal")
+			if _, err := createJournal(path, max(256<<10, journalFor(recs[:n])), recs[:n]); err != nil {
+				t.Fatalf("%d records of %d bytes: %v", n, size, err)
+			}
+		}
+	}
 }

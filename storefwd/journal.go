@@ -53,6 +53,7 @@ const (
 	journalBlock = 4096
 	sector       = 512
 	frameHeader  = 16
+	fillBatch    = 64 << 10  // and a fresh one is filled in batches of this
 	journalChunk = 128 << 10 // a large batch is written in parts of about this size
 )
 
@@ -96,6 +97,19 @@ type unsynced struct{ osFile }
 
 func (unsynced) Datasync() error { return nil }
 
+// journalFor is the size of a journal that fillJournal can put recs into. What a
+// hub gave back may be more than was ever in one.
+func journalFor(recs [][]byte) int64 {
+	var all, largest int64
+	for _, r := range recs {
+		n := frameSize(len(r))
+		all, largest = all+n, max(largest, n)
+	}
+	batch := max(largest, fillBatch) + sector // a half may end short of one
+	half := (all+all/fillBatch*2*sector)/2 + 2*batch
+	return (2*half + 2*journalBlock + 2*sector) &^ (2*sector - 1)
+}
+
 // fillJournal writes recs into an empty journal, in batches of moderate size.
 func fillJournal(f journalFile, size int64, recs [][]byte) (written int64, err error) {
 	j, err := openJournal(f, size)
@@ -104,7 +118,7 @@ func fillJournal(f journalFile, size int64, recs [][]byte) (written int64, err e
 	}
 	for len(recs) > 0 {
 		n, bytes := 0, int64(0)
-		for n < len(recs) && (n == 0 || bytes+frameSize(len(recs[n])) <= 64<<10) {
+		for n < len(recs) && (n == 0 || bytes+frameSize(len(recs[n])) <= fillBatch) {
 			bytes += frameSize(len(recs[n]))
 			n++
 		}

@@ -225,7 +225,7 @@ func (s *Store) bringJournal() error {
 	s.mu.Lock()
 	recs := s.unfolded()
 	s.mu.Unlock()
-	path, size := s.path("journal"), max(s.o.JournalBytes, s.journalSize)
+	path, size := s.path("journal"), max(s.o.JournalBytes, s.journalSize, journalFor(recs))
 	n, err := createJournal(path, size, recs)
 	if err != nil {
 		return err
