@@ -234,13 +234,14 @@ func (e *boltEngine) Read(log uint32, from, to uint64, fn func(seq uint64, rec [
 	return e.view(func(_ *bolt.Tx, records *bolt.Bucket) error {
 		low, high := recordKey(make([]byte, 12), log, from), recordKey(make([]byte, 12), log, to)
 		c := records.Cursor()
-		k, v := c.Seek(low)
+		k, _ := c.Seek(low)
 		if k == nil {
 			if last, _ := c.Last(); bytes.Compare(last, low) >= 0 {
 				return disorder
 			}
 			return nil
 		}
+		var v []byte
 		if before, _ := c.Prev(); before == nil {
 			k, v = c.First()
 		} else if bytes.Compare(before, low) >= 0 {

@@ -105,7 +105,7 @@ func (h *fakeHub) store(subject string, m *msg.Msg) string {
 	if want, _, _ = strings.Cut(want, "\r\n"); ok && want != strconv.Itoa(len(h.stored)) {
 		return `{"error":{"code":400,"err_code":10071,"description":"wrong last sequence"}}`
 	}
-	h.stored = append(h.stored, fakeMsg{subject, string(headerID(m.Header)), string(m.Header)})
+	h.stored = append(h.stored, fakeMsg{subject, string(headerValue(m.Header, msgID)), string(m.Header)})
 	if h.unacked != nil && h.unacked(subject) {
 		return ""
 	}

@@ -89,20 +89,10 @@ func (f *Forwarder) message(ctx context.Context, stream string, req getMsg) (m s
 		return stored{}, fmt.Errorf("ask stream %q for a message: %w", stream, err)
 	}
 	m.at = resp.Message.Seq
-	if m.epoch, m.seq, m.ours = parseID(headerID(resp.Message.Header), f.origin); m.ours {
+	if m.epoch, m.seq, m.ours = parseID(headerValue(resp.Message.Header, msgID), f.origin); m.ours {
 		m.ours = sameStore(m.epoch, f.s.epoch)
 	}
 	return m, nil
-}
-
-// headerID is the value of Nats-Msg-Id in a header block.
-func headerID(header []byte) []byte {
-	for line := range bytes.SplitSeq(header, crlf) {
-		if name, value, ok := bytes.Cut(line, []byte(":")); ok && bytes.Equal(name, msgID) {
-			return bytes.TrimSpace(value)
-		}
-	}
-	return nil
 }
 
 // parseID is the reverse of appendID for ids of one origin.

@@ -14,7 +14,7 @@ import (
 // Retention says what a log keeps. The zero value keeps everything, on disk.
 type Retention struct {
 	MaxMsgs, MaxBytes int64         // 0: no bound
-	MaxAge            time.Duration // 0: no bound; not before the clock is trusted
+	MaxAge            time.Duration // 0: no bound; of earlier boots only once the clock is trusted
 	Keep              Keep
 	Full              Full
 	Memory            bool // in RAM only: gone at the end of the process, and safe by definition; needs a bound

@@ -29,10 +29,9 @@ type trouble struct {
 func serveFUSE(backing, mount string) error {
 	d := &fuseDisk{undo: map[uint64][]write{}}
 	root := &fs.LoopbackRoot{Path: backing}
-	root.NewNode = func(*fs.LoopbackRoot, *fs.Inode, string, *syscall.Stat_t) fs.InodeEmbedder {
-		return &node{LoopbackNode: fs.LoopbackNode{RootData: root}, d: d}
-	}
-	server, err := fs.Mount(mount, root.NewNode(root, nil, "", nil), &fs.Options{
+	top := &node{LoopbackNode: fs.LoopbackNode{RootData: root}, d: d}
+	root.RootNode = top
+	server, err := fs.Mount(mount, top, &fs.Options{
 		MountOptions: fuse.MountOptions{DirectMountStrict: true, MaxWrite: 1 << 20, FsName: "faults", Name: "faults"}})
 	if err != nil {
 		return err
@@ -89,6 +88,11 @@ func ofMake(t trouble) syscall.Errno  { return t.Make }
 type node struct {
 	fs.LoopbackNode
 	d *fuseDisk
+}
+
+// WrapChild implements [fs.NodeWrapChilder]: what is below a node is one, too.
+func (n *node) WrapChild(context.Context, fs.InodeEmbedder) fs.InodeEmbedder {
+	return &node{LoopbackNode: fs.LoopbackNode{RootData: n.RootData}, d: n.d}
 }
 
 func (n *node) Open(ctx context.Context, flags uint32) (fs.FileHandle, uint32, syscall.Errno) {
