@@ -2,18 +2,18 @@ package leaf
 
 import (
 	"errors"
-	"io"
-	"log/slog"
 	"net"
-	"os"
 	"strconv"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/leafd/leafd/internal/msg"
+	"github.com/leafd/leafd/internal/table"
 )
+
+// gather is how many full reads may be answered with one write.
+const gather = 4
 
 // conn is one NATS client. It is the Sink of its subscriptions.
 type conn struct {
@@ -24,63 +24,45 @@ type conn struct {
 	in   *Inbound
 	out  *Outbound
 	port *Port
-	log  *slog.Logger
+
+	served *sync.WaitGroup // static after admit; done once the connection has ended
 
 	// Owned by the reader; static once the client has connected.
 	headers, noResponders, verbose, pedantic bool
 
 	// Owned by the reader.
-	parser parser
-	ready  bool // CONNECT was accepted, or none is needed
+	parser *parser // nil while the connection is parked, unless an operation is incomplete
+	ready  bool    // CONNECT was accepted, or none is needed
 
 	plain bool // guarded by out.mu: the client does not understand headers
 
-	active atomic.Int64 // Unix nanoseconds of the last read
-	pings  atomic.Int32 // sent and not answered
+	pings atomic.Int32 // sent and not answered
 
 	mu   sync.Mutex
-	subs map[string]*msg.Sub // guarded by mu; by sid
+	subs table.Table[string, *msg.Sub] // guarded by mu; by sid
 }
 
-func newConn(s *Server, nc net.Conn, id uint64) *conn {
-	c := &conn{srv: s, nc: nc, id: id, in: NewInbound(nc), out: NewOutbound(nc, s.opts.Outbound)}
-	name := "nats:" + strconv.FormatUint(id, 10)
-	c.port = s.router.Attach(name, c, EachSub)
-	c.log = s.log.With("conn", name)
-	c.active.Store(time.Now().UnixNano())
-	c.parser = parser{verbs: clientVerbs, maxLine: s.opts.MaxControlLine, maxPayload: s.opts.MaxPayload}
-	c.ready, c.plain = true, true
-	if s.opts.Authenticate != nil {
-		c.ready, c.parser.verbs = false, loginVerbs
+// read handles what comes until the connection ends or is idle, and says which. It
+// flushes after each read or, while more is there already, after a few: fewer and
+// longer writes cost less.
+func (c *conn) read() (err error) {
+	defer c.srv.survive(c, &err)
+	if c.parser == nil {
+		c.parser = c.srv.newParser(c.ready)
 	}
-	return c
-}
-
-// serve is the whole life of the connection: greet, read until an error, leave.
-func (c *conn) serve() {
-	c.out.Append(c.srv.infoLine(c.id, c.nc))
-	c.out.Flush()
-	if !c.ready {
-		c.nc.SetReadDeadline(time.Now().Add(c.srv.opts.AuthTimeout))
-	}
-	err := c.read()
-	c.port.Close()
-	c.port.Flush()
-	c.leave(err)
-	c.out.Wait()
-}
-
-// read handles what comes until the connection ends, and says why it did.
-func (c *conn) read() error {
-	for {
-		b, err := c.in.Next()
-		if err != nil {
-			return err
+	for n := 0; ; {
+		b, err := c.in.Next(n == 0)
+		if err == nil {
+			err = c.handle(b)
+			n++
 		}
-		c.active.Store(time.Now().UnixNano())
-		err = c.handle(b)
-		c.port.Flush()
-		c.out.Flush()
+		if n > 0 && (err != nil || n == gather || !c.in.Full()) {
+			c.port.Flush()
+			c.out.Flush()
+			if n = 0; err == ErrIdle {
+				continue
+			}
+		}
 		if err != nil {
 			return err
 		}
@@ -180,23 +162,20 @@ func (c *conn) handleSub(o *op) error {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if _, ok := c.subs[string(o.sid)]; ok {
+	if _, ok := c.subs.Get(string(o.sid)); ok {
 		return nil // a repeated sid changes nothing, as in nats-server
 	}
-	if c.srv.opts.MaxSubs > 0 && len(c.subs) >= c.srv.opts.MaxSubs {
+	if c.srv.opts.MaxSubs > 0 && c.subs.Len() >= c.srv.opts.MaxSubs {
 		return errTooManySubs
 	}
 	sub := &msg.Sub{Subject: string(o.subj), Queue: string(o.queue), SID: append([]byte(nil), o.sid...)}
-	if c.subs == nil {
-		c.subs = map[string]*msg.Sub{}
-	}
-	c.subs[string(sub.SID)] = sub
+	c.subs.Put(string(sub.SID), sub)
 	return c.port.Subscribe(sub)
 }
 
 func (c *conn) handleUnsub(o *op) {
 	c.mu.Lock()
-	sub := c.subs[string(o.sid)]
+	sub, _ := c.subs.Get(string(o.sid))
 	c.mu.Unlock()
 	if sub == nil {
 		return
@@ -215,8 +194,8 @@ func (c *conn) retire(sub *msg.Sub) {
 	c.port.Unsubscribe(sub)
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.subs[string(sub.SID)] == sub {
-		delete(c.subs, string(sub.SID))
+	if known, _ := c.subs.Get(string(sub.SID)); known == sub {
+		c.subs.Remove(string(sub.SID))
 	}
 }
 
@@ -230,10 +209,11 @@ func (c *conn) handleConnect(arg []byte) error {
 	if !c.ready {
 		if err := c.srv.opts.Authenticate(info); err != nil {
 			c.srv.counters.AuthErrors.Add(1)
-			c.log.Warn("client refused", "name", info.Name, "user", info.User, "err", err)
+			c.log().Warn("client refused", "name", info.Name, "user", info.User, "err", err)
 			return errAuthorization
 		}
 		c.nc.SetReadDeadline(time.Time{})
+		c.in.MayPark(c.srv.parking, c)
 	}
 	c.ready, c.parser.verbs = true, clientVerbs
 	c.headers, c.noResponders = info.Headers, info.NoResponders
@@ -319,54 +299,3 @@ func appendSize(b []byte, n int) []byte {
 
 // Flush implements [msg.Flusher].
 func (c *conn) Flush() (behind <-chan struct{}) { return c.out.Flush() }
-
-// tick is called now and then by the server's keeper: it asks a silent client
-// whether it is there, and ends one that has not answered.
-func (c *conn) tick(now time.Time) {
-	o := &c.srv.opts
-	if now.Sub(time.Unix(0, c.active.Load())) < o.PingInterval*time.Duration(1+c.pings.Load()) {
-		return
-	}
-	if int(c.pings.Add(1)) > o.PingMax {
-		c.out.Append([]byte("-ERR 'Stale Connection'\r\n"))
-		c.out.Flush()
-		c.out.Close(errStale)
-		return
-	}
-	c.out.Append([]byte("PING\r\n"))
-	c.out.Flush()
-}
-
-// leave ends the connection and writes the one line that says why.
-func (c *conn) leave(err error) {
-	if errors.Is(err, os.ErrDeadlineExceeded) {
-		err = c.tell(errAuthTimeout)
-	}
-	c.out.Flush()
-	if cut := c.out.Err(); cut != nil { // the reader saw only a closed socket
-		err = cut
-	}
-	c.out.Close(nil)
-	var pe *ProtoError
-	switch {
-	case errors.Is(err, io.EOF), errors.Is(err, net.ErrClosed) && c.srv.stopping.Load(), err == nil:
-		c.log.Debug("client left")
-	case errors.As(err, &pe):
-		c.log.Warn("client cut off", "err", pe, "remote", c.nc.RemoteAddr())
-	case errors.Is(err, ErrSlowConsumer), errors.Is(err, ErrWriteDeadline):
-		c.log.Warn("client cut off", "err", err, "remote", c.nc.RemoteAddr())
-	default:
-		c.log.Debug("client left", "err", strings.TrimSpace(err.Error()))
-	}
-}
-
-var (
-	errAuthorization         = &ProtoError{Text: "Authorization Violation", Fatal: true}
-	errAuthTimeout           = &ProtoError{Text: "Authentication Timeout", Fatal: true}
-	errStale                 = &ProtoError{Text: "Stale Connection", Fatal: true}
-	errTooManyConns          = &ProtoError{Text: "maximum connections exceeded", Fatal: true}
-	errTooManySubs           = &ProtoError{Text: "maximum subscriptions exceeded"}
-	errInvalidSubject        = &ProtoError{Text: "Invalid Subject"}
-	errInvalidPublishSubject = &ProtoError{Text: "Invalid Publish Subject"}
-	errHeadersOff            = &ProtoError{Text: "message headers not supported", Fatal: true}
-)

@@ -11,15 +11,17 @@
 // The hot path is four files: parse.go (bytes to operation), conn.go (the read
 // loop of a client), router.go (subject to recipients), outbound.go (bytes to
 // the recipient's socket). Then trie.go and cache.go behind the router,
-// inbound.go (reading without holding a buffer while idle), server.go (accept,
-// limits, shutdown), connect.go (the client handshake), link.go and the files
-// that start with link_.
+// inbound.go and parking.go (reading without holding a buffer, or a goroutine, while
+// idle), life.go (a connection from its first goroutine to its end), server.go
+// (accept, limits, shutdown), connect.go (the client handshake), link.go and the
+// files that start with link_.
 //
 // # Concurrency
 //
-// A connection has one goroutine, its reader. It parses, routes, and appends the
-// encoded message to each recipient's pending buffer; after each read it flushes
-// those it touched without blocking. A recipient whose socket is full gets a
+// A connection that says something has one goroutine, its reader; one that is silent
+// for a while has none. The reader parses, routes, and appends the encoded message to
+// each recipient's pending buffer; after each read it flushes those it touched
+// without blocking. A recipient whose socket is full gets a
 // writer goroutine that lives until nothing is pending. A [Router] is safe for
 // use by all; Publish and Flush of one Port belong to one goroutine.
 //

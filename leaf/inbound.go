@@ -1,32 +1,72 @@
 package leaf
 
 import (
+	"errors"
 	"io"
 	"net"
+	"os"
 	"sync"
+	"sync/atomic"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
 
-// Inbound reads from one connection. While it waits for bytes it holds no buffer:
-// a gateway has many connections, most of them idle, and little memory. It
-// belongs to the connection's reader.
+// Inbound reads from one connection. While it waits for bytes it holds no buffer,
+// and once it is parked no goroutine: a gateway has many connections, most of them
+// idle, and little memory. It belongs to the connection's reader, but for what is
+// marked.
 type Inbound struct {
+	// Static after NewInbound.
 	nc     net.Conn
 	raw    syscall.RawConn // nil if nc has no file descriptor: then a buffer is kept
-	small  *[smallRead]byte
-	large  *[largeRead]byte
-	trust  bool
-	n      int
-	err    error
 	readFn func(fd uintptr) bool
+
+	// Static once MayPark was called.
+	parking *Parking
+	reader  Reader
+
+	small *[smallRead]byte
+	large *[largeRead]byte
+	trust bool
+	n     int
+	err   error
+
+	wait  bool   // what Next was told
+	slow  bool   // the last bytes came after a pause
+	quiet bool   // readOnce found nothing, and did not wait
+	known bool   // arm was called before: there is a place
+	place uint32 // in parking
+	turn  uint32
+
+	heard  atomic.Int64 // any goroutine: when the last bytes came, Unix nanoseconds
+	state  atomic.Int32 // any goroutine: reading, blocked, waiting, parked
+	nudged atomic.Bool  // any goroutine: Nudge ended the wait
+	ended  atomic.Bool  // any goroutine: Wake was called
 }
 
 const (
 	smallRead = 4 << 10
 	largeRead = 64 << 10
+
+	// pause is how long nothing must have come for a connection to be one that
+	// does not say much: it is parked as soon as it has nothing to say.
+	pause = 250 * time.Millisecond
+	// linger is how long the others wait with a goroutine first, at least.
+	linger = time.Second
 )
+
+// States of an Inbound.
+const (
+	reading = iota
+	blocked // in Next, and cannot be parked
+	waiting // in Next, and could be parked
+	parked
+)
+
+// ErrIdle says that nothing has come for a while: the reader may Park.
+var ErrIdle = errors.New("nothing to read for now")
 
 var (
 	smallReads = sync.Pool{New: func() any { return new([smallRead]byte) }}
@@ -37,6 +77,7 @@ var (
 func NewInbound(nc net.Conn) *Inbound {
 	in := &Inbound{nc: nc, raw: rawConn(nc)}
 	in.readFn = in.readOnce
+	in.heard.Store(time.Now().UnixNano())
 	return in
 }
 
@@ -44,24 +85,55 @@ func NewInbound(nc net.Conn) *Inbound {
 // said who it is.
 func (in *Inbound) Trust() { in.trust = true }
 
-// Next returns the bytes that have come, waiting for at least one. They are valid
-// until the next call. An error comes alone and ends the connection; it is io.EOF
-// if the peer closed.
-func (in *Inbound) Next() ([]byte, error) {
-	in.n, in.err = 0, nil
+// MayPark lets Next return ErrIdle from now on, but with a connection that cannot be
+// parked. No read deadline may be set any more, but to end the connection.
+func (in *Inbound) MayPark(p *Parking, r Reader) {
+	if p != nil && in.raw != nil {
+		in.parking, in.reader = p, r
+	}
+}
+
+// Heard is when the last bytes came. Any goroutine may ask.
+func (in *Inbound) Heard() time.Time { return time.Unix(0, in.heard.Load()) }
+
+// Busy reports whether the reader handles what came. Any goroutine may ask.
+func (in *Inbound) Busy() bool { return in.state.Load() == reading }
+
+// Next returns the bytes that have come. It waits for them if wait is set, and with
+// a connection that is no socket; else it returns ErrIdle. They are valid until the
+// next call. An error comes alone and ends the connection, but for ErrIdle; it is
+// io.EOF if the peer closed.
+func (in *Inbound) Next(wait bool) ([]byte, error) {
+	in.n, in.err, in.quiet, in.wait = 0, nil, false, wait
 	if in.raw == nil {
+		in.state.Store(blocked)
 		in.n, in.err = in.nc.Read(in.buffer())
 	} else if err := in.raw.Read(in.readFn); err != nil {
 		in.err = err
-	} else if in.n == 0 && in.err == nil {
+	} else if in.n == 0 && in.err == nil && !in.quiet {
 		in.err = io.EOF
 	}
+	in.state.Store(reading)
 	if in.n > 0 {
+		now := time.Now().UnixNano()
+		in.slow = now-in.heard.Load() > int64(pause)
+		in.heard.Store(now)
 		return in.buffer()[:in.n], nil
 	}
 	in.release()
+	if errors.Is(in.err, os.ErrDeadlineExceeded) && in.nudged.Swap(false) {
+		in.nc.SetReadDeadline(time.Time{})
+		in.quiet, in.slow = true, true
+	}
+	if in.quiet {
+		return nil, ErrIdle
+	}
 	return nil, in.err
 }
+
+// Full reports whether the last bytes filled a large buffer of a socket: more are
+// likely there.
+func (in *Inbound) Full() bool { return in.n == largeRead && in.raw != nil }
 
 // readOnce runs inside RawConn.Read; returning false waits for the socket.
 func (in *Inbound) readOnce(fd uintptr) bool {
@@ -72,10 +144,72 @@ func (in *Inbound) readOnce(fd uintptr) bool {
 			continue
 		case unix.EAGAIN:
 			in.release()
-			return false
+			in.quiet = !in.wait || in.slow && in.parking != nil
+			if in.parking != nil {
+				in.state.Store(waiting)
+			} else {
+				in.state.Store(blocked)
+			}
+			return in.quiet
 		}
 		in.n, in.err = max(0, n), err
 		return true
+	}
+}
+
+// Park lets go of the reader's goroutine, which must end when it returns true: the
+// Reader is resumed on another when there is something to read. When it returns
+// false there is something to do now.
+func (in *Inbound) Park() bool {
+	if in.ended.Load() {
+		return false
+	}
+	known := in.known
+	if !known {
+		if in.place, in.turn, in.known = in.parking.take(in); !in.known {
+			in.parking = nil
+			return false
+		}
+	}
+	place, turn := in.place, in.turn
+	in.state.Store(parked) // from here on the next goroutine may run
+	var err error
+	if e := in.raw.Control(func(fd uintptr) { err = in.parking.arm(fd, place, turn, known) }); e != nil {
+		err = e
+	}
+	return err == nil && !in.ended.Load() || !in.state.CompareAndSwap(parked, reading)
+}
+
+// start resumes the reader of a parked connection.
+func (in *Inbound) start() {
+	if in.state.CompareAndSwap(parked, reading) {
+		go in.reader.Resume()
+	}
+}
+
+// Wake makes a parked reader go on: the connection ends. Any goroutine may call it.
+func (in *Inbound) Wake() {
+	in.ended.Store(true)
+	in.start()
+}
+
+// Nudge makes Next return ErrIdle if it has waited for long. Any goroutine may call
+// it; it reports whether the connection has a goroutine.
+func (in *Inbound) Nudge(now time.Time) (awake bool) {
+	state := in.state.Load()
+	if state == waiting && now.UnixNano()-in.heard.Load() > int64(linger) && in.nudged.CompareAndSwap(false, true) {
+		in.nc.SetReadDeadline(past)
+	}
+	return state != parked
+}
+
+var past = time.Unix(1, 0)
+
+// Leave gives back what parking holds of a connection that has ended.
+func (in *Inbound) Leave() {
+	if in.known {
+		in.parking.leave(in.place)
+		in.known = false
 	}
 }
 

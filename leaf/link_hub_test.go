@@ -310,7 +310,7 @@ func hubWants(l *Link) (subjects []string) {
 	}
 	l.router.mu.RLock()
 	defer l.router.mu.RUnlock()
-	for sub := range s.port.subs {
+	for _, sub := range s.port.subs.Keys() {
 		subjects = append(subjects, sub.Subject)
 	}
 	return subjects

@@ -56,7 +56,7 @@ type session struct {
 const maxHubLine = 64 << 10
 
 func newSession(l *Link, u hubURL, nc net.Conn) *session {
-	s := &session{link: l, url: u, nc: nc, in: NewInbound(nc), out: NewOutbound(nc, l.opts.Outbound),
+	s := &session{link: l, url: u, nc: nc, in: NewInbound(nc), out: NewOutbound(nc, l.opts.Outbound, nil),
 		mark: "$LDS." + rand.Text(), kick: make(chan struct{}, 1),
 		subs: map[string]*msg.Sub{}, announced: map[interestKey]int{}}
 	s.port = l.router.Attach("link", s, Uplink)
@@ -105,7 +105,7 @@ func (s *session) part(err error) {
 // read handles what comes until the connection ends, and says why it did.
 func (s *session) read() error {
 	for {
-		b, err := s.in.Next()
+		b, err := s.in.Next(true)
 		if err != nil {
 			return err
 		}

@@ -439,7 +439,7 @@ func TestLinkInterest(t *testing.T) {
 func hubWeight(l *Link) (sum int) {
 	l.router.mu.RLock()
 	defer l.router.mu.RUnlock()
-	for sub := range l.live.Load().port.subs {
+	for _, sub := range l.live.Load().port.subs.Keys() {
 		sum += int(sub.Weight)
 	}
 	return sum

@@ -36,6 +36,7 @@ type Outbound struct {
 	raw      syscall.RawConn // nil if nc has no file descriptor: then every flush takes the goroutine
 	max      int
 	deadline time.Duration
+	gone     func() // called when nc is closed, perhaps with mu held; may be nil
 
 	// Guarded by mu.
 	mu      sync.Mutex
@@ -58,15 +59,16 @@ type Outbound struct {
 	writeFn func(fd uintptr) bool
 }
 
-// NewOutbound takes over the write side of nc. Close closes nc.
-func NewOutbound(nc net.Conn, o OutboundOptions) *Outbound {
+// NewOutbound takes over the write side of nc. Close closes nc; gone, if not nil, is
+// called then. It must be quick and must not call the Outbound.
+func NewOutbound(nc net.Conn, o OutboundOptions, gone func()) *Outbound {
 	if o.MaxPending <= 0 {
 		o.MaxPending = 8 << 20
 	}
 	if o.WriteDeadline <= 0 {
 		o.WriteDeadline = 10 * time.Second
 	}
-	out := &Outbound{nc: nc, max: o.MaxPending, deadline: o.WriteDeadline}
+	out := &Outbound{nc: nc, max: o.MaxPending, deadline: o.WriteDeadline, gone: gone}
 	out.raw = rawConn(nc)
 	out.writeFn = out.writeOnce
 	return out
@@ -182,7 +184,14 @@ func (o *Outbound) rest() {
 		o.nc.SetWriteDeadline(time.Time{})
 	}
 	if o.closed {
-		o.nc.Close()
+		o.hangUp()
+	}
+}
+
+func (o *Outbound) hangUp() {
+	o.nc.Close() // wakes a writer, and a reader that waits for the socket
+	if o.gone != nil {
+		o.gone()
 	}
 }
 
@@ -285,7 +294,7 @@ func (o *Outbound) fail(err error) {
 	}
 	clear(o.chunks)
 	o.chunks, o.pending = o.chunks[:0], 0
-	o.nc.Close() // wakes a writer and the reader
+	o.hangUp()
 	if o.behind != nil {
 		close(o.behind)
 		o.behind = nil
@@ -311,7 +320,7 @@ func (o *Outbound) Close(err error) {
 		o.busy = true
 		o.write()
 	default:
-		o.nc.Close()
+		o.hangUp()
 	}
 }
 

@@ -3,6 +3,7 @@ package leaf
 import (
 	"bytes"
 	"fmt"
+	"sync"
 
 	"github.com/leafd/leafd/internal/msg"
 )
@@ -120,6 +121,19 @@ type parser struct {
 	carry      []byte // the beginning of a split operation
 	need       int    // whole length of the operation in carry, 0 while its line is incomplete
 	done       bool   // carry holds an operation that was returned
+}
+
+var parsers = sync.Pool{New: func() any { return new(parser) }}
+
+// idle reports whether nothing of an operation is kept.
+func (p *parser) idle() bool { return p.done || len(p.carry) == 0 }
+
+// putParser gives up an idle parser.
+func putParser(p *parser) {
+	p.forget()
+	clear(p.args[:cap(p.args)])
+	*p = parser{args: p.args[:0], queues: p.queues}
+	parsers.Put(p)
 }
 
 // next takes the first operation from b, or, together with earlier calls, the

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/leafd/leafd/internal/msg"
+	"github.com/leafd/leafd/internal/table"
 )
 
 // Mode says how a sink wants what its subscriptions match.
@@ -122,9 +123,14 @@ type Port struct {
 	noEcho atomic.Bool // see Echo
 	dirty  atomic.Bool // some publisher has this port on its flush list
 
-	subs map[*msg.Sub]struct{} // guarded by router.mu
+	subs table.Table[*msg.Sub, struct{}] // guarded by router.mu
 
-	// Owned by the publishing goroutine.
+	*publishing // owned by the publishing goroutine; nil until it publishes, and after Rest
+}
+
+// publishing is what a port needs while it publishes, and gives back when it rests:
+// most ports of a gateway publish seldom.
+type publishing struct {
 	last    *result // what the previous subject matched
 	scratch result  // for subjects seen too rarely to be cached
 	flush   []*Port // recipients touched since the last Flush
@@ -132,6 +138,17 @@ type Port struct {
 	picks   [][]byte
 	tally   tally
 	timer   *time.Timer
+}
+
+var publishings = sync.Pool{New: func() any { return new(publishing) }}
+
+// Rest gives back what the port needed to publish, until it publishes again. It belongs
+// to the publishing goroutine, after a Flush.
+func (p *Port) Rest() {
+	if pub := p.publishing; pub != nil {
+		p.publishing, pub.last = nil, nil
+		publishings.Put(pub)
+	}
 }
 
 // tally counts since the last Flush without touching shared memory.
@@ -160,13 +177,10 @@ func (p *Port) Subscribe(sub *msg.Sub) error {
 	r := p.router
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if _, ok := p.subs[sub]; ok {
+	if _, ok := p.subs.Get(sub); ok {
 		return nil
 	}
-	if p.subs == nil {
-		p.subs = map[*msg.Sub]struct{}{}
-	}
-	p.subs[sub] = struct{}{}
+	p.subs.Put(sub, struct{}{})
 	r.trie.insert(sub.Subject, entry{sub, p})
 	r.changed(p, sub, +1)
 	return nil
@@ -185,17 +199,17 @@ func (p *Port) Unsubscribe(sub *msg.Sub) {
 func (p *Port) Close() {
 	p.router.mu.Lock()
 	defer p.router.mu.Unlock()
-	for sub := range p.subs {
+	for _, sub := range p.subs.Keys() {
 		p.remove(sub)
 	}
 }
 
 // remove needs router.mu.
 func (p *Port) remove(sub *msg.Sub) {
-	if _, ok := p.subs[sub]; !ok {
+	if _, ok := p.subs.Get(sub); !ok {
 		return
 	}
-	delete(p.subs, sub)
+	p.subs.Remove(sub)
 	p.router.trie.remove(sub.Subject, entry{sub, p})
 	p.router.changed(p, sub, -1)
 }
@@ -225,6 +239,9 @@ func (r *Router) changed(p *Port, sub *msg.Sub, delta int) {
 // is borrowed; m.Queues is used as scratch space. Flush must follow, after one
 // message or after a batch.
 func (p *Port) Publish(m *msg.Msg) (rc msg.Receipt) {
+	if p.publishing == nil {
+		p.publishing = publishings.Get().(*publishing)
+	}
 	p.tally.inMsgs++
 	p.tally.inBytes += uint64(len(m.Header) + len(m.Data))
 	res := p.match(m.Subject)
@@ -338,6 +355,9 @@ func (p *Port) deliver(to *Port, sub *msg.Sub, m *msg.Msg, rc *msg.Receipt) bool
 // router's counters. If a recipient is far behind it waits for it a little: the
 // publisher pays, and TCP pushes back on whoever feeds it.
 func (p *Port) Flush() {
+	if p.publishing == nil {
+		return
+	}
 	var behind <-chan struct{}
 	limit := stallLimit
 	for i, to := range p.flush {
@@ -385,7 +405,8 @@ func (p *Port) stall(behind <-chan struct{}, limit time.Duration) {
 	p.timer.Stop()
 }
 
-// hasOwn returns the port's own plain subscription to a subject, or nil.
+// hasOwn returns the port's own plain subscription to a subject, or nil. Publish was
+// called before.
 func (p *Port) hasOwn(subject []byte) *msg.Sub {
 	for _, e := range p.match(subject).plain {
 		if e.at == p {

@@ -49,12 +49,17 @@ type Server struct {
 	router *Router
 	log    *slog.Logger
 
+	parking *Parking // static while there are connections; nil: they keep their goroutines
+
 	counters Counters
 	lastID   atomic.Uint64
 	stopping atomic.Bool
 
-	mu    sync.Mutex
-	conns map[*conn]struct{} // guarded by mu
+	mu       sync.Mutex
+	conns    map[*conn]struct{} // guarded by mu
+	serving  int                // guarded by mu; calls of Serve that run
+	stopHelp context.CancelFunc // guarded by mu; ends helping
+	helping  sync.WaitGroup
 }
 
 // New makes a server for the subject space r. It does not listen on its own.
@@ -93,19 +98,18 @@ func (s *Server) Conns() int {
 }
 
 // Serve accepts clients from ln until ctx ends, and returns when the last of
-// them has gone. It closes ln. Its error is nil after an orderly end.
+// them has gone. It closes ln. Its error is nil after an orderly end. Several may
+// run at once, each with a listener of its own.
 func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
-	var running sync.WaitGroup
-	defer running.Wait()
+	defer s.help()()
+	var clients sync.WaitGroup
+	defer clients.Wait()
 	stop := context.AfterFunc(ctx, func() {
 		s.stopping.Store(true)
 		ln.Close()
 		s.closeAll()
 	})
 	defer stop()
-	keeperCtx, stopKeeper := context.WithCancel(ctx)
-	defer stopKeeper()
-	running.Go(func() { s.keep(keeperCtx) })
 	for {
 		nc, err := ln.Accept()
 		if err != nil {
@@ -119,7 +123,32 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 		}
 		s.counters.Accepted.Add(1)
 		if c := s.admit(nc); c != nil {
-			running.Go(func() { s.run(c) })
+			c.served = &clients
+			clients.Add(1) // until end
+			go c.serve()
+		}
+	}
+}
+
+// help starts what serves all connections together, with the first listener. The
+// result ends it with the last.
+func (s *Server) help() (done func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.serving++; s.serving == 1 {
+		ctx, stop := context.WithCancel(context.Background())
+		s.stopHelp = stop
+		s.parking = NewParking(ctx, &s.helping, s.log)
+		s.helping.Go(func() { s.keep(ctx) })
+	}
+	return func() {
+		s.mu.Lock()
+		s.serving--
+		last, stop := s.serving == 0, s.stopHelp
+		s.mu.Unlock()
+		if last {
+			stop()
+			s.helping.Wait()
 		}
 	}
 }
@@ -160,41 +189,59 @@ func (s *Server) admit(nc net.Conn) *conn {
 	return c
 }
 
-// run serves one connection. A panic ends that connection alone.
-func (s *Server) run(c *conn) {
-	defer func() {
-		s.mu.Lock()
-		delete(s.conns, c)
-		s.mu.Unlock()
-	}()
-	defer func() {
-		if p := recover(); p != nil {
-			s.counters.Panics.Add(1)
-			c.log.Error("client handler failed; this is a bug, please report it", "panic", p)
-			c.port.Close()
-			c.out.Close(nil)
-			c.out.Wait()
-		}
-	}()
-	c.serve()
+// ended forgets a connection that has let go of all it had.
+func (s *Server) ended(c *conn) {
+	s.mu.Lock()
+	delete(s.conns, c)
+	s.mu.Unlock()
+	c.served.Done()
 }
 
-// keep pings silent clients. One goroutine serves all connections, so that an
-// idle connection needs no timer.
+// survive turns a panic into the end of this connection alone.
+func (s *Server) survive(c *conn, err *error) {
+	if p := recover(); p != nil {
+		s.counters.Panics.Add(1)
+		c.log().Error("client handler failed; this is a bug, please report it", "panic", p)
+		*err = errPanicked
+	}
+}
+
+var errPanicked = errors.New("the handler failed")
+
+// newParser is one for clients.
+func (s *Server) newParser(ready bool) *parser {
+	p := parsers.Get().(*parser)
+	p.verbs, p.maxLine, p.maxPayload = clientVerbs, s.opts.MaxControlLine, s.opts.MaxPayload
+	if !ready {
+		p.verbs = loginVerbs
+	}
+	return p
+}
+
+// keep pings silent clients and nudges those that could be parked. One goroutine
+// serves all connections, so that an idle one needs no timer.
 func (s *Server) keep(ctx context.Context) {
-	t := time.NewTicker(min(max(s.opts.PingInterval/4, 10*time.Millisecond), 5*time.Second))
+	seldom := min(max(s.opts.PingInterval/4, 10*time.Millisecond), 5*time.Second)
+	t := time.NewTimer(seldom)
 	defer t.Stop()
 	var list []*conn
-	for {
+	for was := 0; ; {
 		select {
 		case <-ctx.Done():
 			return
 		case now := <-t.C:
 			list = s.snapshot(list[:0])
+			awake := 0
 			for _, c := range list {
-				c.tick(now)
+				if c.tick(now) {
+					awake++
+				}
 			}
 			clear(list)
+			was = GiveBack(was, awake)
+			if t.Reset(seldom); awake > 0 {
+				t.Reset(min(seldom, linger))
+			}
 		}
 	}
 }

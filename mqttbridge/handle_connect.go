@@ -83,17 +83,15 @@ func (s *session) connect(c *packet.Connect) {
 		s.srv.counters.sessionsNotKept.Add(1)
 	}
 	s.keepAlive = time.Duration(c.KeepAlive) * time.Second * 3 / 2
-	s.acks = newAcks(s.out, s.version, s.close)
 	s.port = s.srv.opts.Router.Attach(s.name(), s, leaf.EachSub)
 	s.port.Echo(true)
+	s.hear()
 	s.connected.Store(true)
 	s.srv.register(s)
 
+	s.hear() // the wait for another connection to leave was ours
+	s.setReadDeadline(time.Time{})
 	s.in.Trust()
-	var deadline time.Time
-	if s.keepAlive > 0 {
-		deadline = time.Now().Add(s.keepAlive)
-	}
-	s.heard = time.Now() // the wait for another connection to leave was ours
-	s.setReadDeadline(deadline)
+	s.in.MayPark(s.srv.parking, s)
+	s.srv.hurry(s.keepAlive)
 }

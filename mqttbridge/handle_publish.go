@@ -2,6 +2,7 @@ package mqttbridge
 
 import (
 	"bytes"
+	"sync"
 
 	"github.com/leafd/leafd/internal/msg"
 	"github.com/leafd/leafd/mqttbridge/packet"
@@ -16,8 +17,13 @@ type publisher struct {
 	subject []byte // what it became
 }
 
+var publishers = sync.Pool{New: func() any { return new(publisher) }}
+
 // handlePublish is the hot path from a device: bytes to subject to router.
 func (s *session) handlePublish(flags byte, body []byte) error {
+	if s.pub == nil {
+		s.pub = publishers.Get().(*publisher)
+	}
 	p := &s.pub.packet
 	if err := p.Decode(s.version, flags, body); err != nil {
 		return err
@@ -48,8 +54,16 @@ func (s *session) handlePublish(flags byte, body []byte) error {
 	if p.QoS == 2 {
 		as = packet.PUBREC
 	}
-	s.acks.add(p.ID, as, receipt.Kept)
+	s.acknowledge(p.ID, as, receipt.Kept)
 	return nil
+}
+
+// acknowledge notes what is to be acknowledged. kept says that a durable log took it.
+func (s *session) acknowledge(id uint16, as packet.Type, kept bool) {
+	if s.acks == nil {
+		s.acks = newAcks(s.out, s.version, s.close)
+	}
+	s.acks.add(id, as, kept)
 }
 
 // receive takes the id of a PUBLISH of QoS 2. One that is taken already says that
@@ -57,7 +71,7 @@ func (s *session) handlePublish(flags byte, body []byte) error {
 // first [MQTT-4.3.3-2]. The ids end with the connection, as sessions are not kept.
 func (s *session) receive(id uint16) (again bool, err error) {
 	if _, again = s.unreleased[id]; again {
-		s.acks.add(id, packet.PUBREC, false)
+		s.acknowledge(id, packet.PUBREC, false)
 		return true, nil
 	}
 	if len(s.unreleased) >= s.srv.opts.MaxUnacked {
@@ -79,7 +93,7 @@ func (s *session) handlePubrel(body []byte) error {
 		return err
 	}
 	delete(s.unreleased, rel.ID)
-	s.acks.add(rel.ID, packet.PUBCOMP, false)
+	s.acknowledge(rel.ID, packet.PUBCOMP, false)
 	return nil
 }
 

@@ -8,7 +8,7 @@ import (
 // subscription is one topic filter of a session.
 type subscription struct {
 	at    msg.Sub
-	above msg.Sub // the level above "#"; its Subject is empty if there is none
+	above *msg.Sub // the level above "#"; nil if there is none
 }
 
 // handleSubscribe grants each filter QoS 0 or refuses it. [MQTT-3.8.4-1]
@@ -29,25 +29,25 @@ func (s *session) handleSubscribe(body []byte) error {
 // subscribe returns the return code for one filter.
 func (s *session) subscribe(filter string) (code byte) {
 	const granted = 0 // QoS 0, whatever was asked for
-	if s.subs[filter] != nil {
+	if _, ok := s.subs.Get(filter); ok {
 		return granted // replaced by its equal [MQTT-3.8.4-3]
 	}
 	subject, above, err := filterSubjects(filter)
-	if err != nil || len(s.subs) >= s.srv.opts.MaxSubs {
+	if err != nil || s.subs.Len() >= s.srv.opts.MaxSubs {
 		return packet.SubackFailure
 	}
-	sub := &subscription{at: msg.Sub{Subject: subject}, above: msg.Sub{Subject: above}}
+	sub := &subscription{at: msg.Sub{Subject: subject}}
 	if s.port.Subscribe(&sub.at) != nil {
 		return packet.SubackFailure
 	}
-	if above != "" && s.port.Subscribe(&sub.above) != nil {
-		s.port.Unsubscribe(&sub.at)
-		return packet.SubackFailure
+	if above != "" {
+		sub.above = &msg.Sub{Subject: above}
+		if s.port.Subscribe(sub.above) != nil {
+			s.port.Unsubscribe(&sub.at)
+			return packet.SubackFailure
+		}
 	}
-	if s.subs == nil {
-		s.subs = map[string]*subscription{}
-	}
-	s.subs[filter] = sub
-	s.numSubs.Store(int64(len(s.subs)))
+	s.subs.Put(filter, sub)
+	s.numSubs.Store(int64(s.subs.Len()))
 	return granted
 }

@@ -10,15 +10,17 @@ func (s *session) handleUnsubscribe(body []byte) error {
 		return err
 	}
 	for filter := range p.Filters() {
-		sub := s.subs[string(filter)]
-		if sub == nil {
+		sub, ok := s.subs.Get(string(filter))
+		if !ok {
 			continue
 		}
 		s.port.Unsubscribe(&sub.at)
-		s.port.Unsubscribe(&sub.above) // ignored if it was never there
-		delete(s.subs, string(filter))
+		if sub.above != nil {
+			s.port.Unsubscribe(sub.above)
+		}
+		s.subs.Remove(string(filter))
 	}
-	s.numSubs.Store(int64(len(s.subs)))
+	s.numSubs.Store(int64(s.subs.Len()))
 	ack := packet.Suback{Type: packet.UNSUBACK, ID: p.ID}
 	s.send(func(b []byte) []byte { return ack.Append(b, s.version) })
 	return nil

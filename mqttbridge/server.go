@@ -52,11 +52,17 @@ type Server struct {
 	counters counters
 	faults   faults
 	lastID   atomic.Uint64
+	look     chan struct{} // holds one: the keeper is to look now
+
+	parking *leaf.Parking // static while there are connections
 
 	mu       sync.Mutex
 	stopping bool                  // guarded by mu
 	conns    map[*session]struct{} // guarded by mu; all that were accepted and have not ended
 	byID     map[string]*session   // guarded by mu; by client id, from CONNECT on
+	serving  int                   // guarded by mu; calls of Serve that run
+	stopHelp context.CancelFunc    // guarded by mu; ends helping
+	helping  sync.WaitGroup
 }
 
 // New makes a server. It does not listen on its own.
@@ -69,15 +75,17 @@ func New(o Options) *Server {
 	o.MaxUnacked = cmp.Or(o.MaxUnacked, 4096)
 	o.ConnectTimeout = cmp.Or(o.ConnectTimeout, 2*time.Second)
 	o.Logger = cmp.Or(o.Logger, slog.Default())
-	return &Server{opts: o, log: o.Logger, conns: map[*session]struct{}{}, byID: map[string]*session{}}
+	return &Server{opts: o, log: o.Logger, look: make(chan struct{}, 1), conns: map[*session]struct{}{}, byID: map[string]*session{}}
 }
 
 // Serve accepts devices from ln until ctx ends, and returns when the last of them
 // has gone: each has had its acknowledgements due and its will published. It
-// closes ln. Its error is nil after an orderly end.
+// closes ln. Its error is nil after an orderly end. Several may run at once, each with
+// a listener of its own.
 func (srv *Server) Serve(ctx context.Context, ln net.Listener) error {
-	var running sync.WaitGroup
-	defer running.Wait()
+	defer srv.help()()
+	var clients sync.WaitGroup
+	defer clients.Wait()
 	stop := context.AfterFunc(ctx, func() {
 		ln.Close()
 		srv.shutdown()
@@ -95,8 +103,76 @@ func (srv *Server) Serve(ctx context.Context, ln net.Listener) error {
 			continue
 		}
 		if s := srv.admit(nc); s != nil {
-			running.Go(s.serve)
+			s.served = &clients
+			clients.Add(1) // until the session has ended
+			go s.serve()
 		}
+	}
+}
+
+// help starts what serves all connections together, with the first listener. The
+// result ends it with the last.
+func (srv *Server) help() (done func()) {
+	srv.mu.Lock()
+	defer srv.mu.Unlock()
+	if srv.serving++; srv.serving == 1 {
+		ctx, stop := context.WithCancel(context.Background())
+		srv.stopHelp = stop
+		srv.parking = leaf.NewParking(ctx, &srv.helping, srv.log)
+		srv.helping.Go(func() { srv.keep(ctx) })
+	}
+	return func() {
+		srv.mu.Lock()
+		srv.serving--
+		last, stop := srv.serving == 0, srv.stopHelp
+		srv.mu.Unlock()
+		if last {
+			stop()
+			srv.helping.Wait()
+		}
+	}
+}
+
+const (
+	seldom = 5 * time.Second // between two looks of the keeper at all connections, at most
+	often  = time.Second     // while some of them could be parked
+)
+
+// keep ends silent clients and nudges those that could be parked. One goroutine serves
+// all connections, so that an idle one needs no timer.
+func (srv *Server) keep(ctx context.Context) {
+	t := time.NewTimer(seldom)
+	defer t.Stop()
+	for was := 0; ; {
+		select {
+		case <-ctx.Done():
+			return
+		case <-srv.look:
+		case <-t.C:
+		}
+		now, awake, rest := time.Now(), 0, seldom
+		for _, s := range srv.snapshot() {
+			up, until := s.tick(now)
+			if rest = min(rest, until); up {
+				awake++
+			}
+		}
+		was = leaf.GiveBack(was, awake)
+		if awake > 0 {
+			rest = min(rest, often)
+		}
+		t.Reset(max(rest, 10*time.Millisecond))
+	}
+}
+
+// hurry has the keeper look at a client that will be late before it would.
+func (srv *Server) hurry(keepAlive time.Duration) {
+	if keepAlive == 0 || keepAlive > seldom {
+		return
+	}
+	select {
+	case srv.look <- struct{}{}:
+	default:
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/leafd/leafd/internal/msg"
+	"github.com/leafd/leafd/internal/table"
 	"github.com/leafd/leafd/leaf"
 	"github.com/leafd/leafd/mqttbridge/packet"
 )
@@ -48,41 +49,68 @@ type session struct {
 	connected atomic.Bool
 
 	// Owned by the read loop.
-	carry  []byte    // a packet whose end has not been read yet
-	heard  time.Time // when the last bytes came
-	subs   map[string]*subscription
+	carry  []byte                             // a packet whose end has not been read yet
+	subs   table.Table[string, *subscription] // by filter
 	will   *msg.Msg
-	pub    publisher
-	wrote  bool   // something was appended to out since the last flush
-	inMsgs uint64 // since the last settle
-	inSize uint64 // likewise, bytes of payload
-	acks   *acks  // has a lock of its own; nil until CONNECT was accepted
+	pub    *publisher // nil until it publishes, and while it is parked
+	wrote  bool       // something was appended to out since the last flush
+	inMsgs uint64     // since the last settle
+	inSize uint64     // likewise, bytes of payload
+	acks   *acks      // has a lock of its own; nil until something is to be acknowledged
 
 	unreleased map[uint16]struct{} // ids of QoS 2 messages that came and whose PUBREL did not; owned by the read loop
 
 	delivery delivery // guarded by the lock of out, between Begin and End
 
+	heard    atomic.Int64 // when we last listened and something had come, Unix nanoseconds
 	traffic  traffic
 	numSubs  atomic.Int64
 	closing  sync.Once
-	closedBy error // written before quit is closed
+	closedBy error           // written before quit is closed
+	served   *sync.WaitGroup // static after admit; done once the session has ended
 }
 
 func newSession(srv *Server, nc net.Conn, id uint64) *session {
-	return &session{
-		srv: srv, nc: nc, id: id, start: time.Now(),
-		in:   leaf.NewInbound(nc),
-		out:  leaf.NewOutbound(nc, leaf.OutboundOptions{MaxPending: srv.opts.MaxPending, WriteDeadline: srv.opts.WriteDeadline}),
+	s := &session{
+		srv: srv, nc: nc, id: id, start: time.Now(), in: leaf.NewInbound(nc),
 		done: make(chan struct{}), quit: make(chan struct{}),
 	}
+	s.out = leaf.NewOutbound(nc, leaf.OutboundOptions{MaxPending: srv.opts.MaxPending, WriteDeadline: srv.opts.WriteDeadline}, s.in.Wake)
+	return s
 }
 
-// serve is the whole life of the connection.
+// serve is the connection's first goroutine.
 func (s *session) serve() {
-	defer s.out.Wait()
-	defer close(s.done)
+	s.setReadDeadline(s.start.Add(s.srv.opts.ConnectTimeout))
+	s.Resume()
+}
+
+// Resume implements [leaf.Reader]. It is the connection's goroutine, and lasts until
+// the connection ends or has nothing to say for a while.
+func (s *session) Resume() {
 	cause := s.guard(s.read)
+	for errors.Is(cause, leaf.ErrIdle) {
+		s.rest()
+		if s.in.Park() {
+			return // nothing here is ours any more
+		}
+		cause = s.guard(s.read)
+	}
 	s.end(cause)
+	s.in.Leave()
+	close(s.done)
+	s.out.Wait()
+	s.served.Done()
+}
+
+// rest gives up what is of no use until the client says something.
+func (s *session) rest() {
+	s.port.Rest()
+	if p := s.pub; p != nil {
+		s.pub = nil
+		p.packet, p.msg = packet.Publish{}, msg.Msg{} // borrowed
+		publishers.Put(p)
+	}
 }
 
 // guard turns a panic into the end of this connection alone.
@@ -97,35 +125,33 @@ func (s *session) guard(f func() error) (err error) {
 	return f()
 }
 
-// read handles what comes until the connection ends, and says why it did.
+// read handles what comes until the connection ends or is idle, and says which.
 func (s *session) read() error {
-	s.setReadDeadline(s.start.Add(s.srv.opts.ConnectTimeout))
 	for {
-		b, err := s.in.Next()
+		b, err := s.in.Next(true)
 		if err != nil {
-			if err = s.readError(err); err != nil {
-				return err
-			}
-			continue
+			return s.readError(err)
 		}
 		err = s.consume(b)
 		s.settle()
-		s.heard = time.Now() // after settle, which may have waited for the disk: then it was we who did not listen
+		s.hear() // after settle, which may have waited for the disk: then it was we who did not listen
 		if err != nil {
 			return err
 		}
 		if s.acks != nil && s.acks.wait(s.srv.opts.MaxUnacked, s.quit) {
-			s.heard = time.Now() // it was we who did not listen
+			s.hear() // it was we who did not listen
 		}
 	}
 }
+
+func (s *session) hear() { s.heard.Store(time.Now().UnixNano()) }
 
 // settle finishes what one read brought: acknowledgements, deliveries, counters.
 func (s *session) settle() {
 	if s.port == nil {
 		return
 	}
-	if s.acks.commit(s.srv.opts.Barrier) {
+	if s.acks != nil && s.acks.commit(s.srv.opts.Barrier) {
 		s.wrote = true
 	}
 	if s.wrote {
@@ -284,30 +310,36 @@ func (s *session) setReadDeadline(t time.Time) {
 
 var past = time.Unix(1, 0)
 
-// readError says why the connection ends, or nil if it does not. The keep alive
-// is one deadline that is moved only when it passes: a busy session never
-// touches it, and an idle one wakes once in that time.
+// readError says why the connection ends, or that it is idle.
 func (s *session) readError(err error) error {
 	select {
 	case <-s.quit:
 		return s.closedBy
 	default:
 	}
-	if !errors.Is(err, os.ErrDeadlineExceeded) {
-		if e := s.out.Err(); e != nil {
-			return e
-		}
+	switch e := s.out.Err(); {
+	case errors.Is(err, leaf.ErrIdle):
 		return err
-	}
-	if s.port == nil {
+	case errors.Is(err, os.ErrDeadlineExceeded) && s.port == nil:
 		return errConnectTimeout
+	case e != nil:
+		return e
 	}
-	until := s.heard.Add(s.keepAlive)
-	if !time.Now().Before(until) {
-		return errKeepAlive // [MQTT-3.1.2-24]
+	return err
+}
+
+// tick is called now and then by the server's keeper: it ends a client that is silent
+// for longer than it said it would be [MQTT-3.1.2-24]. It reports whether the client has
+// a goroutine, and for how long nothing needs to be looked at.
+func (s *session) tick(now time.Time) (awake bool, rest time.Duration) {
+	rest = seldom
+	if s.connected.Load() && s.keepAlive > 0 && !s.in.Busy() {
+		if rest = time.Unix(0, s.heard.Load()).Add(s.keepAlive).Sub(now); rest <= 0 {
+			s.close(errKeepAlive)
+			return true, seldom
+		}
 	}
-	s.setReadDeadline(until)
-	return nil
+	return s.in.Nudge(now), rest
 }
 
 // close ends the session from any goroutine. It does not wait; done tells.
@@ -316,6 +348,7 @@ func (s *session) close(cause error) {
 		s.closedBy = cause
 		close(s.quit)
 		s.nc.SetReadDeadline(past)
+		s.in.Wake()
 	})
 }
 

@@ -1,0 +1,123 @@
+package leaf
+
+import (
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// This file is a client's connection from its first goroutine to its end. What it does
+// in between is conn.go.
+
+func newConn(s *Server, nc net.Conn, id uint64) *conn {
+	c := &conn{srv: s, nc: nc, id: id, in: NewInbound(nc), ready: s.opts.Authenticate == nil, plain: true}
+	c.out = NewOutbound(nc, s.opts.Outbound, c.in.Wake)
+	c.port = s.router.Attach("nats:"+strconv.FormatUint(id, 10), c, EachSub)
+	return c
+}
+
+// log is made when there is something to say: most connections never do.
+func (c *conn) log() *slog.Logger { return c.srv.log.With("conn", c.port.Name()) }
+
+// serve is the connection's first goroutine: it says what a client hears first.
+func (c *conn) serve() {
+	c.out.Append(c.srv.infoLine(c.id, c.nc))
+	c.out.Flush()
+	if c.ready {
+		c.in.MayPark(c.srv.parking, c)
+	} else {
+		c.nc.SetReadDeadline(time.Now().Add(c.srv.opts.AuthTimeout))
+	}
+	c.Resume()
+}
+
+// Resume implements [Reader]. It is the connection's goroutine, and lasts until the
+// connection ends or has nothing to say for a while.
+func (c *conn) Resume() {
+	err := c.read()
+	for errors.Is(err, ErrIdle) {
+		c.rest()
+		if c.in.Park() {
+			return // nothing here is ours any more
+		}
+		err = c.read()
+	}
+	c.end(err)
+}
+
+// rest gives up what is of no use until the client says something.
+func (c *conn) rest() {
+	c.port.Rest()
+	if p := c.parser; p != nil && p.idle() {
+		c.parser = nil
+		putParser(p)
+	}
+}
+
+// end lets go of the connection.
+func (c *conn) end(err error) {
+	c.port.Close()
+	c.port.Flush()
+	c.leave(err)
+	c.out.Wait()
+	c.in.Leave()
+	c.srv.ended(c)
+}
+
+// tick is called now and then by the server's keeper: it asks a silent client
+// whether it is there, and ends one that has not answered. It reports whether the
+// client has a goroutine.
+func (c *conn) tick(now time.Time) (awake bool) {
+	o := &c.srv.opts
+	if now.Sub(c.in.Heard()) < o.PingInterval*time.Duration(1+c.pings.Load()) {
+		return c.in.Nudge(now)
+	}
+	if int(c.pings.Add(1)) > o.PingMax {
+		c.out.Append([]byte("-ERR 'Stale Connection'\r\n"))
+		c.out.Flush()
+		c.out.Close(errStale)
+		return true
+	}
+	c.out.Append([]byte("PING\r\n"))
+	c.out.Flush()
+	return true
+}
+
+// leave ends the connection and writes the one line that says why.
+func (c *conn) leave(err error) {
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		err = c.tell(errAuthTimeout)
+	}
+	c.out.Flush()
+	if cut := c.out.Err(); cut != nil { // the reader saw only a closed socket
+		err = cut
+	}
+	c.out.Close(nil)
+	var pe *ProtoError
+	switch {
+	case errors.Is(err, io.EOF), errors.Is(err, net.ErrClosed) && c.srv.stopping.Load(), err == nil:
+		c.log().Debug("client left")
+	case errors.As(err, &pe):
+		c.log().Warn("client cut off", "err", pe, "remote", c.nc.RemoteAddr())
+	case errors.Is(err, ErrSlowConsumer), errors.Is(err, ErrWriteDeadline):
+		c.log().Warn("client cut off", "err", err, "remote", c.nc.RemoteAddr())
+	default:
+		c.log().Debug("client left", "err", strings.TrimSpace(err.Error()))
+	}
+}
+
+var (
+	errAuthorization         = &ProtoError{Text: "Authorization Violation", Fatal: true}
+	errAuthTimeout           = &ProtoError{Text: "Authentication Timeout", Fatal: true}
+	errStale                 = &ProtoError{Text: "Stale Connection", Fatal: true}
+	errTooManyConns          = &ProtoError{Text: "maximum connections exceeded", Fatal: true}
+	errTooManySubs           = &ProtoError{Text: "maximum subscriptions exceeded"}
+	errInvalidSubject        = &ProtoError{Text: "Invalid Subject"}
+	errInvalidPublishSubject = &ProtoError{Text: "Invalid Publish Subject"}
+	errHeadersOff            = &ProtoError{Text: "message headers not supported", Fatal: true}
+)
