@@ -243,9 +243,6 @@ func (c *conn) Deliver(m *msg.Msg, sub *msg.Sub) msg.Drop {
 	if last {
 		c.retire(sub)
 	}
-	if d == msg.SlowConsumer {
-		c.srv.counters.SlowConsumers.Add(1)
-	}
 	return d
 }
 

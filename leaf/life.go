@@ -105,6 +105,7 @@ func (c *conn) leave(err error) {
 	case errors.As(err, &pe):
 		c.log().Warn("client cut off", "err", pe, "remote", c.nc.RemoteAddr())
 	case errors.Is(err, ErrSlowConsumer), errors.Is(err, ErrWriteDeadline):
+		c.srv.counters.SlowConsumers.Add(1)
 		c.log().Warn("client cut off", "err", err, "remote", c.nc.RemoteAddr())
 	default:
 		c.log().Debug("client left", "err", strings.TrimSpace(err.Error()))

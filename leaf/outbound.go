@@ -24,6 +24,7 @@ var (
 type OutboundOptions struct {
 	MaxPending    int           // bytes; 0 means 8 MiB
 	WriteDeadline time.Duration // 0 means 10 s
+	Budget        *Budget       // of all connections together; nil means no limit
 }
 
 // Outbound is what waits to be written to one socket. Deliveries append encoded
@@ -37,15 +38,18 @@ type Outbound struct {
 	max      int
 	deadline time.Duration
 	gone     func() // called when nc is closed, perhaps with mu held; may be nil
+	budget   *Budget
 
 	// Guarded by mu.
 	mu      sync.Mutex
 	chunks  [][]byte      // appended, not yet taken for writing
 	pending int           // bytes in chunks and in flight
 	busy    bool          // a writer (a Flush, or the goroutine) owns the socket's write side
+	full    bool          // the socket takes no more for now: the goroutine waits for it
 	closed  bool          // no appends any more
 	err     error         // why; nil after an orderly Close
-	behind  chan struct{} // made when a flush finds more than max/8 waiting; closed below max/16
+	behind  chan struct{} // made when a flush finds more than max/8 waiting, or the budget short; closed below max/16
+	held    int           // bytes that chunks and flight have room for, as told to budget
 	size    int           // bytes of the last write: how large a chunk the next one needs
 	writer  sync.WaitGroup
 
@@ -68,7 +72,7 @@ func NewOutbound(nc net.Conn, o OutboundOptions, gone func()) *Outbound {
 	if o.WriteDeadline <= 0 {
 		o.WriteDeadline = 10 * time.Second
 	}
-	out := &Outbound{nc: nc, max: o.MaxPending, deadline: o.WriteDeadline, gone: gone}
+	out := &Outbound{nc: nc, max: o.MaxPending, deadline: o.WriteDeadline, gone: gone, budget: o.Budget}
 	out.raw = rawConn(nc)
 	out.writeFn = out.writeOnce
 	return out
@@ -98,8 +102,16 @@ func (o *Outbound) Begin(n int) ([]byte, bool) {
 		}
 		n = max(n, min(o.pending, largeChunk))
 	}
-	o.chunks = append(o.chunks, getChunk(max(n, o.size)))
-	return o.chunks[len(o.chunks)-1], true
+	c := getChunk(max(n, o.size))
+	o.chunks = append(o.chunks, c)
+	o.held += cap(c)
+	o.budget.take(cap(c), o.held)
+	if o.full && o.budget.over(1, o.held) {
+		o.fail(ErrBudget)
+		o.mu.Unlock()
+		return nil, false
+	}
+	return c, true
 }
 
 // End takes back what Begin gave, longer or as it was, and unlocks. If more than
@@ -109,7 +121,7 @@ func (o *Outbound) End(b []byte) msg.Drop {
 	o.pending += len(b) - len(o.chunks[k])
 	o.chunks[k] = b
 	if len(b) == 0 { // nothing was appended after all
-		putChunk(b)
+		o.free(b)
 		o.chunks = o.chunks[:k]
 	}
 	if o.pending <= o.max {
@@ -139,7 +151,7 @@ func (o *Outbound) Flush() (behind <-chan struct{}) {
 		o.busy = true
 		o.write()
 	}
-	if o.pending > o.max/8 && !o.closed {
+	if (o.pending > o.max/8 || o.full && o.budget.over(0.5, o.held)) && !o.closed {
 		if o.behind == nil {
 			o.behind = make(chan struct{})
 		}
@@ -161,6 +173,7 @@ func (o *Outbound) write() {
 			break
 		}
 	}
+	o.full = true
 	o.writer.Add(1)
 	go o.drain()
 }
@@ -179,6 +192,11 @@ func (o *Outbound) drain() {
 // rest needs mu: nothing is left to write, or nothing can be.
 func (o *Outbound) rest() {
 	o.busy = false
+	if o.err != nil { // what was being written is given up
+		o.give(o.held)
+		o.flight = nil
+	}
+	o.full = false
 	if o.timed { // an old deadline would fail the next write
 		o.timed = false
 		o.nc.SetWriteDeadline(time.Time{})
@@ -217,7 +235,7 @@ func (o *Outbound) writeFlight(wait bool) bool {
 	if o.werr != nil {
 		o.fail(o.werr)
 	}
-	if o.behind != nil && (o.pending < o.max/16 || o.closed) {
+	if o.behind != nil && (o.pending < o.max/16 && !o.budget.over(0.5, o.held) || o.closed) {
 		close(o.behind)
 		o.behind = nil
 	}
@@ -271,7 +289,7 @@ func (o *Outbound) consume(n int) {
 	k := 0
 	for k < len(o.flight) && n >= len(o.flight[k]) {
 		n -= len(o.flight[k])
-		putChunk(o.flight[k])
+		o.free(o.flight[k])
 		o.flight[k] = nil
 		k++
 	}
@@ -283,6 +301,17 @@ func (o *Outbound) consume(n int) {
 	o.offset = n
 }
 
+// free needs mu, or busy.
+func (o *Outbound) free(c []byte) {
+	o.give(cap(c))
+	putChunk(c)
+}
+
+func (o *Outbound) give(n int) {
+	o.held -= n
+	o.budget.give(n, o.held)
+}
+
 // fail needs mu. It drops what waits and closes the socket at once.
 func (o *Outbound) fail(err error) {
 	if o.err == nil {
@@ -290,10 +319,14 @@ func (o *Outbound) fail(err error) {
 	}
 	o.closed = true
 	for _, c := range o.chunks {
-		putChunk(c)
+		o.free(c)
 	}
 	clear(o.chunks)
 	o.chunks, o.pending = o.chunks[:0], 0
+	if !o.busy {
+		o.give(o.held)
+		o.flight = nil
+	}
 	o.hangUp()
 	if o.behind != nil {
 		close(o.behind)

@@ -42,6 +42,10 @@ const stallLimit = 10 * time.Millisecond
 // and counts as lost, so its publishers are better held.
 const diskLimit = time.Second
 
+// flushAfter is how many bytes one batch may leave waiting at its recipients, framing
+// included roughly.
+const flushAfter = 1 << 20
+
 // Router brings each message to the sinks whose subscriptions match its subject.
 // One router is one subject space. Its methods are safe for all goroutines.
 type Router struct {
@@ -255,6 +259,9 @@ func (p *Port) Publish(m *msg.Msg) (rc msg.Receipt) {
 	}
 	if len(res.once) > 0 {
 		p.publishOnce(res, m, &rc)
+	}
+	if p.tally.outBytes+p.tally.outMsgs*64 > flushAfter {
+		p.Flush() // many recipients: what waits for all of them is to stay small
 	}
 	return rc
 }

@@ -37,6 +37,7 @@ type Options struct {
 
 	MaxPending    int           // bytes waiting for one device; 0 means 8 MiB
 	WriteDeadline time.Duration // 0 means 10 s
+	Budget        *leaf.Budget  // of all connections together; nil means no limit
 
 	ConnectTimeout time.Duration // from accept to the whole CONNECT; 0 means 2 s
 

@@ -75,7 +75,8 @@ func newSession(srv *Server, nc net.Conn, id uint64) *session {
 		srv: srv, nc: nc, id: id, start: time.Now(), in: leaf.NewInbound(nc),
 		done: make(chan struct{}), quit: make(chan struct{}),
 	}
-	s.out = leaf.NewOutbound(nc, leaf.OutboundOptions{MaxPending: srv.opts.MaxPending, WriteDeadline: srv.opts.WriteDeadline}, s.in.Wake)
+	s.out = leaf.NewOutbound(nc, leaf.OutboundOptions{MaxPending: srv.opts.MaxPending, WriteDeadline: srv.opts.WriteDeadline,
+		Budget: srv.opts.Budget}, s.in.Wake)
 	return s
 }
 

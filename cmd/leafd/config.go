@@ -25,9 +25,10 @@ type Config struct {
 	Debug      bool
 
 	Auth           Auth
-	MaxPayload     int // bytes
-	MaxControlLine int // bytes
-	MaxPending     int // bytes waiting for one connection
+	MaxPayload     int   // bytes
+	MaxControlLine int   // bytes
+	MaxPending     int   // bytes waiting for one connection
+	MaxMemory      int64 // bytes of the process, half of which may wait for connections; 0: as ownMemory says
 	MaxConnections int
 	MaxSubs        int // of one connection; 0: no limit
 	PingInterval   time.Duration

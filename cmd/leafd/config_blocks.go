@@ -27,6 +27,7 @@ func readTop(b *block, c *Config) {
 	b.sizeInt(&c.MaxPayload, 1, 64<<20, "max_payload")
 	b.sizeInt(&c.MaxControlLine, 512, 1<<20, "max_control_line")
 	b.sizeInt(&c.MaxPending, 64<<10, 1<<30, "max_pending")
+	b.size(&c.MaxMemory, 32<<20, 1<<40, "max_memory")
 	b.integer(&c.MaxConnections, 1, 65536, "max_connections", "max_conn")
 	b.integer(&c.MaxSubs, 0, 1e6, "max_subscriptions", "max_subs")
 	b.dur(&c.PingInterval, time.Second, time.Hour, "ping_interval")

@@ -487,6 +487,7 @@ func TestDeployConfigShowsDefaults(t *testing.T) {
 	want := defaultConfig()
 	want.File, want.Warnings, want.Devices = c.File, c.Warnings, c.Devices
 	want.ServerName, want.HTTP, want.PidFile, want.Auth.Users = c.ServerName, c.HTTP, c.PidFile, c.Auth.Users
+	want.MaxMemory = c.MaxMemory
 	want.MQTT = defaultMQTT(want.MaxPayload)
 	want.MQTT.Listen, want.MQTT.Auth = c.MQTT.Listen, c.MQTT.Auth
 	want.Remote = defaultRemote()

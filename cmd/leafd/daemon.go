@@ -10,7 +10,6 @@ import (
 	"net"
 	"os"
 	"runtime"
-	"runtime/debug"
 	"strconv"
 
 	"github.com/nats-io/nkeys"
@@ -33,13 +32,14 @@ type daemon struct {
 	id   string // a public nkey
 	sys  string // root of sysfs
 
-	router *leaf.Router
-	nats   *leaf.Server
-	link   *leaf.Link         // nil without a remote
-	mqtt   *mqttbridge.Server // nil without an MQTT listener
-	hw     *hw.Manager
-	store  *storefwd.Store // nil without outboxes
-	boxes  []box
+	router  *leaf.Router
+	buffers *leaf.Budget // of all connections
+	nats    *leaf.Server
+	link    *leaf.Link         // nil without a remote
+	mqtt    *mqttbridge.Server // nil without an MQTT listener
+	hw      *hw.Manager
+	store   *storefwd.Store // nil without outboxes
+	boxes   []box
 
 	natsLn, mqttLn, httpLn net.Listener // the last two may be nil
 	ctlLn                  net.Listener // nil without outboxes
@@ -56,7 +56,8 @@ type box struct {
 // newDaemon builds everything and takes the ports, so that what cannot work is
 // said before anything runs.
 func newDaemon(cfg *Config, log *slog.Logger) (d *daemon, err error) {
-	d = &daemon{cfg: cfg, log: log, name: cfg.ServerName, sys: "/sys", router: leaf.NewRouter()}
+	d = &daemon{cfg: cfg, log: log, name: cfg.ServerName, sys: "/sys", router: leaf.NewRouter(),
+		buffers: leaf.NewBudget(boundMemory(cmp.Or(cfg.MaxMemory, ownMemory())))}
 	if d.name == "" {
 		if d.name, err = os.Hostname(); err != nil {
 			return nil, fmt.Errorf("server_name is not set and the host has no name: %w", err)
@@ -191,7 +192,7 @@ func (d *daemon) natsOptions() leaf.Options {
 	c := d.cfg
 	o := leaf.Options{ServerID: d.id, ServerName: d.name, MaxPayload: c.MaxPayload, MaxControlLine: c.MaxControlLine,
 		MaxConns: c.MaxConnections, MaxSubs: c.MaxSubs, PingInterval: c.PingInterval, PingMax: c.PingMax,
-		Outbound:    leaf.OutboundOptions{MaxPending: c.MaxPending, WriteDeadline: c.WriteDeadline},
+		Outbound:    leaf.OutboundOptions{MaxPending: c.MaxPending, WriteDeadline: c.WriteDeadline, Budget: d.buffers},
 		AuthTimeout: c.Auth.Timeout, Logger: d.log}
 	if !c.Auth.Anyone() {
 		o.Authenticate = func(who *leaf.Connect) error { return c.Auth.check(who.User, who.Pass, who.Token) }
@@ -202,7 +203,7 @@ func (d *daemon) natsOptions() leaf.Options {
 func (d *daemon) mqttOptions() mqttbridge.Options {
 	c := d.cfg.MQTT
 	o := mqttbridge.Options{Router: d.router, MaxPacket: c.MaxPacket, MaxConns: c.MaxConns, MaxSubs: c.MaxSubs,
-		MaxPending: c.MaxPending, WriteDeadline: c.WriteDeadline, ConnectTimeout: c.ConnectTimeout, Logger: d.log}
+		MaxPending: c.MaxPending, WriteDeadline: c.WriteDeadline, Budget: d.buffers, ConnectTimeout: c.ConnectTimeout, Logger: d.log}
 	if d.store != nil {
 		o.Barrier = d.store.Barrier
 	}
@@ -316,7 +317,7 @@ func (d *daemon) run(ctx context.Context) error {
 	if d.ctlLn != nil {
 		inner.run(func(ctx context.Context) error { return serveCtl(ctx, d.ctlLn, d.cfg.Store.Dir, d.ctlBoxes(), d.log) })
 	}
-	debug.FreeOSMemory() // what reading the journal and the configuration took is not needed again
+	letStartGo(d.log)
 	d.log.Info("leafd is ready", "version", version, "name", d.name)
 	<-ctx.Done()
 	d.log.Info("stopping")

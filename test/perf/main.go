@@ -21,6 +21,7 @@ var commands = []command{
 	{"nats-pub", "NATS publishers only, no subscriber", natsPubCmd},
 	{"nats-pubsub", "NATS publish/subscribe topologies", natsPubSubCmd},
 	{"nats-rtt", "NATS request-reply latency", natsRTTCmd},
+	{"nats-slow", "memory, and what others feel, with NATS subscribers that do not read", natsSlowCmd},
 	{"nats-idle", "memory and CPU of idle NATS connections", natsIdleCmd},
 	{"leaf", "publish on a leaf node, subscribe on its hub", leafCmd},
 	{"mqtt-pub", "MQTT publishers with a live subscriber", mqttPubCmd},

@@ -1,0 +1,43 @@
+package leaf
+
+import (
+	"net"
+	"strings"
+	"testing"
+
+	"github.com/leafd/leafd/internal/msg"
+	"github.com/leafd/leafd/internal/testkit"
+)
+
+// However many clients do not read, what waits for them stays within the budget, and
+// those who read get everything.
+func TestBudgetOfAllConnections(t *testing.T) {
+	const limit, slowOnes = 1 << 20, 40
+	b := NewBudget(limit)
+	s, addr := startServer(t, Options{Outbound: OutboundOptions{Budget: b}})
+	for range slowOnes {
+		c := dial(t, addr, `{}`)
+		c.Conn.(*net.TCPConn).SetReadBuffer(4 << 10)
+		c.expect("SUB a 1\r\n", "")
+	}
+	good := dial(t, addr, `{}`)
+	good.expect("SUB a 1\r\n", "")
+	pub := dial(t, addr, `{}`)
+	payload := strings.Repeat("x", 16<<10)
+	most := int64(0)
+	for n := 0; s.Counters().SlowConsumers.Load() < slowOnes; n++ {
+		pub.expect("PUB a 16384\r\n"+payload+"\r\n", "")
+		if got := good.line() + good.line(); got != "MSG a 1 16384"+payload {
+			t.Fatalf("message %d: the one who reads got %.40q", n, got)
+		}
+		most = max(most, b.Used())
+	}
+	// One message for each may be appended before the first is cut off.
+	if over := most - limit; over > slowOnes*2*largeChunk {
+		t.Errorf("%d bytes waited, %d over the budget", most, over)
+	}
+	testkit.Eventually(t, func() bool { return s.Conns() == 2 && b.Used() == 0 && b.holders.Load() == 0 }, "all given back")
+	if n := s.Router().Stats().Drops[msg.Gone].Load(); n == 0 {
+		t.Error("no drop is counted")
+	}
+}
