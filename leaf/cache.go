@@ -1,6 +1,7 @@
 package leaf
 
 import (
+	"bytes"
 	"hash/maphash"
 	"sync/atomic"
 )
@@ -29,6 +30,9 @@ var cacheSeed = maphash.MakeSeed()
 
 // match returns what a subject matches. The result is valid until the next call.
 func (p *Port) match(subject []byte) *result {
+	if p.publishing == nil {
+		p.publishing = publishings.Get().(*publishing)
+	}
 	r := p.router
 	gen := r.gen.Load()
 	if p.last != nil && p.last.gen == gen && p.last.subject == string(subject) {
@@ -70,15 +74,28 @@ func victim(set []atomic.Pointer[result], gen, h uint64) *atomic.Pointer[result]
 	return &set[h>>48%cacheWays]
 }
 
-// literal reports whether a published subject can match at all: no empty token,
-// no white space, no control byte. Wildcard characters stand for themselves.
+// literal reports whether a published subject can match at all: no empty token, no
+// white space. Wildcard characters stand for themselves.
 func literal(s []byte) bool {
 	start := true
 	for _, b := range s {
-		if b == '.' && start || b <= ' ' || b == 0x7f {
+		if b == '.' && start || b == ' ' || b == '\t' || b == '\r' || b == '\n' {
 			return false
 		}
 		start = b == '.'
 	}
 	return !start
+}
+
+// literalTokens reports whether a subject is literal and none of its tokens a wildcard.
+func literalTokens(s []byte) bool {
+	for more := literal(s); more; {
+		var token []byte
+		if token, s, more = bytes.Cut(s, dot); len(token) == 1 && (token[0] == '*' || token[0] == '>') {
+			return false
+		} else if !more {
+			return true
+		}
+	}
+	return false
 }

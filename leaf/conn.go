@@ -93,6 +93,10 @@ func (c *conn) handle(b []byte) error {
 		case opPong:
 			c.pings.Store(0)
 			continue
+		case opInfo, opOK:
+			continue
+		case opErr:
+			return &ProtoError{Text: "the client reports an error", Detail: string(o.arg), Fatal: true}
 		case opConnect:
 			err = c.handleConnect(o.arg)
 		}
@@ -100,12 +104,14 @@ func (c *conn) handle(b []byte) error {
 			if err = c.tell(err); err != nil {
 				return err
 			}
-		} else if c.verbose {
-			c.out.Append([]byte("+OK\r\n"))
+		} else if c.verbose && o.kind != opMsg {
+			c.out.Append(okLine)
 		}
 	}
 	return nil
 }
+
+var okLine = []byte("+OK\r\n") // never written to
 
 // reject turns what the parser refused into what the peer is told. Before the
 // client has said who it is, everything but CONNECT is a breach of that.
@@ -132,11 +138,14 @@ func (c *conn) tell(err error) error {
 
 // handlePub is the hot path.
 func (c *conn) handlePub(m *msg.Msg) error {
-	if c.pedantic && !msg.ValidSubject(m.Subject) {
-		return errInvalidPublishSubject
+	if c.pedantic && !literalTokens(m.Subject) {
+		c.tell(errInvalidPublishSubject) // and it is published, as by nats-server
 	}
 	if len(m.Header) > 0 && !c.headers {
 		return errHeadersOff
+	}
+	if c.verbose { // before what the publish brings the client itself, as from nats-server
+		c.out.Append(okLine)
 	}
 	rc := c.port.Publish(m)
 	if rc.Taken == 0 && rc.Refused == msg.Taken && c.noResponders && len(m.Reply) > 0 {

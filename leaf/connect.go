@@ -29,12 +29,15 @@ type Connect struct {
 }
 
 func parseConnect(arg []byte) (*Connect, error) {
-	c := &Connect{}
+	c := &Connect{Verbose: true, Pedantic: true} // unless it says otherwise
 	if err := json.Unmarshal(arg, c); err != nil {
 		return nil, &ProtoError{Text: "Parser Error", Detail: "CONNECT: " + err.Error(), Fatal: true}
 	}
+	if c.Protocol < 0 || c.Protocol > 1 {
+		return nil, &ProtoError{Text: "invalid client protocol", Fatal: true}
+	}
 	if c.NoResponders && !c.Headers {
-		return nil, &ProtoError{Text: "No Responders Requires Headers Support", Fatal: true}
+		return nil, &ProtoError{Text: "no responders requires headers support", Fatal: true}
 	}
 	return c, nil
 }

@@ -15,7 +15,8 @@ import (
 // in between is conn.go.
 
 func newConn(s *Server, nc net.Conn, id uint64) *conn {
-	c := &conn{srv: s, nc: nc, id: id, in: NewInbound(nc), ready: s.opts.Authenticate == nil, plain: true}
+	c := &conn{srv: s, nc: nc, id: id, in: NewInbound(nc), ready: s.opts.Authenticate == nil, plain: true,
+		verbose: true, pedantic: true} // as nats-server is until it is told otherwise
 	c.out = NewOutbound(nc, s.opts.Outbound, c.in.Wake)
 	c.port = s.router.Attach("nats:"+strconv.FormatUint(id, 10), c, EachSub)
 	return c

@@ -55,11 +55,11 @@ const leafProtocol = 2
 
 // greetVerbs are what a hub may say before it has let us in.
 var greetVerbs = []verb{
-	{verbKey("INFO"), opInfo, (*parser).argsLine},
-	{verbKey("PING"), opPing, (*parser).argsNone},
-	{verbKey("PONG"), opPong, (*parser).argsNone},
-	{verbKey("-ERR"), opErr, (*parser).argsLine},
-	{verbKey("+OK"), opOK, (*parser).argsNone},
+	{verbKey("INFO"), opInfo, (*parser).argsLine, false},
+	{verbKey("PING"), opPing, (*parser).argsNone, false},
+	{verbKey("PONG"), opPong, (*parser).argsNone, false},
+	{verbKey("-ERR"), opErr, (*parser).argsLine, false},
+	{verbKey("+OK"), opOK, (*parser).argsNone, false},
 }
 
 // stage is how far a session has come.

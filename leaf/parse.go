@@ -42,33 +42,38 @@ type verb struct {
 	key  uint64
 	kind opKind
 	args func(p *parser, rest []byte) error
+
+	needy bool // without arguments it is an unknown verb, as nats-server says
 }
 
 // The tables list the frequent verbs first.
 var (
 	clientVerbs = []verb{
-		{verbKey("PUB"), opMsg, (*parser).argsPub},
-		{verbKey("HPUB"), opMsg, (*parser).argsHpub},
-		{verbKey("SUB"), opSub, (*parser).argsSub},
-		{verbKey("UNSUB"), opUnsub, (*parser).argsUnsub},
-		{verbKey("PING"), opPing, (*parser).argsNone},
-		{verbKey("PONG"), opPong, (*parser).argsNone},
-		{verbKey("CONNECT"), opConnect, (*parser).argsLine},
+		{verbKey("PUB"), opMsg, (*parser).argsPub, true},
+		{verbKey("HPUB"), opMsg, (*parser).argsHpub, true},
+		{verbKey("SUB"), opSub, (*parser).argsSub, true},
+		{verbKey("UNSUB"), opUnsub, (*parser).argsUnsub, true},
+		{verbKey("PING"), opPing, (*parser).argsNone, false},
+		{verbKey("PONG"), opPong, (*parser).argsNone, false},
+		{verbKey("CONNECT"), opConnect, (*parser).argsLine, false},
+		{verbKey("INFO"), opInfo, (*parser).argsLine, false},
+		{verbKey("+OK"), opOK, (*parser).argsNone, false},
+		{verbKey("-ERR"), opErr, (*parser).argsLine, false},
 	}
 	// loginVerbs are what a client may say before it has said who it is.
 	loginVerbs = []verb{
-		{verbKey("CONNECT"), opConnect, (*parser).argsLine},
+		{verbKey("CONNECT"), opConnect, (*parser).argsLine, false},
 	}
 	hubVerbs = []verb{
-		{verbKey("LMSG"), opMsg, (*parser).argsLmsg},
-		{verbKey("HMSG"), opMsg, (*parser).argsHmsg},
-		{verbKey("LS+"), opSub, (*parser).argsLsub},
-		{verbKey("LS-"), opUnsub, (*parser).argsLunsub},
-		{verbKey("PING"), opPing, (*parser).argsNone},
-		{verbKey("PONG"), opPong, (*parser).argsNone},
-		{verbKey("INFO"), opInfo, (*parser).argsLine},
-		{verbKey("-ERR"), opErr, (*parser).argsLine},
-		{verbKey("+OK"), opOK, (*parser).argsNone},
+		{verbKey("LMSG"), opMsg, (*parser).argsLmsg, false},
+		{verbKey("HMSG"), opMsg, (*parser).argsHmsg, false},
+		{verbKey("LS+"), opSub, (*parser).argsLsub, false},
+		{verbKey("LS-"), opUnsub, (*parser).argsLunsub, false},
+		{verbKey("PING"), opPing, (*parser).argsNone, false},
+		{verbKey("PONG"), opPong, (*parser).argsNone, false},
+		{verbKey("INFO"), opInfo, (*parser).argsLine, false},
+		{verbKey("-ERR"), opErr, (*parser).argsLine, false},
+		{verbKey("+OK"), opOK, (*parser).argsNone, false},
 	}
 )
 
@@ -97,9 +102,9 @@ func (e *ProtoError) Error() string {
 
 var (
 	errUnknownVerb = &ProtoError{Text: "Unknown Protocol Operation", Fatal: true}
-	errControlLine = &ProtoError{Text: "Maximum Control Line Exceeded", Fatal: true}
+	errControlLine = &ProtoError{Text: "maximum control line exceeded", Fatal: true}
 	errMaxPayload  = &ProtoError{Text: "Maximum Payload Violation", Fatal: true}
-	errNoCRLF      = &ProtoError{Text: "Parser Error", Detail: "payload does not end in CR LF", Fatal: true}
+	errNoCRLF      = &ProtoError{Text: errUnknownVerb.Text, Detail: "payload does not end in CR LF", Fatal: true}
 )
 
 func badArgs(verb string, rest []byte) error {
@@ -111,7 +116,7 @@ func badArgs(verb string, rest []byte) error {
 // to one reader. (Protocol: NATS client protocol, NATS leafnode protocol.)
 type parser struct {
 	verbs      []verb
-	maxLine    int // bytes of a control line, its end left out
+	maxLine    int // bytes of a control line, verb and end left out
 	maxPayload int // bytes of header and data
 
 	op         op
@@ -161,7 +166,7 @@ func (p *parser) resume(b []byte) (used int, o *op, err error) {
 		if used = bytes.IndexByte(b, '\n') + 1; used == 0 {
 			used = len(b)
 		}
-		used = min(used, p.maxLine+2-len(p.carry)) // enough for scan to see whether the line is too long
+		used = min(used, p.maxLine+lineRoom-len(p.carry)) // enough for scan to see whether the line is too long
 		p.keep(b[:used])
 		if p.done, err = p.rescan(); err != nil || p.done {
 			return used, &p.op, err
@@ -206,9 +211,9 @@ func (p *parser) forget() {
 // scan parses the operation at the start of b. used is 0 if it is incomplete;
 // need is its whole length once its line is known.
 func (p *parser) scan(b []byte) (used, need int, err error) {
-	end := bytes.IndexByte(b[:min(len(b), p.maxLine+2)], '\n')
+	end := bytes.IndexByte(b[:min(len(b), p.maxLine+lineRoom)], '\n')
 	if end < 0 {
-		if len(b) >= p.maxLine+2 {
+		if len(b) >= p.maxLine+lineRoom {
 			return 0, 0, errControlLine
 		}
 		return 0, 0, nil
@@ -248,12 +253,22 @@ func (p *parser) line(line []byte) error {
 	}
 	for k := range p.verbs {
 		if v := &p.verbs[k]; v.key == key {
-			p.op.kind = v.kind
-			return v.args(p, line[i:])
+			switch rest := line[i:]; {
+			case len(rest) == 0 && v.needy:
+				return errUnknownVerb
+			case len(rest) > p.maxLine+1:
+				return errControlLine
+			default:
+				p.op.kind = v.kind
+				return v.args(p, rest)
+			}
 		}
 	}
 	return errUnknownVerb
 }
+
+// lineRoom is what a line may have beside maxLine: a verb, a space, CR LF.
+const lineRoom = 8 + 1 + 2
 
 // maxArgs bounds the words of a line, which are queue groups if there are many.
 const maxArgs = 4096
@@ -339,7 +354,7 @@ func (p *parser) argsHpub(rest []byte) error {
 	ok := len(a) == 3 || len(a) == 4
 	if ok {
 		p.message(a[0], a[1:len(a)-2])
-		ok = p.sizes(a[len(a)-2], a[len(a)-1]) && p.head > 0
+		ok = p.sizes(a[len(a)-2], a[len(a)-1])
 	}
 	return p.checked(ok, "HPUB", rest)
 }
@@ -369,9 +384,9 @@ func (p *parser) argsUnsub(rest []byte) error {
 	a := p.split(rest)
 	p.op.n = 0
 	if len(a) == 2 {
-		p.op.n = number(a[1])
+		p.op.n = max(0, number(a[1])) // what is no number ends it at once, as in nats-server
 	}
-	if len(a) != 1 && len(a) != 2 || p.op.n < 0 {
+	if len(a) != 1 && len(a) != 2 {
 		return badArgs("UNSUB", rest)
 	}
 	p.op.sid = a[0]

@@ -84,7 +84,7 @@ func parseAll(t testing.TB, verbs []verb, reads ...[]byte) (ops []string) {
 const (
 	unknown  = "error Unknown Protocol Operation"
 	badParse = "error Parser Error"
-	tooLong  = "error Maximum Control Line Exceeded"
+	tooLong  = "error maximum control line exceeded"
 	tooBig   = "error Maximum Payload Violation"
 	anyHead  = "NATS/1.0\r\nA: b\r\n\r\n" // 18 bytes
 )
@@ -117,15 +117,15 @@ var clientCases = []parseCase{
 	one("PING\r\nPUB a 1001\r\n", "PING", tooBig),
 	one("HPUB a 18 1001\r\n", tooBig),
 	one("\r\n", unknown), one("\n", unknown), one(" PING\r\n", unknown), one("PINGX\r\n", unknown), one("PIN\r\n", unknown),
-	one("MSG a 1 0\r\n\r\n", unknown), one("LMSG a 0\r\n\r\n", unknown), one("LS+ a\r\n", unknown), one("INFO {}\r\n", unknown), one("-ERR x\r\n", unknown),
+	one("MSG a 1 0\r\n\r\n", unknown), one("LMSG a 0\r\n\r\n", unknown), one("LS+ a\r\n", unknown), one("INFO {}\r\n", `7 "{}"`), one("-ERR x\r\n", `8 "x"`),
 	one("PUBLISHED a 0\r\n", unknown), one("\x00\x00\x00\r\n", unknown), one("\xff\xd8\xff\xe0\r\n", unknown), one("GET / HTTP/1.1\r\n", unknown),
-	one("PUB\r\n", badParse), one("PUB 0\r\n", badParse), one("PUB a\r\n", badParse), one("PUB a b c 0\r\n", badParse),
+	one("PUB\r\n", unknown), one("PUB 0\r\n", badParse), one("PUB a\r\n", badParse), one("PUB a b c 0\r\n", badParse),
 	one("PUB a -1\r\n", badParse), one("PUB a +5\r\n", badParse), one("PUB a 0x10\r\n", badParse), one("PUB a 1e3\r\n", badParse), one("PUB a 1.0\r\n", badParse),
 	one("PUB a 99999999999999999999\r\n", badParse), one("PUB a 4294967297\r\n", badParse), one("PUB a 0000000001\r\nx\r\n", badParse),
-	one("PUB a 1\r\nxy\r\n", badParse), one("PUB a 2\r\nx\r\nPING\r\n", badParse), one("PUB a 1\r\nx\n\n", badParse), one("PUB a 1\r\nxPUB a 1\r\n", badParse),
-	one("HPUB a 18\r\n", badParse), one("HPUB a 0 0\r\n\r\n", badParse), one("HPUB a 3 2\r\n", badParse), one("HPUB a -1 2\r\n", badParse), one("HPUB a b c 1 2\r\n", badParse),
-	one("SUB\r\n", badParse), one("SUB a\r\n", badParse), one("SUB a b c d\r\n", badParse),
-	one("UNSUB\r\n", badParse), one("UNSUB 1 x\r\n", badParse), one("UNSUB 1 -1\r\n", badParse), one("UNSUB 1 2 3\r\n", badParse),
+	one("PUB a 1\r\nxy\r\n", unknown), one("PUB a 2\r\nx\r\nPING\r\n", unknown), one("PUB a 1\r\nx\n\n", unknown), one("PUB a 1\r\nxPUB a 1\r\n", unknown),
+	one("HPUB a 18\r\n", badParse), one("HPUB a 0 0\r\n\r\n", `MSG "a" data ""`), one("HPUB a 3 2\r\n", badParse), one("HPUB a -1 2\r\n", badParse), one("HPUB a b c 1 2\r\n", badParse),
+	one("SUB\r\n", unknown), one("SUB a\r\n", badParse), one("SUB a b c d\r\n", badParse),
+	one("UNSUB\r\n", unknown), one("UNSUB 1 x\r\n", `UNSUB "1" 0`), one("UNSUB 1 -1\r\n", `UNSUB "1" 0`), one("UNSUB 1 2 3\r\n", badParse),
 }
 
 var hubCases = []parseCase{
@@ -209,9 +209,10 @@ func TestParseControlLineLimit(t *testing.T) {
 		end     string
 		refused bool
 	}{
-		{4095, "\r\n", false}, {4096, "\r\n", false}, {4097, "\r\n", true},
-		{4095, "\n", false}, {4096, "\n", false}, {4098, "\n", true},
-		{4095, "", false}, {4098, "", true}, {100000, "", true},
+		// "SUB " is not counted.
+		{4099, "\r\n", false}, {4100, "\r\n", false}, {4101, "\r\n", true},
+		{4099, "\n", false}, {4100, "\n", false}, {4102, "\n", true},
+		{4099, "", false}, {4107, "", true}, {100000, "", true},
 	} {
 		for _, cut := range []int{0, 1, 5, 4000, 4095, 4096, 4097} {
 			b := line(tc.n, tc.end)

@@ -243,12 +243,9 @@ func (r *Router) changed(p *Port, sub *msg.Sub, delta int) {
 // is borrowed; m.Queues is used as scratch space. Flush must follow, after one
 // message or after a batch.
 func (p *Port) Publish(m *msg.Msg) (rc msg.Receipt) {
-	if p.publishing == nil {
-		p.publishing = publishings.Get().(*publishing)
-	}
+	res := p.match(m.Subject)
 	p.tally.inMsgs++
 	p.tally.inBytes += uint64(len(m.Header) + len(m.Data))
-	res := p.match(m.Subject)
 	for i := range res.plain {
 		if e := &res.plain[i]; e.at != p || !p.noEcho.Load() {
 			p.deliver(e.at, e.sub, m, &rc)
@@ -412,8 +409,7 @@ func (p *Port) stall(behind <-chan struct{}, limit time.Duration) {
 	p.timer.Stop()
 }
 
-// hasOwn returns the port's own plain subscription to a subject, or nil. Publish was
-// called before.
+// hasOwn returns the port's own plain subscription to a subject, or nil.
 func (p *Port) hasOwn(subject []byte) *msg.Sub {
 	for _, e := range p.match(subject).plain {
 		if e.at == p {

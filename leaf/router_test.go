@@ -319,7 +319,7 @@ func TestRouterBadSubjects(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	for _, s := range []string{"", ".", "a.", ".a", "a..b", "a b", "a\tb", "a.\x00", "a.\x7f", strings.Repeat(".", 1<<20)} {
+	for _, s := range []string{"", ".", "a.", ".a", "a..b", "a b", "a\tb", "a\r\nb", strings.Repeat(".", 1<<20)} {
 		for range 3 {
 			if rc := p.Publish(text(s)); rc.Taken != 0 {
 				t.Errorf("%.20q: %d took it", s, rc.Taken)

@@ -42,7 +42,17 @@ type client struct {
 	r *bufio.Reader
 }
 
-// dial connects, reads INFO and, if connect is not empty, sends it as CONNECT.
+// quiet is the CONNECT of a client that wants neither +OK nor to be told of odd subjects, if
+// it does not say otherwise, as those of all official clients.
+func quiet(connect string) string {
+	const off = `{"verbose":false,"pedantic":false`
+	if connect == "{}" {
+		return off + "}"
+	}
+	return off + "," + strings.TrimPrefix(connect, "{")
+}
+
+// dial connects, reads INFO and, if connect is not empty, sends it as CONNECT, made quiet.
 func dial(t testing.TB, addr, connect string) *client {
 	t.Helper()
 	nc, err := net.Dial("tcp", addr)
@@ -56,7 +66,7 @@ func dial(t testing.TB, addr, connect string) *client {
 		t.Fatalf("greeted with %q", line)
 	}
 	if connect != "" {
-		c.send("CONNECT " + connect + "\r\n")
+		c.send("CONNECT " + quiet(connect) + "\r\n")
 	}
 	return c
 }
@@ -112,13 +122,13 @@ func (c *client) cutOff(s, text string) {
 func TestProtocol(t *testing.T) {
 	_, addr := startServer(t, Options{})
 	for _, tc := range []struct{ name, connect, send, want string }{
-		{"publish before connect", "", "SUB a 1\r\nPUB a 2\r\nhi\r\n", "MSG a 1 2\r\nhi\r\n"},
+		{"publish before connect", "", "SUB a 1\r\nPUB a 2\r\nhi\r\n", "+OK\r\n+OK\r\nMSG a 1 2\r\nhi\r\n"},
 		{"empty payload", `{}`, "SUB a 1\r\nPUB a 0\r\n\r\n", "MSG a 1 0\r\n\r\n"},
 		{"reply", `{}`, "SUB a 1\r\nPUB a r.1 1\r\nx\r\n", "MSG a 1 r.1 1\r\nx\r\n"},
 		{"lower case, tabs, LF", `{}`, "sub\ta  1\npub a\t1\r\nx\r\n", "MSG a 1 1\r\nx\r\n"},
 		{"each subscription", `{}`, "SUB a 1\r\nSUB * 2\r\nSUB > 3\r\nPUB a 0\r\n\r\n", "MSG a 3 0\r\n\r\nMSG a 2 0\r\n\r\nMSG a 1 0\r\n\r\n"},
 		{"headers", `{"headers":true}`, "SUB a 1\r\nHPUB a 12 14\r\nNATS/1.0\r\n\r\nhi\r\n", "HMSG a 1 12 14\r\nNATS/1.0\r\n\r\nhi\r\n"},
-		{"headers not asked for are cut", `{"headers":true}`, "SUB a 1\r\nHPUB a 12 14\r\nNATS/1.0\r\n\r\nhi\r\nCONNECT {}\r\nUNSUB 1\r\n", "HMSG a 1 12 14\r\nNATS/1.0\r\n\r\nhi\r\n"},
+		{"headers not asked for are cut", `{"headers":true}`, "SUB a 1\r\nHPUB a 12 14\r\nNATS/1.0\r\n\r\nhi\r\nCONNECT {\"verbose\":false}\r\nUNSUB 1\r\n", "HMSG a 1 12 14\r\nNATS/1.0\r\n\r\nhi\r\n"},
 		{"echo off", `{"echo":false}`, "SUB a 1\r\nPUB a 0\r\n\r\n", ""},
 		{"echo off, queue", `{"echo":false}`, "SUB a q 1\r\nPUB a 0\r\n\r\n", ""},
 		{"unsub", `{}`, "SUB a 1\r\nUNSUB 1\r\nPUB a 0\r\n\r\n", ""},
@@ -154,15 +164,15 @@ func TestProtocolViolations(t *testing.T) {
 		{"signed size", "PUB a +1\r\n", "Parser Error"},
 		{"hexadecimal size", "PUB a 0x1\r\n", "Parser Error"},
 		{"size over any integer", "PUB a 99999999999999999999\r\n", "Parser Error"},
-		{"payload longer than said", "PUB a 1\r\nxyz\r\n", "Parser Error"},
+		{"payload longer than said", "PUB a 1\r\nxyz\r\n", "Unknown Protocol Operation"},
 		{"over max_payload", "PUB a 1001\r\n", "Maximum Payload Violation"},
-		{"header longer than all", "CONNECT {\"headers\":true}\r\nHPUB a 20 10\r\n", "Parser Error"},
-		{"headers unasked", "CONNECT {}\r\nHPUB a 12 12\r\nNATS/1.0\r\n\r\n\r\n", "message headers not supported"},
+		{"header longer than all", "CONNECT {\"verbose\":false,\"headers\":true}\r\nHPUB a 20 10\r\n", "Parser Error"},
+		{"headers unasked", "CONNECT {\"verbose\":false}\r\nHPUB a 12 12\r\nNATS/1.0\r\n\r\n\r\n", "message headers not supported"},
 		{"SUB of one word", "SUB a\r\n", "Parser Error"},
-		{"UNSUB of none", "UNSUB\r\n", "Parser Error"},
+		{"UNSUB of none", "UNSUB\r\n", "Unknown Protocol Operation"},
 		{"bad CONNECT", "CONNECT {\"verbose\":1}\r\n", "Parser Error"},
-		{"no_responders without headers", "CONNECT {\"no_responders\":true}\r\n", "No Responders Requires Headers Support"},
-		{"endless line", "PUB " + strings.Repeat("x", 5000), "Maximum Control Line Exceeded"},
+		{"no_responders without headers", "CONNECT {\"no_responders\":true}\r\n", "no responders requires headers support"},
+		{"endless line", "PUB " + strings.Repeat("x", 5000), "maximum control line exceeded"},
 	} {
 		t.Run(tc.name, func(t *testing.T) { dial(t, addr, "").cutOff(tc.send, tc.text) })
 	}
@@ -176,7 +186,7 @@ func TestEveryByteAlone(t *testing.T) {
 	_, addr := startServer(t, Options{})
 	c := dial(t, addr, "")
 	c.Conn.(*net.TCPConn).SetNoDelay(true)
-	for _, b := range "CONNECT {\"headers\":true}\r\nSUB a 1\r\nHPUB a r 12 17\r\nNATS/1.0\r\n\r\nhello\r\nPUB a 3\r\n\r\n!\r\n" {
+	for _, b := range "CONNECT {\"verbose\":false,\"headers\":true}\r\nSUB a 1\r\nHPUB a r 12 17\r\nNATS/1.0\r\n\r\nhello\r\nPUB a 3\r\n\r\n!\r\n" {
 		c.send(string(b))
 	}
 	c.expect("", "HMSG a 1 r 12 17\r\nNATS/1.0\r\n\r\nhello\r\nMSG a 1 3\r\n\r\n!\r\n")
