@@ -94,8 +94,9 @@ type LinkStatus struct {
 // are shortened at random by up to a half, so that a fleet does not come at once.
 //
 // Reading order: link_session.go (one connection), link_handshake.go,
-// link_dial.go, link_interest.go, link_deliver.go, link_perms.go, link_errors.go (what a
-// failure means), link_backoff.go, link_urls.go.
+// link_dial.go, link_interest.go, link_deliver.go, link_handover.go (delivery that a PONG
+// confirms), link_perms.go, link_errors.go (what a failure means), link_backoff.go,
+// link_urls.go.
 type Link struct {
 	// Static after NewLink.
 	opts   LinkOptions
@@ -339,11 +340,7 @@ func (l *Link) Send(m *msg.Msg) error {
 	if s == nil {
 		return ErrLinkDown
 	}
-	err := s.send(m)
-	if err == nil || err == ErrLinkDown {
-		return err
-	}
-	return fmt.Errorf("send %.256q: %w", m.Subject, err)
+	return sendError(m, s.send(m))
 }
 
 // Flush pushes what Send appended. It does not block.

@@ -58,6 +58,25 @@ func TestLinkDeliverDoesNotAllocate(t *testing.T) {
 	}); n != 0 {
 		t.Errorf("Send: %v allocations", n)
 	}
+	if err := s.handle([]byte("LS+ a.*\r\nLS+ a.b q 1\r\n")); err != nil {
+		t.Fatal(err)
+	}
+	h, err := s.link.Handover([]string{"a.>"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	answered := func(error) {}
+	if n := testing.AllocsPerRun(500, func() {
+		if wanted, err := h.Offer(m); !wanted || err != nil {
+			t.Fatal(err)
+		}
+		if err := h.Ping(answered); err != nil {
+			t.Fatal(err)
+		}
+		s.handlePong()
+	}); n != 0 {
+		t.Errorf("Offer and Ping: %v allocations", n)
+	}
 }
 
 // What the hub sends reaches a local client without allocation, whole or split.

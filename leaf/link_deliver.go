@@ -26,13 +26,20 @@ func (s *session) Flush() (behind <-chan struct{}) { return s.out.Flush() }
 // send is Link.Send: it may fill the buffer further than live messages do, and
 // reaches the hub's JetStream without a domain.
 func (s *session) send(m *msg.Msg) error {
-	switch {
-	case !literal(m.Subject):
-		return ErrBadSubject
-	case !s.perms.Load().maySend(m.Subject):
-		return ErrDenied
+	if err := s.maySend(m.Subject); err != nil {
+		return err
 	}
 	return s.put(m, s.out.max/8*7)
+}
+
+func (s *session) maySend(subject []byte) error {
+	switch {
+	case !literal(subject):
+		return ErrBadSubject
+	case !s.perms.Load().maySend(subject):
+		return ErrDenied
+	}
+	return nil
 }
 
 // put appends m if not more than limit bytes wait then; a message that is alone

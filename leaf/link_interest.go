@@ -114,6 +114,7 @@ func (s *session) handleSub(o *op) error {
 	}
 	s.subs[string(s.key)] = sub
 	s.link.hubSubs.Store(int64(len(s.subs)))
+	s.interest(sub.Subject, false)
 	return nil
 }
 
@@ -128,6 +129,7 @@ func (s *session) handleUnsub(o *op) {
 	delete(s.subs, string(s.key))
 	s.subBytes -= len(s.key)
 	s.link.hubSubs.Store(int64(len(s.subs)))
+	s.interest(sub.Subject, true)
 }
 
 // subKey sets s.key to "subject queue".

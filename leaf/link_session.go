@@ -47,7 +47,7 @@ type session struct {
 	perms      atomic.Pointer[permissions] // nil before joined
 	maxPayload atomic.Int64                // that the hub takes; 0: no limit known
 	pings      atomic.Int32                // sent with nothing heard since
-	pinged     atomic.Int64                // Unix nanoseconds of the PING to measure by; 0: none
+	asked      asked
 
 	announced map[interestKey]int // guarded by the router's lock; what the hub knows of us
 }
@@ -224,6 +224,7 @@ func (s *session) handleErr(text string) {
 		s.handleForbidden(f, text)
 	}
 	s.complaint = f
+	s.doubt(f)
 }
 
 // handleForbidden leaves out the subject that the hub names from now on.
@@ -240,17 +241,9 @@ func (s *session) handleForbidden(f *linkFault, text string) {
 	}
 }
 
-func (s *session) handlePong() {
-	s.complaint = nil // the hub goes on
-	if at := s.pinged.Swap(0); at != 0 {
-		s.link.rtt.Store(time.Now().UnixNano() - at)
-	}
-}
-
 // ping asks the hub whether it is there.
 func (s *session) ping() {
-	s.pinged.CompareAndSwap(0, time.Now().UnixNano())
-	s.out.Append([]byte("PING\r\n"))
+	s.ask(ping{}) // a connection that is closing needs none
 	s.out.Flush()
 }
 

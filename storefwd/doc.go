@@ -19,7 +19,8 @@
 // conflate.go (the newest of each subject), cursor.go, tail.go (what is kept after the acknowledgement), commit.go (from append
 // to safe), fold.go (from journal to bbolt), forward.go, resume.go, readback.go,
 // wentback.go (what the hub has),
-// publish.go, acks.go, flow.go, pace.go, hub.go and puback.go (the hub's JetStream API), inspect.go
+// publish.go, acks.go, flow.go, pace.go, hub.go and puback.go (the hub's JetStream API), confirm.go
+// (a hub without streams), inspect.go
 // (what a person does with a store), wear.go (what it costs the flash).
 //
 // # Concurrency

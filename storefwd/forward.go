@@ -35,6 +35,11 @@ type ForwarderOptions struct {
 	Stream string // the hub's stream, if it is not to be found by subject
 	Domain string // the hub's JetStream domain, if its INFO does not say
 
+	// Handover, if it is set, gives the messages to the hub's subscribers instead of a
+	// stream, and a PONG confirms them: confirm.go says what that is worth. It begins in
+	// the session of the link that is up, and fails if there is none.
+	Handover func(filters []string) (Handover, error)
+
 	Window      int           // messages in flight at most; default 8192
 	WindowBytes int           // bytes in flight; default 1 MiB
 	Priority    int           // outboxes of one store: the higher ones drain first; default 0
@@ -60,7 +65,7 @@ func (o *ForwarderOptions) setDefaults() {
 // Forwarder drains an outbox to a stream on the hub: each record is published with
 // a message id and a reply subject, the stream's acknowledgement acks the cursor.
 // After every interruption it asks the hub what it has, so that nothing is sent
-// twice however long the interruption was.
+// twice however long the interruption was. Without a stream: confirm.go.
 //
 // Its Inbox must be subscribed for it; the acknowledgements come to Deliver.
 type Forwarder struct {
@@ -71,6 +76,7 @@ type Forwarder struct {
 	up     Uplink
 	inbox  []byte // "_INBOX.<random>."
 	origin []byte // of message ids
+	how    confirmer
 
 	// Static after Run opened it.
 	c *Cursor
@@ -112,15 +118,16 @@ type Forwarder struct {
 
 // ForwarderStats describe a Forwarder at one moment.
 type ForwarderStats struct {
-	State     string // connecting, resuming, no stream, live, waiting
+	State     string // connecting, resuming, no stream, no interest, live, waiting
 	Detail    string // for people: what is missing and what to do
 	Since     time.Time
 	LastError string
 	Stream    string
 	Shared    bool // others write to the same subjects
 
-	Resume          string        // after an interruption: ByChain, ByReads or ByWindow
-	ResumeWhy       string        // why by the window
+	Confirm         string        // ByStream or ByFlush
+	Resume          string        // after an interruption: ByChain, ByReads, ByWindow or ByNothing
+	ResumeWhy       string        // why by the window or by nothing
 	DuplicateWindow time.Duration // of that stream, if it is known
 
 	Sent       uint64 // publishes, repeated ones included
@@ -162,6 +169,10 @@ func NewForwarder(o ForwarderOptions) *Forwarder {
 	}
 	f.flow = flow{window: min(startWindow, o.Window), most: o.Window, patience: o.AckTimeout}
 	f.setState(Connecting, "")
+	f.how, f.st.Confirm = f, ByStream
+	if o.Handover != nil {
+		f.how, f.st.Confirm = &byFlush{f: f}, ByFlush
+	}
 	return f
 }
 
@@ -230,7 +241,7 @@ func (f *Forwarder) session(ctx context.Context) (went bool, err error) {
 	if err = f.s.awaitSalvage(ctx); err != nil {
 		return false, err
 	}
-	if err = f.resume(ctx); err == nil {
+	if err = f.how.resume(ctx); err == nil {
 		f.isLive = false // until the backlog is small
 		if floor, _ := f.c.ambiguous(); !f.c.behind(floor, startWindow) {
 			f.live(floor)

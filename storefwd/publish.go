@@ -3,7 +3,6 @@ package storefwd
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"strconv"
 	"time"
@@ -35,11 +34,13 @@ func (f *Forwarder) pump(ctx context.Context) (err error) {
 			if ctx.Err() != nil {
 				return ctx.Err() // the hub refused an earlier one: none may overtake it
 			}
-			if err := f.send(ctx, &f.recs[i], most); err != nil {
+			if err := f.how.send(ctx, &f.recs[i], most); err != nil {
 				return err
 			}
 		}
-		f.up.Flush()
+		if err := f.how.flush(); err != nil {
+			return err
+		}
 		f.spend(f.bytes)
 		f.bytes = 0
 		f.live(f.recs[len(f.recs)-1].Seq)
@@ -73,8 +74,7 @@ func (f *Forwarder) send(ctx context.Context, r *Record, most int) error {
 	f.note(p, r, acked)
 	f.out = msg.Msg{Subject: r.Subject, Reply: f.reply, Header: f.header, Data: r.Data}
 	err := f.up.Send(&f.out)
-	var never interface{ Permanent() bool }
-	if errors.As(err, &never) && never.Permanent() {
+	if permanent(err) {
 		f.reject(r.Seq, r.Subject, err.Error())
 		return nil
 	}

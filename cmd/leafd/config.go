@@ -108,6 +108,7 @@ type Outbox struct {
 	Priority   int           // 0 to 9; higher ones drain first
 	DrainRate  int64         // bytes a second while a backlog drains; 0: no limit
 	DailyBytes int64         // bytes sent in a UTC day; 0: no limit
+	Flush      bool          // given to the hub's subscribers and confirmed by a PONG, not to a stream
 	Stream     string        // the hub's stream; empty: found by subject
 	Domain     string        // the hub's JetStream domain; empty: as the hub says
 	AckTimeout time.Duration

@@ -333,7 +333,24 @@ func readOutbox(b *block, name string) Outbox {
 	b.boolean(&o.Conflate, "conflate")
 	b.hubName(&o.Stream, "stream")
 	b.hubName(&o.Domain, "domain")
+	readConfirm(b, &o)
 	return o
+}
+
+// readConfirm reads how the hub confirms. What is about its streams does not go with a
+// hub that need not have any.
+func readConfirm(b *block, o *Outbox) {
+	confirm := storefwd.ByStream
+	b.oneOf(&confirm, []string{storefwd.ByStream, storefwd.ByFlush}, "confirm")
+	if o.Flush = confirm == storefwd.ByFlush; !o.Flush {
+		return
+	}
+	for _, key := range []string{"stream", "domain", "grace", "grace_bytes", "grace_on_disk"} {
+		if b.has(key) {
+			b.r.fail(b.join(key), `is for confirm: "stream"; with "flush" the hub keeps no messages that could be asked for`, "remove one of them")
+		}
+	}
+	o.Grace, o.GraceBytes = 0, 0
 }
 
 // readGapSubject reads where losses are declared: by default the first subject that has

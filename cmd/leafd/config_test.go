@@ -94,7 +94,7 @@ outbox {
   telemetry { subjects: [ "t.>", "u.*" ], max_bytes: 1GB, max_msgs: 1000, full: refuse, window: 10, max_age: "72h", gap_subject: "t.lost", durability: interval, commit_interval: "3s", conflate: true
               priority: 9, drain_rate: 64KB, daily_bytes: 10MB
               stream: T, domain: hub, ack_timeout: "7s", grace: "1m", grace_bytes: 1MB, grace_on_disk: true, duplicate_window: "30s" }
-  alarms { subject: "alarm.>" }
+  alarms { subject: "alarm.>", confirm: flush }
 }
 hardware { devices {
   air { driver: simulated, subject: "lab.air", interval: "2s" }
@@ -116,6 +116,7 @@ hardware { devices {
 	want.Clock = "never"
 	alarms := defaultOutbox("alarms")
 	alarms.Subjects, alarms.GapSubject = []string{"alarm.>"}, "alarm.gap"
+	alarms.Flush, alarms.Grace, alarms.GraceBytes = true, 0, 0
 	want.Outboxes = []Outbox{alarms, {
 		Name: "telemetry", Subjects: []string{"t.>", "u.*"}, MaxBytes: 1 << 30, MaxMsgs: 1000, MaxAge: 72 * time.Hour, GapSubject: "t.lost", Full: storefwd.Refuse, Interval: 3 * time.Second, Conflate: true,
 		Grace: time.Minute, GraceBytes: 1 << 20, GraceDisk: true,
@@ -303,6 +304,9 @@ var badConfigs = []struct{ text, want string }{
 	{hub + "outbox { a { subjects: x, commit_interval: \"2s\" } }", `is for durability: "interval"`},
 	{hub + "outbox { a { subjects: x, max_bytes: 100KB } }", "less than max_payload"},
 	{hub + "outbox { a { subjects: x, stream: a.b } }", "is not a stream name"},
+	{hub + "outbox { a { subjects: x, confirm: ping } }", `must be one of "stream", "flush"`},
+	{hub + "outbox { a { subjects: x, confirm: flush, grace: \"1m\" } }", `key "outbox.a.grace": is for confirm: "stream"`},
+	{hub + "outbox { a { subjects: x, confirm: flush, stream: T } }", `key "outbox.a.stream": is for confirm: "stream"`},
 	{"mqtt { port: 1883, max_packet: 2MB }", "lets in messages larger than max_payload"},
 	{"hardware { }", `key "hardware.devices": names no device`},
 	{"hardware { devices { a: x } }", `key "hardware.devices.a": must be a block`},
@@ -513,7 +517,7 @@ func TestDeployConfigShowsEveryKey(t *testing.T) {
 		pid_file leafnodes reconnect remotes urls no_randomize credentials nkey first_info_timeout deny_imports
 		deny_exports mqtt max_packet max_pending_bytes connect_timeout store dir journal_size spill_after
 		commit_interval max_size reserve outbox subjects max_bytes max_msgs max_age gap_subject full durability conflate grace grace_bytes grace_on_disk window ack_timeout
-		duplicate_window stream domain clock trust hardware devices
+		duplicate_window confirm stream domain clock trust hardware devices
 		driver subject interval`) {
 		if !regexp.MustCompile(`[#{ ]` + key + `(:| \{)`).Match(text) {
 			t.Errorf("key %q is not shown", key)

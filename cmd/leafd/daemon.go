@@ -141,7 +141,8 @@ func (d *daemon) openBox(o Outbox) (err error) {
 	}
 	b.fwd = storefwd.NewForwarder(storefwd.ForwarderOptions{Log: b.log, Uplink: d.link, Filters: o.Subjects, Class: o.Name,
 		Stream: o.Stream, Domain: o.Domain, Window: o.Window,
-		Priority: o.Priority, Rate: o.DrainRate, DailyBytes: o.DailyBytes, AckTimeout: o.AckTimeout, Logger: d.log})
+		Priority: o.Priority, Rate: o.DrainRate, DailyBytes: o.DailyBytes, AckTimeout: o.AckTimeout, Logger: d.log,
+		Handover: d.handover(o)})
 	inbox := d.router.Attach("forwarder:"+o.Name, b.fwd, leaf.EachSub)
 	if err := inbox.Subscribe(&msg.Sub{Subject: b.fwd.Inbox()}); err != nil {
 		return err
@@ -155,6 +156,20 @@ func (d *daemon) openBox(o Outbox) (err error) {
 	}
 	d.boxes = append(d.boxes, b)
 	return nil
+}
+
+// handover is how an outbox gives messages to the hub's subscribers; nil: it has a stream.
+func (d *daemon) handover(o Outbox) func([]string) (storefwd.Handover, error) {
+	if !o.Flush {
+		return nil
+	}
+	return func(filters []string) (storefwd.Handover, error) {
+		h, err := d.link.Handover(filters)
+		if err != nil {
+			return nil, err
+		}
+		return h, nil
+	}
 }
 
 // retention is what the outbox keeps, in the store's terms.

@@ -84,7 +84,7 @@ func (d *daemon) storez(u *monitor.Uplinkz) {
 			reason = f.LastError
 		}
 		u.Outboxes = append(u.Outboxes, monitor.Outbox{Class: b.cfg.Name, State: f.State, Reason: reason,
-			Subjects: b.cfg.Subjects, Stream: f.Stream, Domain: b.cfg.Domain, Messages: l.Msgs, Bytes: l.Bytes,
+			Subjects: b.cfg.Subjects, Confirm: f.Confirm, Stream: f.Stream, Domain: b.cfg.Domain, Messages: l.Msgs, Bytes: l.Bytes,
 			MaxBytes: b.cfg.MaxBytes, OldestAge: monitor.Duration(l.OldestAge), FirstSeq: l.First, LastSeq: l.Last,
 			AckedSeq: l.First - 1, InFlight: f.InFlight, Sent: f.Sent, Acked: f.Acked + f.Resumed,
 			Resent: f.Resent, RTT: monitor.Duration(f.RTT), Rejected: f.Rejected, Junk: f.Junk, Shared: f.Shared,

@@ -132,6 +132,7 @@ type Outbox struct {
 	State      string            `json:"state"`            // draining, idle, waiting, blocked, …
 	Reason     string            `json:"reason,omitempty"` // why it is waiting or blocked
 	Subjects   []string          `json:"subjects"`
+	Confirm    string            `json:"confirm"` // how the hub does: stream, flush
 	Stream     string            `json:"stream,omitempty"`
 	Domain     string            `json:"domain,omitempty"`
 	Messages   int64             `json:"messages"` // not acknowledged by the hub
@@ -152,8 +153,8 @@ type Outbox struct {
 	Duplicates uint64            `json:"duplicates"`                 // acknowledged by the hub as known already
 	Reordered  uint64            `json:"reordered"`                  // stored behind later ones: lost in the hub, and others write to the stream
 	WentBack   uint64            `json:"hub_went_back"`              // times that it had less than it had acknowledged
-	Resume     string            `json:"resume,omitempty"`           // how it goes on after an interruption: chain, readback, window
-	ResumeWhy  string            `json:"resume_reason,omitempty"`    // why it has to rely on the window
+	Resume     string            `json:"resume,omitempty"`           // how it goes on after an interruption: chain, readback, window, none
+	ResumeWhy  string            `json:"resume_reason,omitempty"`    // why it has to rely on the window, or on nothing
 	Window     Duration          `json:"duplicate_window,omitempty"` // of the stream, then
 	Conflated  uint64            `json:"conflated"`                  // superseded by newer ones of their subject
 	Dropped    map[string]uint64 `json:"dropped"`                    // by reason
