@@ -2,8 +2,10 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -21,6 +23,10 @@ type rig struct {
 	leafd *testkit.Leafd
 	nc    *nats.Conn // of the hubs
 	js    jetstream.JetStream
+
+	mu    sync.Mutex
+	core  bool     // the hub has no JetStream
+	heard [][]byte // guarded by mu; what a subscriber at a core hub got
 }
 
 const config = `
@@ -30,15 +36,15 @@ http: $LEAFD_HTTP_PORT
 mqtt { host: "127.0.0.1", port: $LEAFD_MQTT_PORT }
 leafnodes { remotes: [ { urls: [ %s ] } ] }
 store { dir: $LEAFD_STORE }
-outbox { out { subjects: ["out.>"], max_bytes: 1GB, ack_timeout: "2s" } }
+outbox { out { subjects: ["out.>"], max_bytes: 1GB, ack_timeout: "2s"%s } }
 `
 
-// newRig starts n hubs, a stream on them that takes out.> and more, and a leafd whose
-// links go through cables that can be cut.
-func newRig(t testkit.T, n int, window time.Duration, more ...string) *rig {
-	r := &rig{}
+// newRig starts n hubs, a stream on them that takes out.> and more, or with core a
+// subscriber, and a leafd whose links go through cables that can be cut.
+func newRig(t testkit.T, n int, core bool, window time.Duration, more ...string) *rig {
+	r := &rig{core: core}
 	if n == 1 {
-		r.hubs = []*testkit.Hub{testkit.StartHub(t, testkit.HubOptions{JetStream: true})}
+		r.hubs = []*testkit.Hub{testkit.StartHub(t, testkit.HubOptions{JetStream: !core})}
 	} else {
 		r.hubs = testkit.StartCluster(t, n)
 	}
@@ -55,6 +61,34 @@ func newRig(t testkit.T, n int, window time.Duration, more ...string) *rig {
 		t.Fatalf("%v", err)
 	}
 	t.Cleanup(r.nc.Close)
+	confirm := ""
+	if core {
+		confirm = `, confirm: "flush"`
+		r.listen(t)
+	} else {
+		r.createStream(t, n, window, more)
+	}
+	r.leafd = testkit.StartLeafd(t, testkit.LeafdOptions{Config: fmt.Sprintf(config, strings.Join(links, ", "), confirm)})
+	return r
+}
+
+// listen collects what a hub without streams delivers.
+func (r *rig) listen(t testkit.T) {
+	sub, err := r.nc.Subscribe("out.>", func(m *nats.Msg) {
+		r.mu.Lock()
+		r.heard = append(r.heard, m.Data)
+		r.mu.Unlock()
+	})
+	if err == nil {
+		err = errors.Join(sub.SetPendingLimits(-1, -1), r.nc.Flush())
+	}
+	if err != nil {
+		t.Fatalf("subscribe at the hub: %v", err)
+	}
+}
+
+func (r *rig) createStream(t testkit.T, n int, window time.Duration, more []string) {
+	var err error
 	if r.js, err = jetstream.New(r.nc); err != nil {
 		t.Fatalf("%v", err)
 	}
@@ -63,8 +97,6 @@ func newRig(t testkit.T, n int, window time.Duration, more ...string) *rig {
 	if err != nil {
 		t.Fatalf("create the stream: %v", err)
 	}
-	r.leafd = testkit.StartLeafd(t, testkit.LeafdOptions{Config: fmt.Sprintf(config, strings.Join(links, ", "))})
-	return r
 }
 
 // uplink is what leafd says of its outbox.
@@ -131,6 +163,9 @@ func (r *rig) leader(t testkit.T) (at int) {
 func (r *rig) whole(t testkit.T) {
 	for _, h := range r.hubs {
 		testkit.Eventually(t, h.Well, "all hubs are well")
+	}
+	if r.core {
+		return
 	}
 	testkit.Eventually(t, func() bool {
 		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
