@@ -123,10 +123,10 @@ func (c *byFlush) resume(ctx context.Context) error {
 // looks again now and then, for what is next may have been dropped meanwhile.
 func (c *byFlush) awaitInterest(ctx context.Context) error {
 	f := c.f
-	now, cancel := context.WithCancel(ctx) // with which Next does not wait
-	cancel()
-	for pause := f.o.RetryMin; ; pause = f.longer(pause) {
-		next, err := f.c.Next(now, f.recs[:0:1])
+	for pause := f.o.RetryMin; f.c.more(); pause = f.longer(pause) {
+		soon, cancel := context.WithTimeout(ctx, f.o.RetryMin) // all that is left may have expired
+		next, err := f.c.Next(soon, f.recs[:0:1])
+		cancel()
 		f.c.reset()
 		switch {
 		case ctx.Err() != nil:
@@ -145,6 +145,7 @@ func (c *byFlush) awaitInterest(ctx context.Context) error {
 		}
 		timer.Stop()
 	}
+	return nil
 }
 
 // unwanted is the subject of a message that waits for a subscriber.

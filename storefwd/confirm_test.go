@@ -287,7 +287,7 @@ func TestFlushWaitsForLateAnswers(t *testing.T) {
 		}
 		h.set(func() { h.silent = false })
 		h.Flush()
-		synctest.Wait()
+		later(time.Second)
 		if st := f.Stats(); st.State != Live || st.Acked != 50 || st.Resent != 0 || l.Stats().Msgs != 0 {
 			t.Errorf("%+v", st)
 		}
