@@ -33,7 +33,7 @@ type boltEngine struct {
 	mu   sync.RWMutex // guards the next four: held for writing only while a file is opened or exchanged
 	db   *bolt.DB     // nil while there is none that can be read
 	file *os.File     // that of db
-	bad  bool         // db panicked: its locks are in an unknown state, it cannot be closed
+	bad  bool         // db panicked in the middle: its locks are not free, it cannot be closed
 	lost bool         // the last Open failed
 
 	size   atomic.Int64
@@ -82,7 +82,7 @@ func (e *boltEngine) Open() (written int64, err error) {
 func openDB(path string, limit int64, readOnly bool) (db *bolt.DB, file *os.File, err error) {
 	defer func() {
 		if err != nil && file != nil {
-			file.Close() // of no effect if bbolt has closed it
+			abandon(file) // of no effect if bbolt has closed it
 		}
 	}()
 	defer onFaultPanic()()
@@ -128,12 +128,19 @@ func (e *boltEngine) close() (err error) {
 	switch {
 	case e.db == nil:
 	case e.bad:
-		err = e.file.Close() // and with it the lock on the file; the memory map stays
+		err = abandon(e.file)
 	default:
 		err = e.db.Close()
 	}
 	e.db, e.file, e.bad = nil, nil, false
 	return err
+}
+
+// abandon closes a file that bbolt does not. Its memory map stays, and would keep the
+// lock on the file: nobody could open it again before this process ends.
+func abandon(f *os.File) error {
+	unix.Flock(int(f.Fd()), unix.LOCK_UN)
+	return f.Close()
 }
 
 // dropCache makes the kernel forget what it caches of a file that is not mapped.
@@ -306,16 +313,17 @@ func (e *boltEngine) Fold(b *foldBatch) (written int64, err error) {
 	}
 	defer func() { err = spaceError(err) }()
 	defer onFaultPanic()()
-	defer func() {
-		if p := recover(); p != nil {
-			e.bad, err = true, fmt.Errorf("%w: %v", ErrDamaged, p)
-		}
-	}()
+	defer asError(&err)
+	e.bad = true // until bbolt's locks are free again
 	tx, err := e.db.Begin(true)
 	if err != nil {
+		e.bad = false
 		return 0, err
 	}
-	defer tx.Rollback() // of no effect after Commit
+	defer func() {
+		tx.Rollback() // of no effect after Commit; after a panic it may panic, too
+		e.bad = false
+	}()
 	if err := apply(tx, b); err != nil {
 		return 0, err
 	}

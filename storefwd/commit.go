@@ -349,7 +349,14 @@ func (s *Store) makeRoom() error {
 		if s.seal() {
 			continue
 		}
-		if err := s.fold(); err != nil {
+		err := s.fold()
+		for range 2 { // at the second time the file is moved aside, whatever it looks like
+			if errors.Is(err, ErrDamaged) {
+				s.lookDue()
+				err = s.fold()
+			}
+		}
+		if err != nil {
 			return err
 		}
 	}
