@@ -35,7 +35,7 @@ check:
 	$(GO) tool staticcheck ./...
 	$(GO) test ./internal
 
-## cross: static, stripped binaries for each board in dist/, and their sizes
+## cross: static, stripped binaries for each board in dist/, and their sizes; go vet for each, tests too
 cross:
 	GO='$(GO)' VERSION='$(VERSION)' scripts/cross.sh
 

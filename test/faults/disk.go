@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -27,7 +28,14 @@ type disk interface {
 	Mend() (hits int, err error)
 }
 
-// fuse is a disk served by a process of its own.
+// trouble is what the FUSE disk is told to do. The zero value is a sound disk.
+type trouble struct {
+	Write, Sync, Make syscall.Errno // the answers to writes, to fsync, and to what makes, renames or resizes a file
+	Share             float64       // of the calls that fail; 0 is all
+	Delay             time.Duration // each fsync takes this long
+}
+
+// fuseMount is a disk served by a process of its own.
 type fuseMount struct {
 	trouble trouble
 	dir     string

@@ -1,3 +1,5 @@
+//go:build amd64 || arm64 || riscv64
+
 package main
 
 import (
@@ -14,13 +16,6 @@ import (
 	"github.com/hanwen/go-fuse/v2/fs"
 	"github.com/hanwen/go-fuse/v2/fuse"
 )
-
-// trouble is what the FUSE disk is told to do. The zero value is a sound disk.
-type trouble struct {
-	Write, Sync, Make syscall.Errno // the answers to writes, to fsync, and to what makes, renames or resizes a file
-	Share             float64       // of the calls that fail; 0 is all
-	Delay             time.Duration // each fsync takes this long
-}
 
 // serveFUSE is the process that serves backing at mount until its standard input
 // ends. A line there is the trouble from now on; it answers with how many calls
