@@ -84,7 +84,7 @@ func inspect(r request) *finding {
 		f.Err = fmt.Sprintf("append: %v", err)
 	}
 	if r.Again && f.Err == "" {
-		if err := probeSurvives(r.Dir); err != nil {
+		if err := probeSurvives(r.Dir, opened); err != nil {
 			f.Err = fmt.Sprintf("after an append and a crash: %v", err)
 		}
 	}
@@ -123,17 +123,23 @@ func readAll(l *storefwd.Log, fn func(storefwd.Record)) error {
 	}
 }
 
-// readLogs reads all logs, again while the store repairs what the reading showed to be
-// damaged.
-func (f *finding) readLogs(opened []*storefwd.Log) (err error) {
-	for end := time.Now().Add(checkPatience / 2); ; pause(context.Background(), time.Millisecond) {
-		f.Records, err = nil, nil
+// readLogs reads all logs.
+func (f *finding) readLogs(opened []*storefwd.Log) error {
+	return patiently(func() (err error) {
+		f.Records = nil
 		for i, l := range opened {
 			if e := f.read(l, i); e != nil && err == nil {
 				err = fmt.Errorf("read log %q: %w", l.Name(), e)
 			}
 		}
-		if err == nil || time.Now().After(end) {
+		return err
+	})
+}
+
+// patiently reads again while the store repairs what the reading showed to be damaged.
+func patiently(read func() error) error {
+	for end := time.Now().Add(checkPatience / 2); ; pause(context.Background(), time.Millisecond) {
+		if err := read(); err == nil || time.Now().After(end) {
 			return err
 		}
 	}
@@ -192,11 +198,20 @@ func appendProbe(s *storefwd.Store, l *storefwd.Log) error {
 	return <-done
 }
 
-// probeSurvives opens a copy of a store that is open, and looks for the probe.
-func probeSurvives(dir string) error {
+// probeSurvives opens a copy of a store that is open, and looks for the probe. It waits
+// for the end of repairs that the append began: while they last, files come and go.
+func probeSurvives(dir string, live []*storefwd.Log) error {
 	to := dir + ".copy"
 	defer os.RemoveAll(to)
-	if err := os.CopyFS(to, os.DirFS(dir)); err != nil {
+	err := patiently(func() error {
+		for _, l := range live {
+			if err := readAll(l, func(storefwd.Record) {}); err != nil {
+				return err
+			}
+		}
+		return errors.Join(os.RemoveAll(to), os.CopyFS(to, os.DirFS(dir)))
+	})
+	if err != nil {
 		return err
 	}
 	s, opened, err := openLogs(to)
@@ -204,7 +219,9 @@ func probeSurvives(dir string) error {
 		return err
 	}
 	there := false
-	err = readAll(opened[0], func(r storefwd.Record) { there = there || string(r.Data) == probe })
+	err = patiently(func() error {
+		return readAll(opened[0], func(r storefwd.Record) { there = there || string(r.Data) == probe })
+	})
 	if err == nil && !there {
 		err = errors.New("it is not there")
 	}

@@ -36,7 +36,7 @@ func check(t *testing.T, all []tally, err error) {
 
 // TestPowerLoss is make crash, small, with both controls: they must lose something.
 func TestPowerLoss(t *testing.T) {
-	all, err := power(t.Context(), powerOptions{states: 1500, scale: .12, small: true, seed: newSeed(t), repro: filepath.Join("../../bin/crash-repro", t.Name())})
+	all, err := power(t.Context(), powerOptions{states: 1500, lies: 100, scale: .12, small: true, seed: newSeed(t), repro: filepath.Join("../../bin/crash-repro", t.Name())})
 	if len(all) != 3 || !all[1].Control || !all[2].Control {
 		t.Fatalf("%d parts instead of the states and two controls: %v", len(all), err)
 	}

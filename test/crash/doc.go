@@ -21,7 +21,8 @@
 // operations it gives the directories that a power cut could leave (states.go); each is
 // made in RAM and opened by a child process (checker.go, pool.go), and what the child
 // reads is held against what had been acknowledged by then (oracle.go). power.go puts
-// this together, with the controls that must find losses.
+// this together, with the controls, a disk whose syncs do nothing: they must find losses, and
+// no store that does not open.
 //
 // # Kills and damage
 //

@@ -20,7 +20,8 @@ func main() {
 	part := flag.String("part", "", "only this `part`: power, kill, backlog or flip")
 	again := flag.String("repro", "", "check the violation in this `directory` again, and nothing else")
 	seed := flag.Uint64("seed", uint64(time.Now().UnixNano()), "of all that is random")
-	states := flag.Int("states", 120000, "of power loss, at most")
+	states := flag.Int("states", 120000, "of power loss, at most; 0: none but those of the controls")
+	lies := flag.Int("lies", 2000, "states in each control, where syncs do nothing")
 	window := flag.String("window", "", "of power loss only this `recording`: life, first start, upgrade or compaction")
 	nkills := flag.Int("kills", 500, "how often leafd is killed")
 	backlog := flag.Int64("backlog", 1<<30, "bytes in the store of the last kills, of which restarts are timed")
@@ -43,7 +44,7 @@ func main() {
 		fmt.Printf("seed %d\n", *seed)
 		r := &run{ctx: ctx, only: *part}
 		r.do("power", func() ([]tally, error) {
-			return power(ctx, powerOptions{states: *states, scale: 1, window: *window, seed: *seed, repro: filepath.Join(*out, "power")})
+			return power(ctx, powerOptions{states: *states, lies: *lies, scale: 1, window: *window, seed: *seed, repro: filepath.Join(*out, "power")})
 		})
 		r.do("kill", func() ([]tally, error) {
 			got, restarts, err := kills(ctx, killOptions{kills: *nkills, rigs: 2, seed: *seed, repro: filepath.Join(*out, "kill")})

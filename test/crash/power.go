@@ -16,7 +16,8 @@ import (
 
 // powerOptions say how much of the part is done.
 type powerOptions struct {
-	states int     // in all recordings together, about
+	states int     // in all recordings together, about; 0: the controls alone
+	lies   int     // in each control
 	scale  float64 // of the load, 1 is full size
 	small  bool    // one recording and a control
 	window string  // only this recording; empty: all
@@ -75,21 +76,25 @@ func power(ctx context.Context, o powerOptions) (all []tally, err error) {
 	if len(list) == 0 {
 		return nil, fmt.Errorf("there is no window %q", o.window)
 	}
+	if o.states == 0 {
+		list = list[:1]
+	}
 	for i, s := range list {
-		budget := o.states / len(list) // where there are that many
 		err := play(ramDir(), func(t testkit.T) error {
 			rec, err := record(ctx, t, s)
 			if err != nil {
 				return err
 			}
-			got, err := examine(rec, o.seed, false, budget, fmt.Sprintf("%s-%d", o.repro, i))
-			got.Name = "power loss: " + s.name
-			all = append(all, got)
-			if err != nil || i > 0 {
-				return err
+			if o.states > 0 {
+				got, err := examine(rec, examineOptions{seed: o.seed, budget: o.states / len(list), repro: fmt.Sprintf("%s-%d", o.repro, i)})
+				got.Name = "power loss: " + s.name
+				all = append(all, got)
+				if err != nil || i > 0 {
+					return err
+				}
 			}
-			c, err := examine(rec, o.seed, true, o.states/60, "")
-			c.Name, c.Control = "control: the same log, syncs not counted", true
+			c, err := examine(rec, examineOptions{seed: o.seed, budget: o.lies, control: true, lying: true, repro: o.repro + "-ignored"})
+			c.Name = "control: the same log, syncs not counted"
 			all = append(all, c)
 			return err
 		})
@@ -104,17 +109,25 @@ func power(ctx context.Context, o powerOptions) (all []tally, err error) {
 		if err != nil {
 			return err
 		}
-		c, err := examine(rec, o.seed, false, o.states/60, "")
-		c.Name, c.Control = "control: fsync and fdatasync made to do nothing", true
+		c, err := examine(rec, examineOptions{seed: o.seed, budget: o.lies, control: true, repro: o.repro + "-undone"})
+		c.Name = "control: fsync and fdatasync made to do nothing"
 		all = append(all, c)
 		return err
 	})
 	return all, err
 }
 
+// examineOptions says how a recording is examined.
+type examineOptions struct {
+	seed    uint64
+	budget  int    // states, about
+	control bool   // see tally
+	lying   bool   // syncs are ignored
+	repro   string // see pool
+}
+
 // examine plays a recording into the model of a disk and has the states checked.
-// A lying disk ignores syncs.
-func examine(rec *recording, seed uint64, lying bool, budget int, repro string) (tally, error) {
+func examine(rec *recording, o examineOptions) (tally, error) {
 	calls, err := readTrace(rec.trace)
 	if err != nil {
 		return tally{}, err
@@ -126,14 +139,15 @@ func examine(rec *recording, seed uint64, lying bool, budget int, repro string) 
 	if len(heard.acked) == 0 {
 		return tally{}, errors.New("the trace shows no acknowledgement")
 	}
-	e := &examination{rec: rec, calls: inOrder(calls), talk: heard, lying: lying, share: 1}
-	total, err := e.play(seed, func(job) {})
+	e := &examination{rec: rec, calls: inOrder(calls), talk: heard, lying: o.lying, share: 1}
+	total, err := e.play(o.seed, func(job) {})
 	if err != nil {
 		return tally{}, err
 	}
-	e.share = min(1, float64(budget)/float64(total))
-	p := newPool(workers(), ramDir(), repro)
-	_, err = e.play(seed, func(j job) { p.jobs <- j })
+	e.share = min(1, float64(o.budget)/float64(total))
+	p := newPool(workers(), ramDir(), o.repro)
+	p.tally.Control = o.control
+	_, err = e.play(o.seed, func(j job) { p.jobs <- j })
 	return p.finish(), err
 }
 
