@@ -37,19 +37,6 @@ type boxStats struct {
 	Lost      map[string]uint64 `json:"lost,omitempty"`
 }
 
-// boxRecord is a message of an outbox, and a line of an export: JSON, with header
-// and data in base64. Only subject, header, data, qos and retain come back at an
-// import.
-type boxRecord struct {
-	Seq     uint64    `json:"seq"`
-	Time    time.Time `json:"time"`
-	Subject string    `json:"subject"`
-	Header  []byte    `json:"header,omitempty"`
-	Data    []byte    `json:"data"`
-	QoS     uint8     `json:"qos,omitempty"`
-	Retain  bool      `json:"retain,omitempty"`
-}
-
 type added struct {
 	Messages int64  `json:"messages"`
 	First    uint64 `json:"first_seq"`
@@ -127,7 +114,7 @@ func (b *storeBoxes) read(name string, from uint64, n int, fn func(*boxRecord) e
 			if r.Seq > last || n > 0 && sent == n {
 				return nil
 			}
-			out := boxRecord{Seq: r.Seq, Time: r.Time, Subject: string(r.Subject), Header: r.Header, Data: r.Data, QoS: r.QoS, Retain: r.Retain}
+			out := newBoxRecord(r)
 			if err := fn(&out); err != nil {
 				return err
 			}
@@ -157,7 +144,7 @@ func (b *storeBoxes) add(name string, next func() (*boxRecord, error)) (done add
 			}
 			seq, err := b.addOne(l, r)
 			if err != nil {
-				return done, fmt.Errorf("message %d (%q): %w", done.Messages+part.Messages+1, r.Subject, err)
+				return done, fmt.Errorf("message %d (%q): %w", done.Messages+part.Messages+1, r.subject(), err)
 			}
 			if part.Messages == 0 {
 				part.First = seq
@@ -180,10 +167,11 @@ func (b *storeBoxes) add(name string, next func() (*boxRecord, error)) (done add
 
 // addOne appends one record, and waits for the disk if that is behind.
 func (b *storeBoxes) addOne(l *storefwd.Log, r *boxRecord) (uint64, error) {
-	if !msg.ValidSubject(r.Subject) {
+	subject := r.subject()
+	if !msg.ValidSubject(subject) {
 		return 0, &boxError{"this is not a subject"}
 	}
-	m := &msg.Msg{Subject: []byte(r.Subject), Header: r.Header, Data: r.Data, QoS: min(r.QoS, 2), Retain: r.Retain}
+	m := &msg.Msg{Subject: subject, Header: r.Header, Data: r.Data, QoS: min(r.QoS, 2), Retain: r.Retain}
 	seq, err := l.Append(m)
 	if errors.Is(err, storefwd.ErrFull) {
 		if err := b.safe(); err != nil {

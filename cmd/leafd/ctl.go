@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
@@ -28,9 +27,6 @@ import (
 //	POST   /outboxes/{name}        add
 //	DELETE /outboxes/{name}        drop, ?to=
 //	POST   /verify                 verify
-
-// maxLine bounds a line of an import: a record of 64 MiB in base64, and its names.
-const maxLine = 96 << 20
 
 // listenCtl makes the socket. Whoever has the store's lock owns the directory, so
 // one that is there is left over.
@@ -67,10 +63,10 @@ func ctlPath(dir string) (path string, done func(), err error) {
 	return fmt.Sprintf("/proc/self/fd/%d/ctl", d.Fd()), func() { d.Close() }, nil
 }
 
-// serveCtl answers on ln until ctx ends, and then takes the socket out of dir.
-func serveCtl(ctx context.Context, ln net.Listener, dir string, b boxes, log *slog.Logger) error {
-	defer os.Remove(filepath.Join(dir, "ctl"))
-	srv := &http.Server{Handler: ctlHandler(b), ReadHeaderTimeout: 5 * time.Second, MaxHeaderBytes: 8 << 10,
+// serveCtl answers on ln until ctx ends, and then takes the socket out of its directory.
+func serveCtl(ctx context.Context, ln net.Listener, cfg *Config, b boxes, log *slog.Logger) error {
+	defer os.Remove(filepath.Join(cfg.Store.Dir, "ctl"))
+	srv := &http.Server{Handler: ctlHandler(b, cfg.importLine()), ReadHeaderTimeout: 5 * time.Second, MaxHeaderBytes: 8 << 10,
 		ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug)}
 	stop := context.AfterFunc(ctx, func() { srv.Close() })
 	defer stop()
@@ -80,7 +76,8 @@ func serveCtl(ctx context.Context, ln net.Listener, dir string, b boxes, log *sl
 	return nil
 }
 
-func ctlHandler(b boxes) http.Handler {
+// ctlHandler takes records in lines of up to line bytes.
+func ctlHandler(b boxes, line int) http.Handler {
 	mux := http.NewServeMux()
 	answer := func(pattern string, fn func(r *http.Request) (any, error)) {
 		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
@@ -101,7 +98,7 @@ func ctlHandler(b boxes) http.Handler {
 		}
 		return b.drop(r.PathValue("name"), to)
 	})
-	answer("POST /outboxes/{name}", func(r *http.Request) (any, error) { return b.add(r.PathValue("name"), recordLines(r.Body)) })
+	answer("POST /outboxes/{name}", func(r *http.Request) (any, error) { return b.add(r.PathValue("name"), recordLines(r.Body, line)) })
 	mux.HandleFunc("GET /outboxes/{name}", func(w http.ResponseWriter, r *http.Request) { ctlRead(w, r, b) })
 	return mux
 }
@@ -143,29 +140,6 @@ func queryUint(r *http.Request, key string) (uint64, error) {
 		return 0, &boxError{fmt.Sprintf("%s=%q is not a number", key, v)}
 	}
 	return n, nil
-}
-
-// recordLines reads what read and an export write.
-func recordLines(r io.Reader) func() (*boxRecord, error) {
-	lines := bufio.NewScanner(r)
-	lines.Buffer(make([]byte, 0, 64<<10), maxLine)
-	n := 0
-	return func() (*boxRecord, error) {
-		for lines.Scan() {
-			if n++; len(lines.Bytes()) == 0 {
-				continue
-			}
-			rec := new(boxRecord)
-			if err := json.Unmarshal(lines.Bytes(), rec); err != nil {
-				return nil, &boxError{fmt.Sprintf("line %d is not a record of an export: %v", n, err)}
-			}
-			return rec, nil
-		}
-		if err := lines.Err(); err != nil {
-			return nil, fmt.Errorf("after line %d: %w", n, err)
-		}
-		return nil, io.EOF
-	}
 }
 
 // ctlBoxes are those of a running leafd.
@@ -233,7 +207,7 @@ func (b *ctlBoxes) read(name string, from uint64, n int, fn func(*boxRecord) err
 		return err
 	}
 	defer res.Body.Close()
-	for next := recordLines(res.Body); ; {
+	for next := recordLines(res.Body, maxLine); ; {
 		r, err := next()
 		if errors.Is(err, io.EOF) {
 			return nil

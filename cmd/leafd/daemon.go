@@ -330,7 +330,7 @@ func (d *daemon) run(ctx context.Context) error {
 		d.log.Info("serving monitoring", "listen", d.httpLn.Addr())
 	}
 	if d.ctlLn != nil {
-		inner.run(func(ctx context.Context) error { return serveCtl(ctx, d.ctlLn, d.cfg.Store.Dir, d.ctlBoxes(), d.log) })
+		inner.run(func(ctx context.Context) error { return serveCtl(ctx, d.ctlLn, d.cfg, d.ctlBoxes(), d.log) })
 	}
 	letStartGo(d.log)
 	d.log.Info("leafd is ready", "version", version, "name", d.name)

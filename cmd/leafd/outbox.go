@@ -122,7 +122,7 @@ func (c *outboxCmd) run() error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(c.do(b), done())
+	return errors.Join(c.do(b, cfg.importLine()), done())
 }
 
 func (c *outboxCmd) loadConfig() (*Config, error) {
@@ -136,7 +136,8 @@ func (c *outboxCmd) loadConfig() (*Config, error) {
 	return loadConfig(file)
 }
 
-func (c *outboxCmd) do(b boxes) error {
+// do has what an import reads in lines of up to line bytes.
+func (c *outboxCmd) do(b boxes, line int) error {
 	switch c.verb {
 	case "ls":
 		return c.ls(b)
@@ -147,7 +148,7 @@ func (c *outboxCmd) do(b boxes) error {
 		enc := json.NewEncoder(w)
 		return errors.Join(b.read(c.name, c.from, 0, func(r *boxRecord) error { return enc.Encode(r) }), w.Flush())
 	case "import":
-		done, err := b.add(c.name, recordLines(c.in))
+		done, err := b.add(c.name, recordLines(c.in, line))
 		if err != nil {
 			return fmt.Errorf("import into outbox %q: %w", c.name, err)
 		}
@@ -193,7 +194,7 @@ func (c *outboxCmd) ls(b boxes) error {
 const maxShown = 256
 
 func (c *outboxCmd) show(r *boxRecord) error {
-	_, err := fmt.Fprintf(c.out, "%d  %s  %s  %s\n", r.Seq, r.Time.UTC().Format("2006-01-02T15:04:05.000Z"), printable([]byte(r.Subject)), printable(r.Data))
+	_, err := fmt.Fprintf(c.out, "%d  %s  %s  %s\n", r.Seq, r.Time.UTC().Format("2006-01-02T15:04:05.000Z"), printable(r.subject()), printable(r.Data))
 	return err
 }
 
