@@ -32,6 +32,7 @@ check:
 	@unformatted=$$(gofmt -l .); \
 	if [ -n "$$unformatted" ]; then gofmt -d $$unformatted; exit 1; fi
 	$(GO) vet ./...
+	$(GO) vet -tags leafdtestclock ./cmd/leafd
 	$(GO) tool staticcheck ./...
 	$(GO) test ./internal
 

@@ -130,7 +130,7 @@ func shareOneCore() {
 // storeOptions are for the daemon and for a command that opens the store in its
 // place.
 func (c *Config) storeOptions(log *slog.Logger) storefwd.Options {
-	return storefwd.Options{Clock: storefwd.SystemClock(c.Clock), JournalBytes: c.Store.JournalSize, SpillAfter: c.Store.SpillAfter,
+	return storefwd.Options{Clock: newClock(c.Clock), JournalBytes: c.Store.JournalSize, SpillAfter: c.Store.SpillAfter,
 		CommitInterval: c.Store.CommitInterval, Check: checkStore, MaxSize: c.Store.MaxSize, Reserve: cmp.Or(c.Store.Reserve, -1), Logger: log}
 }
 

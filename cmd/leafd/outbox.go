@@ -281,7 +281,7 @@ func (c *Config) stopped(name string) (string, bool) {
 }
 
 func openToLook(cfg *Config) (boxes, func() error, error) {
-	v, err := storefwd.OpenReadOnly(cfg.Store.Dir, storefwd.Options{Clock: storefwd.SystemClock(cfg.Clock), JournalBytes: cfg.Store.JournalSize})
+	v, err := storefwd.OpenReadOnly(cfg.Store.Dir, storefwd.Options{Clock: newClock(cfg.Clock), JournalBytes: cfg.Store.JournalSize})
 	if err != nil {
 		return nil, nil, err
 	}

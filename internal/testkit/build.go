@@ -44,7 +44,7 @@ func BuildLeafd(t T, env ...string) string {
 	args := []string{"build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w"}
 	name := "leafd"
 	if key != "" {
-		name += "-" + key
+		name += "-" + strings.ReplaceAll(key, "=", "-") // a name with = in it is a variable to env(1)
 	}
 	if RaceEnabled && len(env) == 0 {
 		args, name = append(args, "-race"), name+"-race"

@@ -85,6 +85,7 @@ type outcome struct {
 	name                                               string
 	faults, acked, lost, duplicated, disordered, wrong int
 	again                                              int    // stored again since a publisher sent again
+	expired                                            int    // no sooner than they might; counts for none of the others
 	said                                               uplink // what leafd says of itself
 	mayReorder, mayRepeat                              bool
 	took                                               time.Duration
@@ -102,9 +103,9 @@ func (o outcome) String() string {
 	if !o.held() {
 		verdict = "BROKEN"
 	}
-	return fmt.Sprintf("%-38s %s: %d faults, %d acked checked, %d lost, %d duplicated, %d out of order, %d wrong; resumed %s, %d recognised by the hub, %d filled behind, %d sent again by publishers; %.0f s",
+	return fmt.Sprintf("%-38s %s: %d faults, %d acked checked, %d lost, %d duplicated, %d out of order, %d wrong; resumed %s, %d recognised by the hub, %d filled behind, %d sent again by publishers, %d expired; %.0f s",
 		o.name, verdict, o.faults, o.acked, o.lost, o.duplicated, o.disordered, o.wrong, o.said.Resume, o.said.Duplicates,
-		o.said.Reordered, o.again, o.took.Seconds())
+		o.said.Reordered, o.again, o.expired, o.took.Seconds())
 }
 
 func table(all []outcome) {

@@ -8,7 +8,7 @@ import (
 // TestOutages plays some scenarios with a few messages; `make outage` plays all, with
 // many.
 func TestOutages(t *testing.T) {
-	short := map[string]bool{"cuts while a backlog drains": true, "cluster: leader killed": true, "hub restored from a copy": true, "core hub, confirm flush: cuts": true}
+	short := map[string]bool{"cuts while a backlog drains": true, "cluster: leader killed": true, "hub restored from a copy": true, "core hub, confirm flush: cuts": true, "clock": true}
 	for _, s := range scenarios {
 		if !short[s.name] {
 			continue

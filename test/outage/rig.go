@@ -40,8 +40,8 @@ outbox { out { subjects: ["out.>"], max_bytes: 1GB, ack_timeout: "2s"%s } }
 `
 
 // newRig starts n hubs, a stream on them that takes out.> and more, or with core a
-// subscriber, and a leafd whose links go through cables that can be cut.
-func newRig(t testkit.T, n int, core bool, window time.Duration, more ...string) *rig {
+// subscriber, and a leafd with o whose links go through cables that can be cut.
+func newRig(t testkit.T, n int, core bool, window time.Duration, o testkit.LeafdOptions, more ...string) *rig {
 	r := &rig{core: core}
 	if n == 1 {
 		r.hubs = []*testkit.Hub{testkit.StartHub(t, testkit.HubOptions{JetStream: !core})}
@@ -68,7 +68,8 @@ func newRig(t testkit.T, n int, core bool, window time.Duration, more ...string)
 	} else {
 		r.createStream(t, n, window, more)
 	}
-	r.leafd = testkit.StartLeafd(t, testkit.LeafdOptions{Config: fmt.Sprintf(config, strings.Join(links, ", "), confirm)})
+	o.Config = fmt.Sprintf(config, strings.Join(links, ", "), confirm)
+	r.leafd = testkit.StartLeafd(t, o)
 	return r
 }
 
@@ -93,7 +94,7 @@ func (r *rig) createStream(t testkit.T, n int, window time.Duration, more []stri
 		t.Fatalf("%v", err)
 	}
 	_, err = r.js.CreateStream(context.Background(), jetstream.StreamConfig{Name: streamName,
-		Subjects: append([]string{"out.>"}, more...), Replicas: n, Duplicates: window})
+		Subjects: append([]string{"out.>"}, more...), Replicas: n, Duplicates: window, AllowMsgTTL: true})
 	if err != nil {
 		t.Fatalf("create the stream: %v", err)
 	}

@@ -20,6 +20,8 @@ type scenario struct {
 	others bool // write to the stream
 	core   bool // there is none: a subscriber gets what comes, at least once
 	long   bool // takes minutes
+
+	alone func(t testkit.T, msgs int, chance *rand.Rand) outcome // in place of all the above
 }
 
 var scenarios = []scenario{
@@ -35,6 +37,7 @@ var scenarios = []scenario{
 	{name: "hub restored from a copy", hubs: 1, window: shortWindow, run: restored},
 	{name: "core hub, confirm flush: cuts", hubs: 1, run: cutsInMidDrain, core: true},
 	{name: "core hub, confirm flush: answers lost", hubs: 1, run: acksLost(3 * shortWindow), core: true},
+	{name: "clock", alone: playClock},
 }
 
 const (
@@ -53,13 +56,16 @@ type play struct {
 }
 
 func (s scenario) play(t testkit.T, msgs int, chance *rand.Rand) outcome {
+	if s.alone != nil {
+		return s.alone(t, msgs, chance)
+	}
 	began := time.Now()
 	p := &play{T: t, msgs: msgs, chance: chance}
 	var more []string
 	if s.others {
 		more = []string{"others.>"}
 	}
-	p.rig = newRig(t, s.hubs, s.core, s.window, more...)
+	p.rig = newRig(t, s.hubs, s.core, s.window, testkit.LeafdOptions{}, more...)
 	if s.others {
 		t.Cleanup(p.write("others.a"))
 	}
