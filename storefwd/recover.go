@@ -63,6 +63,9 @@ func (s *Store) bringLock() (err error) {
 	if s.lock == nil {
 		s.lock, err = lockDir(s.dir)
 	}
+	if err == nil && s.away != nil {
+		err = s.isOurs() // now that nobody else can open it
+	}
 	return err
 }
 
@@ -92,11 +95,11 @@ func (s *Store) bringEngine() error {
 	return err
 }
 
-// check looks at the file's structure before bbolt does, the first time. Only
-// damage counts here.
+// check looks at the file's structure before bbolt does, the first time and after others had
+// it in hand. Only damage counts here.
 func (s *Store) check() error {
 	path := s.path("store.db")
-	if _, err := os.Lstat(path); s.loaded || err != nil {
+	if _, err := os.Lstat(path); s.loaded && s.away == nil || err != nil {
 		return nil
 	}
 	if err := s.o.Check(path); errors.Is(err, ErrDamaged) {
@@ -325,7 +328,18 @@ func (s *Store) recover() {
 	if !due {
 		return
 	}
+	if s.away != nil && !s.returned() {
+		s.mu.Lock()
+		s.retryAt = s.mono() + releaseLook
+		s.mu.Unlock()
+		return
+	}
 	err := s.bring()
+	if err == nil {
+		s.comeBack()
+	} else if s.away != nil {
+		s.letGo(err)
+	}
 	s.mu.Lock()
 	if err != nil {
 		s.setFull(errors.Is(err, errNoSpace))

@@ -101,15 +101,16 @@ type Store struct {
 	asks    chan func()   // for the committer to run
 
 	// Owned by the committer, before that by Open.
-	lock                       *os.File // nil until the directory is taken
-	metaOK, engineOK, replayed bool     // steps of bring that were taken; engineOK: bbolt can be written
-	j                          *journal // nil while there is none to be trusted
-	journalSize                int64    // of the last one
-	salvage                    *salvage // of damaged files; nil: there are none
-	salvageAt                  int64    // when that is tried, or looked for, again, by mono
-	acquitted                  bool     // bbolt's file was suspected and found sound since the last fold
-	removeFirst                bool     // the next fold only removes: the file may not grow
-	reserveAt                  int64    // when the reserve is looked at next, by mono
+	lock                       *os.File  // nil until the directory is taken
+	metaOK, engineOK, replayed bool      // steps of bring that were taken; engineOK: bbolt can be written
+	j                          *journal  // nil while there is none to be trusted
+	journalSize                int64     // of the last one
+	salvage                    *salvage  // of damaged files; nil: there are none
+	salvageAt                  int64     // when that is tried, or looked for, again, by mono
+	acquitted                  bool      // bbolt's file was suspected and found sound since the last fold
+	away                       *released // nil while the files are ours
+	removeFirst                bool      // the next fold only removes: the file may not grow
+	reserveAt                  int64     // when the reserve is looked at next, by mono
 	batch                      []*rec
 	frames                     [][]byte
 	puts                       []foldRecord
@@ -392,6 +393,7 @@ func (s *Store) Close() error {
 		err = nil
 	}
 	s.mu.Unlock()
+	s.comeBack()
 	s.closeJournal()
 	if s.lock != nil {
 		err = errors.Join(err, s.lock.Close())

@@ -2,6 +2,7 @@ package test
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -184,4 +185,58 @@ func files(t *testing.T, dir string) (s string) {
 		s += fmt.Sprintf("%s %s %d %v\n", e.Name(), info.ModTime(), info.Size(), len(bytes.TrimRight(b, "\x00")))
 	}
 	return s
+}
+
+// TestOutboxRelease has leafd close its files, so that a file system can be unmounted under it,
+// and go on when the directory is back.
+func TestOutboxRelease(t *testing.T) {
+	l := testkit.StartLeafd(t, testkit.LeafdOptions{Config: pubackConfig, Env: map[string]string{"LEAFD_HUB_URL": "nats-leaf://127.0.0.1:1"}})
+	js, err := jetstream.New(connect(t, l.NATSURL()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := js.Publish(t.Context(), "box.a", []byte("before")); err != nil {
+		t.Fatal(err)
+	}
+	o := &outbox{t, l}
+	o.ok("are closed and publishers are refused", "", "release")
+	var api *jetstream.APIError
+	if _, err := js.Publish(t.Context(), "box.a", []byte("meanwhile")); !errors.As(err, &api) || api.Code != 503 || !strings.Contains(api.Description, "mounted again") {
+		t.Errorf("a publisher is told %v", err)
+	}
+	testkit.Eventually(t, func() bool { return len(openBelow(t, l.PID(), l.StoreDir)) == 0 }, "no file is open")
+	if err := os.Rename(l.StoreDir, l.StoreDir+".away"); err != nil {
+		t.Fatal(err)
+	}
+	o.fails(1, "no leafd answers there", "", "release")
+	if err := os.Rename(l.StoreDir+".away", l.StoreDir); err != nil {
+		t.Fatal(err)
+	}
+	testkit.Eventually(t, func() bool {
+		_, err := js.Publish(t.Context(), "box.a", []byte("after"), jetstream.WithMsgID("after"))
+		return err == nil
+	}, "a PubAck")
+	testkit.Eventually(t, func() bool { _, _, code := o.try("", "ls"); return code == 0 }, "leafd outbox works again")
+	o.ok(`(?m)\A1 .* before\n2 .* after\n\z`, "", "peek", "box")
+}
+
+// openBelow are the files below dir that a process has open or mapped.
+func openBelow(t *testing.T, pid int, dir string) (all []string) {
+	t.Helper()
+	proc := fmt.Sprintf("/proc/%d/", pid)
+	fds, err := os.ReadDir(proc + "fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, fd := range fds {
+		if path, err := os.Readlink(proc + "fd/" + fd.Name()); err == nil && strings.HasPrefix(path, dir) {
+			all = append(all, path)
+		}
+	}
+	for _, of := range []string{"maps", "net/unix"} { // net/unix is of all processes: the socket has gone
+		if b, err := os.ReadFile(proc + of); err != nil || bytes.Contains(b, []byte(dir)) {
+			all = append(all, of)
+		}
+	}
+	return all
 }

@@ -69,6 +69,8 @@ type storeBoxes struct {
 	store *storefwd.Store                  // nil if it is only looked at
 	logs  map[string]*storefwd.Log         // those that can be appended to, by name
 	state func(name string) (string, bool) // of an outbox; false if it is not configured
+
+	released chan (<-chan struct{}) // holds one: when the store that was released is back; nil if it cannot be
 }
 
 func (b *storeBoxes) list() ([]boxStats, error) {
@@ -199,3 +201,16 @@ func (b *storeBoxes) drop(name string, to uint64) (dropped, error) {
 }
 
 func (b *storeBoxes) verify() (storefwd.Check, error) { return b.Verify() }
+
+// release closes all files of the store, and has serveCtl close its socket.
+func (b *storeBoxes) release() error {
+	back, err := b.store.Release()
+	if err != nil {
+		return err
+	}
+	select {
+	case b.released <- back:
+	default: // it is on its way
+	}
+	return nil
+}

@@ -27,6 +27,7 @@ import (
 //	POST   /outboxes/{name}        add
 //	DELETE /outboxes/{name}        drop, ?to=
 //	POST   /verify                 verify
+//	POST   /release                close all files, this socket, too, until the store is back
 
 // listenCtl makes the socket. Whoever has the store's lock owns the directory, so
 // one that is there is left over.
@@ -64,20 +65,49 @@ func ctlPath(dir string) (path string, done func(), err error) {
 }
 
 // serveCtl answers on ln until ctx ends, and then takes the socket out of its directory.
-func serveCtl(ctx context.Context, ln net.Listener, cfg *Config, b boxes, log *slog.Logger) error {
+// While the store is released there is no socket.
+func serveCtl(ctx context.Context, ln net.Listener, cfg *Config, b *storeBoxes, log *slog.Logger) error {
 	defer os.Remove(filepath.Join(cfg.Store.Dir, "ctl"))
-	srv := &http.Server{Handler: ctlHandler(b, cfg.importLine()), ReadHeaderTimeout: 5 * time.Second, MaxHeaderBytes: 8 << 10,
-		ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug)}
-	stop := context.AfterFunc(ctx, func() { srv.Close() })
-	defer stop()
-	if err := srv.Serve(ln); ctx.Err() == nil {
-		return fmt.Errorf("control socket: %w", err)
+	for {
+		back, err := serveCtlOnce(ctx, ln, cfg, b, log)
+		if back == nil {
+			return err
+		}
+		select {
+		case <-back:
+		case <-ctx.Done():
+			return nil
+		}
+		if ln, err = listenCtl(cfg.Store.Dir); err != nil {
+			log.Warn("leafd outbox will not work until leafd is restarted", "err", err)
+			return nil
+		}
 	}
-	return nil
+}
+
+// serveCtlOnce serves until ctx ends, or until the store is released: then it returns what
+// is closed when it is back.
+func serveCtlOnce(ctx context.Context, ln net.Listener, cfg *Config, b *storeBoxes, log *slog.Logger) (back <-chan struct{}, err error) {
+	srv := &http.Server{Handler: ctlHandler(b, b.release, cfg.importLine()), ReadHeaderTimeout: 5 * time.Second, MaxHeaderBytes: 8 << 10,
+		ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug)}
+	served := make(chan error, 1)
+	go func() { served <- srv.Serve(ln) }()
+	select {
+	case err := <-served:
+		return nil, fmt.Errorf("control socket: %w", err)
+	case <-ctx.Done():
+	case back = <-b.released:
+		soon, cancel := context.WithTimeout(ctx, time.Second)
+		defer cancel()
+		_ = srv.Shutdown(soon) // lets the answer out; whoever else is still asking is cut off
+	}
+	_ = srv.Close() // nobody depends on what it says
+	<-served
+	return back, nil
 }
 
 // ctlHandler takes records in lines of up to line bytes.
-func ctlHandler(b boxes, line int) http.Handler {
+func ctlHandler(b boxes, release func() error, line int) http.Handler {
 	mux := http.NewServeMux()
 	answer := func(pattern string, fn func(r *http.Request) (any, error)) {
 		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
@@ -91,6 +121,7 @@ func ctlHandler(b boxes, line int) http.Handler {
 	}
 	answer("GET /outboxes", func(*http.Request) (any, error) { return b.list() })
 	answer("POST /verify", func(*http.Request) (any, error) { return b.verify() })
+	answer("POST /release", func(*http.Request) (any, error) { return struct{}{}, release() })
 	answer("DELETE /outboxes/{name}", func(r *http.Request) (any, error) {
 		to, err := queryUint(r, "to")
 		if err != nil {
@@ -260,3 +291,5 @@ func (b *ctlBoxes) verify() (c storefwd.Check, err error) {
 	err = b.ask("POST", "/verify", nil, nil, &c)
 	return c, err
 }
+
+func (b *ctlBoxes) release() error { return b.ask("POST", "/release", nil, nil, &struct{}{}) }

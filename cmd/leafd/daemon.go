@@ -182,7 +182,7 @@ func (o *Outbox) retention() storefwd.Retention {
 
 // ctlBoxes are what "leafd outbox" sees while this runs.
 func (d *daemon) ctlBoxes() *storeBoxes {
-	b := &storeBoxes{archive: d.store, store: d.store, logs: map[string]*storefwd.Log{}}
+	b := &storeBoxes{archive: d.store, store: d.store, logs: map[string]*storefwd.Log{}, released: make(chan (<-chan struct{}), 1)}
 	states := map[string]func() storefwd.ForwarderStats{}
 	for _, box := range d.boxes {
 		b.logs[box.cfg.Name], states[box.cfg.Name] = box.log, box.fwd.Stats

@@ -26,6 +26,7 @@ const outboxUsage = `usage: leafd outbox ls                               what e
        leafd outbox import NAME < FILE               append them as new messages
        leafd outbox drop   NAME -to SEQ | -all [-y]  give messages up, for good
        leafd outbox verify                           read everything, compare checksums
+       leafd outbox release                          close the store's files, to unmount and check the disk
 
 -c FILE names the configuration, by default that in /etc/leafd/leafd.conf. A leafd
 that runs is asked; otherwise the store is opened.
@@ -73,7 +74,7 @@ func (c *outboxCmd) parse(args []string) error {
 	f.StringVar(&c.config, "c", "", "")
 	named := true
 	switch c.verb {
-	case "ls", "verify":
+	case "ls", "verify", "release":
 		named = false
 	case "peek":
 		f.IntVar(&c.n, "n", 10, "")
@@ -118,11 +119,27 @@ func (c *outboxCmd) run() error {
 	if c.verb == "drop" && !c.yes && !c.confirm() {
 		return errors.New("nothing was dropped; answer y, or say -y")
 	}
+	if c.verb == "release" {
+		return c.release(cfg.Store.Dir)
+	}
 	b, done, err := openBoxes(cfg, c.verb == "import" || c.verb == "drop")
 	if err != nil {
 		return err
 	}
 	return errors.Join(c.do(b, cfg.importLine()), done())
+}
+
+// release asks the leafd that runs: of one that does not, no file is open.
+func (c *outboxCmd) release(dir string) error {
+	ctl, err := dialCtl(dir)
+	if err != nil {
+		return fmt.Errorf("store %s: no leafd answers there: %w; if one runs, call this as root or as the user that it runs as", dir, err)
+	}
+	if err := ctl.release(); err != nil {
+		return err
+	}
+	fmt.Fprintf(c.out, "the files in %s are closed and publishers are refused; unmount the file system, check it and mount it again within 10 minutes, and leafd goes on\n", dir)
+	return nil
 }
 
 func (c *outboxCmd) loadConfig() (*Config, error) {

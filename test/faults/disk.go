@@ -96,6 +96,7 @@ func (f *fuseMount) tell(t trouble) (hits int, err error) {
 // loop is a small ext4 in a file.
 type loop struct {
 	image, dir string
+	leafd      *testkit.Leafd // whose store is on it, once it runs
 	break_     func(*loop) error
 	mend       func(*loop) error
 }
@@ -160,9 +161,16 @@ func (l *loop) breakFS() error {
 	return os.WriteFile(filepath.Join("/sys/fs/ext4", dev, "trigger_fs_error"), []byte("1"), 0)
 }
 
-// check unmounts, repairs and mounts again; no file may be open.
+// check has leafd close its files, unmounts, repairs and mounts again.
 func (l *loop) check() error {
-	if err := unix.Unmount(l.dir, 0); err != nil {
+	if out, err := l.leafd.Command("outbox", "release").CombinedOutput(); err != nil {
+		return fmt.Errorf("leafd outbox release: %w: %s", err, out)
+	}
+	err := unix.Unmount(l.dir, 0)
+	for end := time.Now().Add(recoverIn / 4); errors.Is(err, unix.EBUSY) && time.Now().Before(end); <-time.After(10 * time.Millisecond) {
+		err = unix.Unmount(l.dir, 0) // its control socket closes after the answer
+	}
+	if err != nil {
 		return fmt.Errorf("unmount: %w", err)
 	}
 	if err := sh("e2fsck", "-fy", l.image); err != nil && exitCode(err) > 1 { // 1: repaired

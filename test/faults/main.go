@@ -25,7 +25,7 @@ var faults = []fault{
 	{name: "no space (ext4 filled up)", lasts: 12 * time.Second, disk: ext4With((*loop).fill, (*loop).free)},
 	{name: "read-only", lasts: 4 * time.Second,
 		disk: fuseWith(trouble{Write: syscall.EROFS, Sync: syscall.EROFS, Make: syscall.EROFS})},
-	{name: "read-only (ext4 after an error), fsck, restart", lasts: 4 * time.Second, restarts: true, disk: ext4With((*loop).breakFS, (*loop).check)},
+	{name: "read-only (ext4 after an error), unmount, fsck", lasts: 4 * time.Second, disk: ext4With((*loop).breakFS, (*loop).check)},
 	{name: "stall: 5 s per fsync", lasts: 14 * time.Second, answers: true, disk: fuseWith(trouble{Delay: 5 * time.Second})},
 	{name: "slow: 100 ms per fsync", lasts: 6 * time.Second, answers: true, disk: fuseWith(trouble{Delay: 100 * time.Millisecond})},
 }

@@ -21,9 +21,8 @@ type fault struct {
 	disk  func(testkit.T) disk
 	lasts time.Duration
 
-	answers  bool // publishers go on being acknowledged, late perhaps
-	hub      bool // the hub is there all the time
-	restarts bool // leafd has to be stopped to mend the disk: the kernel wants its files closed
+	answers bool // publishers go on being acknowledged, late perhaps
+	hub     bool // the hub is there all the time
 }
 
 // outcome is what came of one fault.
@@ -71,6 +70,9 @@ func run(t testkit.T, f fault) (o outcome) {
 	d := f.disk(t)
 	l := testkit.StartLeafd(t, testkit.LeafdOptions{Config: config,
 		Env: map[string]string{"LEAFD_HUB_URL": hub.LeafURL(), "LEAFD_STORE": d.Dir()}})
+	if on, ok := d.(*loop); ok {
+		on.leafd = l
+	}
 	led := newLedger(mqttDevices + natsClients)
 	p := &pair{url: l.NATSURL()}
 	stop := load(t, l, led, p)
@@ -82,7 +84,7 @@ func run(t testkit.T, f fault) (o outcome) {
 	if err := stop(); err != nil {
 		o.problem("the load ended: %v", err)
 	}
-	if n := p.missed(); n > 0 && !f.restarts {
+	if n := p.missed(); n > 0 {
 		o.problem("%d messages between NATS clients did not arrive", n)
 	}
 	o.rssMB = peakMB(l.PID())
@@ -119,18 +121,12 @@ func (o *outcome) breakAndMend(t testkit.T, f fault, d disk, led *ledger, p *pai
 	if f.answers && o.during == 0 {
 		o.problem("nothing was acknowledged during the fault")
 	}
-	if f.restarts {
-		l.Kill()
-	}
 	mended := time.Now()
 	var err error
 	if o.tried, err = d.Mend(); err != nil {
 		t.Fatalf("mend the disk: %v", err)
 	}
 	o.tried = max(o.tried, 1)
-	if f.restarts {
-		l.Restart()
-	}
 	led.lastAck.Store(0)
 	tick := time.NewTicker(time.Millisecond)
 	defer tick.Stop()
