@@ -100,6 +100,7 @@ func (l *Log) expired(r *Record) bool {
 	if r.mortal {
 		ttl := ttlOf(r.Header)
 		r.TTL = max(ttl-age, 1) // age is 0 if it is not known
+		r.ageless = ttl > 0 && !aged
 		return ttl > 0 && aged && age >= ttl
 	}
 	return false

@@ -371,3 +371,57 @@ func TestForwarderGoesBackAfterARefusal(t *testing.T) {
 		t.Errorf("%+v", st)
 	}
 }
+
+// A message expired, was passed over, and the gateway was killed before that was on its disk;
+// or the hub stored it and let it expire. In the next boot nobody knew the time, so that
+// it was sent again, behind later ones. Within one boot its age is known, and it is
+// a hole to be filled.
+func TestExpiredDoesNotComeBack(t *testing.T) {
+	for _, c := range []struct {
+		boot string
+		want string
+		lost uint64
+	}{{"two", "a.1 a.3", 1}, {"one", "a.1 a.3 a.2", 0}} {
+		dir := t.TempDir()
+		open := func(boot string) (*Store, *Log) {
+			s, err := Open(dir, Options{Node: "n", Clock: &fakeClock{id: boot, wall: time.Unix(50, 0), boot: time.Minute}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			l, err := s.Log("OUT/c", Retention{Keep: UntilAcked})
+			if err != nil {
+				t.Fatal(err)
+			}
+			return s, l
+		}
+		s, l := open("one")
+		for _, m := range []msg.Msg{{Subject: []byte("a.1")}, {Subject: []byte("a.2"), Expiry: time.Hour}, {Subject: []byte("a.3")}} {
+			if _, err := l.Append(&m); err != nil {
+				t.Fatal(err)
+			}
+		}
+		h := &fakeHub{}
+		for _, n := range []uint64{1, 3} {
+			h.stored = append(h.stored, fakeMsg{fmt.Sprint("a.", n), string(appendID(nil, []byte("n/c"), s.Epoch(), n)), ""})
+		}
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+		s, l = open(c.boot)
+		f := NewForwarder(ForwarderOptions{Log: l, Uplink: h, Filters: []string{"a.>"}, Class: "c", RetryMin: 1, RetryMax: 1, AckTimeout: 100 * time.Millisecond})
+		h.f = f
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() { done <- f.Run(ctx) }()
+		testkit.Eventually(t, func() bool { return l.Stats().Msgs == 0 }, "the log drained")
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+		wantSubjects(t, h, strings.Fields(c.want)...)
+		if lost := l.Stats().Lost[LostExpired.String()]; lost != c.lost {
+			t.Errorf("in boot %q %d have expired, want %d", c.boot, lost, c.lost)
+		}
+		s.Close()
+	}
+}

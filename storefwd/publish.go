@@ -61,6 +61,12 @@ func (f *Forwarder) live(sent uint64) {
 // send publishes one record.
 func (f *Forwarder) send(ctx context.Context, r *Record, most int) error {
 	p, filter := f.placeOf(r.Subject)
+	if r.ageless && r.Seq < p.top {
+		// It had its turn in an earlier run: it was stored and has expired there, or it had
+		// expired here and a crash came before that was on the disk.
+		f.c.lose(r.Seq, LostExpired)
+		return nil
+	}
 	alone := f.guard(p, filter)
 	f.header = f.appendHeader(f.header[:0], r)
 	if most > 0 && len(f.header)+len(r.Data) > most {

@@ -26,9 +26,10 @@ type Record struct {
 	TTL           time.Duration // what is left of its own life when it is handed out; 0: it has none
 
 	stamp
-	mortal bool // has a life of its own
-	gap    bool // is a marker
-	size   int  // bytes it weighs in the log's accounts
+	mortal  bool // has a life of its own
+	ageless bool // … and nobody knows how much of it has gone
+	gap     bool // is a marker
+	size    int  // bytes it weighs in the log's accounts
 }
 
 // A record has one form everywhere: in RAM, as the payload of a journal frame
