@@ -35,7 +35,6 @@ type clockPlay struct {
 	ahead time.Duration  // guarded by mu; what the time really is, less this machine's
 	msgs  []clockMsg     // guarded by mu; by number
 	ids   map[string]int // guarded by mu; number of the message with that id
-	last  int            // guarded by mu; the highest number that arrived
 }
 
 // toldClock is the file, see cmd/leafd/clock_told.go.
@@ -61,7 +60,7 @@ const (
 
 func playClock(t testkit.T, msgs int, chance *rand.Rand) outcome {
 	began := time.Now()
-	p := &clockPlay{T: t, chance: chance, file: filepath.Join(t.TempDir(), "clock"), ids: map[string]int{}, last: -1, ahead: 24 * time.Hour}
+	p := &clockPlay{T: t, chance: chance, file: filepath.Join(t.TempDir(), "clock"), ids: map[string]int{}, ahead: 24 * time.Hour}
 	p.boot(-time.Since(time.Unix(100, 0)), false)
 	bin := testkit.BuildLeafd(t, "GOFLAGS=-tags=leafdtestclock")
 	p.rig = newRig(t, 1, false, shortWindow, testkit.LeafdOptions{Bin: bin, Run: []string{"env", "LEAFD_TEST_CLOCK=" + p.file}})
@@ -79,6 +78,9 @@ func playClock(t testkit.T, msgs int, chance *rand.Rand) outcome {
 	p.drain()
 	p.count()
 	p.o.name, p.o.said, p.o.took = "clock", p.uplink(), time.Since(began)
+	if !p.o.held() {
+		t.Logf("--- output of leafd\n%s", p.leafd.Log())
+	}
 	return p.o
 }
 
@@ -238,10 +240,7 @@ func (p *clockPlay) arrived(m *nats.Msg) {
 		p.o.wrong++
 		p.Logf("message %d has the id %q, that of %d; it had %q", n, id, of, is.id)
 	}
-	if is.id == "" && n < p.last {
-		p.o.disordered++
-	}
-	p.ids[id], is.id, p.last = n, id, max(p.last, n)
+	p.ids[id], is.id = n, id
 	left := is.life - time.Now().Add(p.ahead).Sub(is.born)
 	ttl, _ := strconv.Atoi(m.Header.Get("Nats-TTL")) // none is 0
 	if got := time.Duration(ttl) * time.Second; (ttl == 0) != (is.life == 0) || is.life > 0 && got < left-clockSlack || got > is.life {
@@ -280,13 +279,20 @@ func (p *clockPlay) drain() {
 	}
 }
 
-// count looks for what the stream has twice.
+// count looks at what the stream has twice, or behind a later one.
 func (p *clockPlay) count() {
-	times := make([]int, len(p.msgs))
+	times, next := make([]int, len(p.msgs)), 0
 	for _, b := range p.readAll(p) {
-		if _, n, ok := unpack(b); ok && n < len(times) {
-			times[n]++
-			p.o.duplicated += min(1, times[n]-1)
+		_, n, ok := unpack(b)
+		if !ok || n >= len(times) {
+			continue // a gap marker
 		}
+		if times[n]++; times[n] > 1 {
+			p.o.duplicated++
+		} else if n < next {
+			p.o.disordered++
+			p.Logf("message %d, %q, stands behind %d", n, p.msgs[n].id, next-1)
+		}
+		next = max(next, n+1)
 	}
 }
