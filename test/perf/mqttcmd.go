@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -54,6 +55,7 @@ func (p *mqttPub) ack(n int64) {
 // publish sends until stop is set, then waits for the window to empty.
 func (p *mqttPub) publish(stop *atomic.Bool) {
 	var buf []byte
+	random := rand.NewChaCha8([32]byte{byte(p.idx), byte(p.idx >> 8)})
 	seq := int64(0)
 	begin := time.Now()
 	for !stop.Load() && p.err.Load() == nil && (p.limit == 0 || seq < p.limit) {
@@ -88,6 +90,7 @@ func (p *mqttPub) publish(stop *atomic.Bool) {
 			binary.BigEndian.PutUint32(buf[at:], uint32(p.idx))
 			binary.BigEndian.PutUint64(buf[at+4:], uint64(seq))
 			binary.BigEndian.PutUint64(buf[at+12:], uint64(now))
+			random.Read(buf[at+stampLen:]) // nobody is to gain by compressing it
 			seq++
 		}
 		if _, err := p.Write(buf); err != nil {
