@@ -175,6 +175,7 @@ func (s *Store) run() {
 		s.recover()
 		s.lookDue()
 		s.commitDue(false)
+		s.markDue()
 		s.salvageDue()
 		s.expireTails()
 		s.watchClock()
@@ -238,6 +239,9 @@ func (s *Store) next() int64 {
 	}
 	if s.dirtySince != 0 {
 		at = min(at, max(s.foldAt(), s.foldAgain))
+	}
+	if s.markAt != 0 {
+		at = min(at, s.markAt)
 	}
 	for _, l := range s.logs {
 		at = min(at, l.tailDue(), l.scanDue())
@@ -327,7 +331,7 @@ func (s *Store) gather(all bool) bool {
 		if r.log.live && !all && !full && now-r.at < s.patience(r.log)/2 {
 			continue
 		}
-		if size += frameSize(len(r.buf)); size > s.j.half-sector || len(s.batch) > 0 && size > 1<<20 {
+		if size += frameSize(len(r.buf)); size > s.j.half-batchExtra || len(s.batch) > 0 && size > 1<<20 {
 			break
 		}
 		s.batch = append(s.batch, r)
@@ -368,7 +372,7 @@ func (s *Store) makeRoom() error {
 func (s *Store) seal() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if !s.j.canTurn() || s.j.off == 0 {
+	if !s.j.canTurn() || s.j.untouched() {
 		return false
 	}
 	s.sealGen = s.j.gen
@@ -384,6 +388,7 @@ func (s *Store) committed(bytes int) {
 	s.stats.JournalBytes += int64(bytes)
 	s.stats.Commits++
 	s.stats.CommitMsgs += int64(len(s.batch))
+	s.markAt = s.mono() + int64(markAfter)
 	for _, r := range s.batch {
 		r.log.journaled = max(r.log.journaled, r.seq)
 		r.log.written++
@@ -391,6 +396,25 @@ func (s *Store) committed(bytes int) {
 		r.log.wakeReaders()
 	}
 	s.dirty()
+}
+
+// markAfter is how long the journal is idle before its newest batch is marked.
+const markAfter = time.Second
+
+// markDue marks the newest batch of a journal that is idle, for no later one will soon.
+func (s *Store) markDue() {
+	if s.markAt == 0 || s.mono() < s.markAt || !s.working() {
+		return
+	}
+	s.markAt = 0
+	n, err := s.j.mark()
+	if err != nil {
+		s.fail(fmt.Errorf("journal: %w", spaceError(err)))
+		return
+	}
+	s.mu.Lock()
+	s.stats.JournalBytes += int64(n)
+	s.mu.Unlock()
 }
 
 // refuse answers all who wait now with err: there is no room on the disk, nor in the

@@ -212,6 +212,10 @@ func TestFirstFormat(t *testing.T) {
 	if s.Node() != "old" || len(s.Health()) != 1 { // the log is not configured yet
 		t.Fatalf("node %q, health %q", s.Node(), s.Health())
 	}
+	head := make([]byte, 12)
+	if b, err := os.ReadFile(filepath.Join(dir, "journal")); err != nil || copy(head, b) < 12 || head[8] != journalFormat {
+		t.Fatalf("the journal begins with %q (%v), not as one of format %d", head, err, journalFormat)
+	}
 	l, err := s.Log("OUT/a", Retention{Keep: UntilAcked})
 	if err != nil {
 		t.Fatal(err)

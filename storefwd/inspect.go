@@ -178,14 +178,14 @@ func (v *ReadOnly) openJournal() {
 		v.found("the journal", reason(err))
 		return
 	}
-	j, err := openJournal(osFile{f}, info.Size())
+	j, err := openJournal(osFile{f}, info.Size(), sector, 0)
 	if err != nil {
 		v.found("the journal", err)
 		return
 	}
 	v.s.mu.Lock()
 	defer v.s.mu.Unlock()
-	v.notes = append(v.notes, j.replay(v.s.folded, v.s.restore)...)
+	v.notes = append(v.notes, v.s.replayJournal(j)...)
 }
 
 // All is that of Store.
@@ -312,27 +312,11 @@ func (s *Store) verifyJournal(c *Check) {
 		c.Notes = append(c.Notes, "the journal is not open: the disk does not work")
 		return
 	}
-	type place struct {
-		log uint32
-		seq uint64
-	}
-	there := map[place]bool{}
+	there := journalPlaces{}
 	var buf []byte
 	for i, gen := range s.j.used {
-		if gen == 0 {
-			continue
-		}
-		var err error
-		if buf, err = s.j.readHalf(buf, i); err != nil {
-			c.Notes = append(c.Notes, fmt.Sprintf("journal half %d is unreadable after %d bytes: %v", i, len(buf), err))
-		}
-		note := s.j.replayHalf(buf, gen, func(b []byte) {
-			if id, r, err := parseRecord(b); err == nil {
-				there[place{id, r.Seq}] = true
-			}
-		})
-		if note != "" {
-			c.Notes = append(c.Notes, fmt.Sprintf("journal half %d: %s", i, note))
+		if gen != 0 {
+			buf, _, c.Notes = s.j.replayHalf(buf, i, passID{gen, s.j.runs[i]}, pass{}, there, c.Notes)
 		}
 	}
 	c.Journal = int64(len(there))
@@ -340,9 +324,20 @@ func (s *Store) verifyJournal(c *Check) {
 	defer s.mu.Unlock()
 	for id, l := range s.logs {
 		for i := range l.ram.len() {
-			if r := *l.ram.at(i); r.seq <= l.journaled && !r.gone && !there[place{id, r.seq}] {
+			if r := *l.ram.at(i); r.seq <= l.journaled && !r.gone && !there[recordPlace{id, r.seq}] {
 				c.Missing++
 			}
 		}
 	}
 }
+
+// journalPlaces are the records that a journal has.
+type journalPlaces map[recordPlace]bool
+
+type recordPlace struct {
+	log uint32
+	seq uint64
+}
+
+func (p journalPlaces) record(b []byte) { p[recordPlace{le.Uint32(b[4:]), le.Uint64(b[16:])}] = true }
+func (p journalPlaces) missing(uint32)  {}

@@ -292,7 +292,7 @@ func (l *Log) admit(m *msg.Msg, size int64) (Loss, error) {
 		return LostFailed, ErrClosed
 	case s.failed != nil && !l.ret.Memory:
 		return LostFailed, s.failed
-	case !fits(m) || !l.ret.Memory && frameSize(int(size)) > s.limit-sector || l.ret.MaxBytes > 0 && size > l.ret.MaxBytes:
+	case !fits(m) || !l.ret.Memory && frameSize(int(size)) > s.limit-batchExtra || l.ret.MaxBytes > 0 && size > l.ret.MaxBytes:
 		return LostTooLarge, ErrTooLarge
 	case !l.ret.Memory && s.unsafeBytes+size > s.limit:
 		return LostNoRoom, fmt.Errorf("%w: the disk is behind", ErrFull)

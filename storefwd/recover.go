@@ -136,10 +136,10 @@ func (s *Store) bringRecords() error {
 		return nil
 	}
 	path := s.path("journal")
-	f, err := os.OpenFile(path, os.O_RDWR|unix.O_NOFOLLOW, 0)
+	f, err := openDisk(path, os.O_RDWR|unix.O_NOFOLLOW, s.cached)
 	readOnly := errors.Is(err, syscall.EROFS)
 	if readOnly {
-		f, err = os.Open(path)
+		f, err = openDisk(path, os.O_RDONLY, s.cached)
 	}
 	if errors.Is(err, fs.ErrNotExist) {
 		s.replayed = true
@@ -148,11 +148,7 @@ func (s *Store) bringRecords() error {
 	if err != nil {
 		return err
 	}
-	info, err := f.Stat()
-	if err != nil {
-		return errors.Join(err, f.Close())
-	}
-	j, err := openJournal(s.faulty(f), info.Size())
+	j, err := openJournal(s.faulty(f.journalFile), f.size, f.align, uint16(s.epoch))
 	if err != nil {
 		f.Close()
 		kept, moveErr := moveAside(path, s.epoch)
@@ -165,15 +161,24 @@ func (s *Store) bringRecords() error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for _, n := range j.replay(s.folded, s.restore) {
+	for _, n := range s.replayJournal(j) {
 		s.note(n)
 	}
 	s.replayed = true
-	s.useJournal(j)
-	if readOnly {
+	s.useJournal(j, f.mode)
+	// What a killed process wrote and did not sync was given out: it is to be durable
+	// before the journal says so.
+	if readOnly || j.f.Datasync() != nil {
 		s.closeJournal()
 	}
 	return nil
+}
+
+// replayJournal puts what the journal holds back into RAM, and says what is damaged.
+func (s *Store) replayJournal(j *journal) (notes []string) {
+	to := &restorer{s: s}
+	notes = j.replay(s.folded, to)
+	return append(notes, to.declare(j.ends)...)
 }
 
 // restore takes back one record of the journal.
@@ -221,36 +226,48 @@ func (s *Store) bringMeta() error {
 //
 // In a crash the old file is there, with what was durable of it, or the new one.
 func (s *Store) bringJournal() error {
-	if j := s.j; j != nil && (j.size == s.o.JournalBytes || j.used != [2]uint64{}) {
+	if j := s.j; j != nil && !j.first && !j.bad && (j.size == s.o.JournalBytes || j.used != [2]uint64{}) {
 		return nil // one of another size is exchanged when it is empty
 	}
-	s.closeJournal()
 	s.mu.Lock()
 	recs := s.unfolded()
 	s.mu.Unlock()
-	path, size := s.path("journal"), max(s.o.JournalBytes, s.journalSize, journalFor(recs))
-	n, err := createJournal(path, size, recs)
+	path, size, run := s.path("journal"), max(s.o.JournalBytes, s.journalSize, journalFor(recs)), uint16(s.epoch)
+	size = (size + 2*journalBlock - 1) &^ (2*journalBlock - 1) // one of format 1 may have another
+	n, err := createJournal(path, size, run, recs)
+	if err != nil && s.j != nil && !s.j.first && errors.Is(spaceError(err), errNoSpace) {
+		return nil // the one there is will do
+	}
+	s.closeJournal()
 	if err != nil {
 		return err
 	}
-	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	dropCache(path) // it was made through the cache, and may go on without
+	f, err := openDisk(path, os.O_RDWR, s.cached)
 	if err != nil {
 		return err
 	}
-	j, err := openJournal(s.faulty(f), size)
+	j, err := openJournal(s.faulty(f.journalFile), size, f.align, run)
 	if err != nil {
 		return errors.Join(err, f.Close())
 	}
-	found := 0
-	if notes := j.replay(0, func([]byte) { found++ }); found < len(recs) {
-		return errors.Join(fmt.Errorf("of %d records written to a new journal %d can be read: %v", len(recs), found, notes), f.Close())
+	var found counter
+	if notes := j.replay(0, &found); int(found) < len(recs) || j.bad {
+		j.close()
+		return fmt.Errorf("of %d records written to a new journal %d can be read: %v", len(recs), found, notes)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.stats.MetaBytes += n
-	s.useJournal(j)
+	s.useJournal(j, f.mode)
 	return nil
 }
+
+// counter counts the records of a journal.
+type counter int
+
+func (c *counter) record([]byte)  { *c++ }
+func (c *counter) missing(uint32) {}
 
 // unfolded lists the records that are safe in the journal alone, in their order. Those
 // that somebody still has to read are what counts.
@@ -267,7 +284,11 @@ func (s *Store) unfolded() (recs [][]byte) {
 }
 
 // useJournal goes on with j, whose records are all in RAM.
-func (s *Store) useJournal(j *journal) {
+func (s *Store) useJournal(j *journal, mode string) {
+	if s.stats.JournalMode != mode {
+		s.o.Logger.Info("store: the journal is written "+mode, "dir", s.dir)
+		s.stats.JournalMode = mode
+	}
 	s.j, s.journalSize, s.limit = j, j.size, j.half
 	s.sealGen = j.gen
 	for _, l := range s.logs {
@@ -280,7 +301,7 @@ func (s *Store) useJournal(j *journal) {
 
 func (s *Store) closeJournal() {
 	if s.j != nil {
-		s.j.f.Close() // whatever it says, nothing depends on this file any more
+		s.j.close()
 		s.j = nil
 		dropCache(s.path("journal"))
 	}
@@ -289,6 +310,7 @@ func (s *Store) closeJournal() {
 // fail ends all acknowledging until recover has succeeded.
 func (s *Store) fail(err error) {
 	s.closeJournal()
+	s.cached = s.cached || errors.Is(err, syscall.EINVAL) // it was direct, in spite of what the file system said
 	s.mu.Lock()
 	s.stats.Faults++
 	s.retryAt, s.pause = 0, cmpOr(s.o.faults.retry, retryMin)

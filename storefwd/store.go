@@ -52,7 +52,7 @@ type faults struct {
 }
 
 func (o *Options) setDefaults() {
-	o.JournalBytes = max(min(cmpOr(o.JournalBytes, 8<<20), 1<<30), 256<<10) &^ (2*sector - 1)
+	o.JournalBytes = max(min(cmpOr(o.JournalBytes, 8<<20), 1<<30), 256<<10) &^ (2*journalBlock - 1)
 	most := int64(4 << 30)
 	if strconv.IntSize == 32 {
 		most = 512 << 20 // of the 2 to 3 GiB of addresses that there are
@@ -105,6 +105,8 @@ type Store struct {
 	metaOK, engineOK, replayed bool      // steps of bring that were taken; engineOK: bbolt can be written
 	j                          *journal  // nil while there is none to be trusted
 	journalSize                int64     // of the last one
+	cached                     bool      // it is written through the page cache, whatever the file system can do
+	markAt                     int64     // when it has been idle for so long that its newest batch is marked, by mono; 0: it is
 	salvage                    *salvage  // of damaged files; nil: there are none
 	salvageAt                  int64     // when that is tried, or looked for, again, by mono
 	acquitted                  bool      // bbolt's file was suspected and found sound since the last fold
@@ -164,11 +166,12 @@ type Stats struct {
 	Node  string
 	Epoch uint64
 
-	JournalBytes int64 // written to the journal for records
-	BoltBytes    int64 // written to the bbolt file
-	MetaBytes    int64 // written at open: the meta file, and empty files where none were
-	Commits      int64 // batches made durable in the journal
-	CommitMsgs   int64 // records in them
+	JournalBytes int64  // written to the journal for records
+	JournalMode  string // how, for people
+	BoltBytes    int64  // written to the bbolt file
+	MetaBytes    int64  // written at open: the meta file, and empty files where none were
+	Commits      int64  // batches made durable in the journal
+	CommitMsgs   int64  // records in them
 	Folds        int64
 	Faults       int64 // errors of the disk after which the files were opened anew
 	Recoveries   int64 // returns from Failed to acknowledging
@@ -230,11 +233,11 @@ func (s *Store) open() (err error) {
 	return nil
 }
 
-func (s *Store) faulty(f *os.File) journalFile {
+func (s *Store) faulty(f journalFile) journalFile {
 	if s.o.faults.journal != nil {
-		return s.o.faults.journal(osFile{f})
+		return s.o.faults.journal(f)
 	}
-	return osFile{f}
+	return f
 }
 
 // Log opens the log of that name, or makes it. A log may be opened once; what

@@ -96,8 +96,8 @@ func (d *daemon) storez(u *monitor.Uplinkz) {
 	}
 	s := d.store.Stats()
 	st := &monitor.Store{Dir: d.cfg.Store.Dir, State: "ok", Epoch: s.Epoch, FileSize: s.BoltSize, JournalSize: d.cfg.Store.JournalSize,
-		Written:   map[string]uint64{"journal": uint64(s.JournalBytes), "fold": uint64(s.BoltBytes), "open": uint64(s.MetaBytes)},
-		LastError: s.Failed, Salvaged: s.Salvaged, Wear: d.wearz(),
+		Written:     map[string]uint64{"journal": uint64(s.JournalBytes), "fold": uint64(s.BoltBytes), "open": uint64(s.MetaBytes)},
+		JournalMode: s.JournalMode, LastError: s.Failed, Salvaged: s.Salvaged, Wear: d.wearz(),
 		Commits: uint64(s.Commits), CommitMsgs: uint64(s.CommitMsgs), Folds: uint64(s.Folds), Faults: uint64(s.Faults),
 		Recoveries: uint64(s.Recoveries), UnsafeMsgs: s.UnsafeMsgs, UnsafeBytes: s.UnsafeBytes}
 	switch {

@@ -175,6 +175,7 @@ type Store struct {
 	UnsafeMsgs  int64             `json:"unsafe_messages"` // neither on disk nor with the hub
 	UnsafeBytes int64             `json:"unsafe_bytes"`
 	JournalSize int64             `json:"journal_size"`
+	JournalMode string            `json:"journal_mode,omitempty"` // how it is written
 	FileSize    int64             `json:"file_size"`
 	Salvaged    []string          `json:"salvaged,omitempty"` // what was moved aside as damaged
 	Wear        *Wear             `json:"wear,omitempty"`

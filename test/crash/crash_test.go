@@ -85,6 +85,7 @@ func TestJudge(t *testing.T) {
 		"order":      {finding{Epoch: 5, Records: []found{rec(1, 4, 1), rec(0, 4, 2)}}, verdict{Disorder: 1}},
 		"id":         {finding{Epoch: 5, Records: []found{rec(0, 4, 1), rec(1, 4, 1)}}, verdict{Wrong: 1}},
 		"epoch":      {finding{Epoch: 4, Records: []found{rec(0, 3, 1), rec(1, 3, 2)}}, verdict{Wrong: 1}},
+		"alarm":      {finding{Epoch: 5, Records: []found{rec(0, 4, 1), rec(1, 4, 2)}, Declared: true}, verdict{Alarms: 1}},
 		"not opened": {finding{Err: "no", Epoch: 5, Records: []found{rec(0, 4, 1), rec(1, 4, 2)}}, verdict{Unopened: 1}},
 	} {
 		got := judge(must, &c.finding)

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"syscall"
+	"time"
 
 	"github.com/leafd/leafd/internal/testkit"
 )
@@ -72,17 +73,22 @@ func flips(ctx context.Context, o flipOptions) (all []tally, err error) {
 	return all, err
 }
 
-// makeSpecimens are stores as leafd leaves them: with records in the journal alone, in
-// bbolt alone, and in both.
+// makeSpecimens are stores as leafd leaves them: with records in the journal alone, and that at
+// rest, in bbolt alone, and in both.
 func makeSpecimens(ctx context.Context, t testkit.T) (all []specimen, err error) {
 	for _, k := range []struct {
 		name string
 		load int
 		sig  syscall.Signal
-	}{{"journal", 6, syscall.SIGKILL}, {"folded", 100, syscall.SIGTERM}, {"both", 100, syscall.SIGKILL}} {
+		rest time.Duration
+	}{
+		{"journal", 6, syscall.SIGKILL, 0}, {"journal at rest", 6, syscall.SIGKILL, 2 * time.Second},
+		{"folded", 100, syscall.SIGTERM, 0}, {"both", 100, syscall.SIGKILL, 0},
+	} {
 		l := testkit.StartLeafd(t, testkit.LeafdOptions{Config: config, Env: map[string]string{"LEAFD_HUB_URL": "nats-leaf://127.0.0.1:1"}})
 		sources := newSources(l.MQTTPort, l.NATSPort, 1)
 		publish(ctx, sources, k.load)
+		pause(ctx, k.rest)
 		l.Signal(k.sig)
 		<-l.Done()
 		s := specimen{name: k.name}

@@ -22,12 +22,13 @@ type verdict struct {
 	Duplicated int
 	Disorder   int
 	Wrong      int    // bytes that nobody sent, an id of two messages
+	Alarms     int    // said to be damaged, and is not
 	Unopened   int    // it could not be opened, or took nothing new
 	Detail     string // the first of these, for people
 }
 
 func (v *verdict) bad() bool {
-	return v.Lost+v.Duplicated+v.Disorder+v.Wrong+v.Unopened > 0
+	return v.Lost+v.Duplicated+v.Disorder+v.Wrong+v.Alarms+v.Unopened > 0
 }
 
 func (v *verdict) note(count *int, format string, args ...any) {
@@ -39,13 +40,15 @@ func (v *verdict) note(count *int, format string, args ...any) {
 
 // judge holds what a checker found against what must be.
 //
-// The end of a journal can be damaged so that nothing of it is left to see: a store
-// that lost nothing but its newest records looks as it did before they came. No check
-// on the same disk tells that apart, short of a second write for each; it is counted
+// The newest batch of a journal has no proof until the next one, or until the journal has
+// rested: a store that lost nothing but that looks as it did before it came. It is counted
 // apart.
 func judge(e *expect, got *finding) (v verdict) {
 	if got.Err != "" {
 		v.note(&v.Unopened, "%s", got.Err)
+	}
+	if !e.Lossy && got.Declared {
+		v.note(&v.Alarms, "nothing was damaged, and it says %q", got.Health)
 	}
 	if slices.Contains(e.Epochs, got.Epoch) {
 		v.note(&v.Wrong, "epoch %d is used again", got.Epoch)

@@ -212,6 +212,7 @@ func (v *verdict) sum(o verdict) {
 	v.Disorder += o.Disorder
 	v.Wrong += o.Wrong
 	v.Unopened += o.Unopened
+	v.Alarms += o.Alarms
 	if v.Detail == "" {
 		v.Detail = o.Detail
 	}

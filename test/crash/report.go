@@ -36,11 +36,11 @@ func (t *tally) line() string {
 // table is all of it in markdown.
 func table(all []tally) string {
 	var b strings.Builder
-	b.WriteString("| fault | tried | acked checked | lost | duplicated | out of order | silently wrong | not opened | declared lost | journal's end lost |\n")
-	b.WriteString("|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|\n")
+	b.WriteString("| fault | tried | acked checked | lost | duplicated | out of order | silently wrong | false alarms | not opened | declared lost | journal's end lost |\n")
+	b.WriteString("|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|\n")
 	for _, t := range all {
-		fmt.Fprintf(&b, "| %s | %d | %d | %d | %d | %d | %d | %d | %d | %d |\n", t.Name, t.Faults, t.Checked,
-			t.Lost, t.Duplicated, t.Disorder, t.Wrong, t.Unopened, t.Declared, t.Tail)
+		fmt.Fprintf(&b, "| %s | %d | %d | %d | %d | %d | %d | %d | %d | %d | %d |\n", t.Name, t.Faults, t.Checked,
+			t.Lost, t.Duplicated, t.Disorder, t.Wrong, t.Alarms, t.Unopened, t.Declared, t.Tail)
 	}
 	return b.String()
 }
