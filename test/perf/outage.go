@@ -161,11 +161,13 @@ func publishNATS(addr string, pub int, n int64, size int, window int64, acked *a
 	head := fmt.Appendf(nil, "PUB perf.out.%d %s %d\r\n", pub, inbox, size)
 	payload := make([]byte, size)
 	binary.BigEndian.PutUint32(payload, uint32(pub))
+	noise := newNoise(pub)
 	var buf []byte
 	for seq := int64(0); mine.Load() < n; {
 		buf = buf[:0]
 		for seq < n && seq-mine.Load() < window && len(buf) < 64<<10 {
 			binary.BigEndian.PutUint64(payload[4:], uint64(seq))
+			noise.Read(payload[stampLen:])
 			buf = append(append(append(buf, head...), payload...), "\r\n"...)
 			seq++
 		}
