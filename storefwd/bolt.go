@@ -8,7 +8,6 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"runtime/debug"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -23,12 +22,15 @@ import (
 
 // boltEngine is the engine on disk: one bbolt file with two flat buckets.
 //
-//	records   log id (u32, big endian) ‖ seq (u64, big endian) → record
+//	records   records, packed and single (table.go)
 //	state     log id → checksum ‖ JSON of logState;  "folded" → generation (u64);
 //	          "written" → checksum ‖ JSON of Wear
 type boltEngine struct {
 	path string // static
 	max  int64  // bytes that the file may have, static
+
+	packer    packer    // owned by the caller of Open, Fold, Reset and Compact
+	unpackers sync.Pool // of *unpacker
 
 	mu   sync.RWMutex // guards the next four: held for writing only while a file is opened or exchanged
 	db   *bolt.DB     // nil while there is none that can be read
@@ -37,8 +39,12 @@ type boltEngine struct {
 	lost bool         // the last Open failed
 
 	size   atomic.Int64
+	free   atomic.Int64 // of size
 	mapped atomic.Int64 // about how many bytes were read through the memory map since they were let go
 }
+
+// table is the bucket of records within a transaction.
+type table struct{ *bolt.Bucket }
 
 var (
 	recordsBucket = []byte("records")
@@ -50,6 +56,7 @@ var (
 const (
 	boltPage  = 4096    // not the kernel's: 16 KiB pages would quadruple the wear
 	boltAlloc = 4 << 20 // the file grows by this
+	boltSlack = 1 << 18 // and by this much more than the records of a batch weigh: other pages
 	mapKeep   = 8 << 20 // of the memory map, this much is kept in RAM between reads
 )
 
@@ -65,21 +72,23 @@ func (e *boltEngine) Open() (written int64, err error) {
 		e.close()
 		dropCache(e.path)
 	}
+	os.Remove(e.fresh()) // what a crash left of it; if it cannot be, whoever needs the name says so
 	if _, err = os.Lstat(e.path); errors.Is(err, os.ErrNotExist) {
 		if written, err = e.create(&foldBatch{}); err != nil {
 			return 0, spaceError(err)
 		}
 	}
-	if e.db, e.file, err = openDB(e.path, e.max, false); errors.Is(err, syscall.EROFS) {
-		e.db, e.file, _ = openDB(e.path, e.max, true)
+	if e.db, e.file, err = openDB(e.path, e.max, e.max, false); errors.Is(err, syscall.EROFS) {
+		e.db, e.file, _ = openDB(e.path, e.max, e.max, true)
 	}
 	e.lost = err != nil
 	e.measure()
 	return written, spaceError(err)
 }
 
-// openDB maps the file once for all: to map it anew would wait for all readers.
-func openDB(path string, limit int64, readOnly bool) (db *bolt.DB, file *os.File, err error) {
+// openDB maps mapped bytes of the file, all that it may have if it is to be read: to map
+// it anew would wait for all readers.
+func openDB(path string, mapped, limit int64, readOnly bool) (db *bolt.DB, file *os.File, err error) {
 	defer func() {
 		if err != nil && file != nil {
 			abandon(file) // of no effect if bbolt has closed it
@@ -89,7 +98,7 @@ func openDB(path string, limit int64, readOnly bool) (db *bolt.DB, file *os.File
 	defer asError(&err)
 	db, err = bolt.Open(path, 0o600, &bolt.Options{
 		Timeout: time.Second, PageSize: boltPage, FreelistType: bolt.FreelistMapType, NoStatistics: true, PreLoadFreelist: true,
-		InitialMmapSize: int(limit), MaxSize: int(limit), ReadOnly: readOnly,
+		InitialMmapSize: int(mapped), MaxSize: int(limit), ReadOnly: readOnly,
 		OpenFile: func(name string, flag int, mode os.FileMode) (*os.File, error) {
 			var err error
 			file, err = os.OpenFile(name, flag|syscall.O_NOFOLLOW, mode)
@@ -99,10 +108,10 @@ func openDB(path string, limit int64, readOnly bool) (db *bolt.DB, file *os.File
 	if err != nil {
 		return nil, file, err
 	}
-	db.AllocSize = boltAlloc
+	db.AllocSize = boltPage // makeRoom is ahead of it
 	// bbolt tells the kernel to expect random access and so to read single pages. A
 	// backlog is read in order.
-	unix.Syscall(unix.SYS_MADVISE, db.Info().Data, uintptr(limit)&^(boltPage-1), unix.MADV_NORMAL)
+	unix.Syscall(unix.SYS_MADVISE, db.Info().Data, uintptr(mapped)&^(boltPage-1), unix.MADV_NORMAL)
 	return db, file, nil
 }
 
@@ -115,7 +124,7 @@ func CheckFile(path string) error {
 		return err
 	}
 	e := newBolt(path, 0)
-	if e.db, e.file, err = openDB(path, 0, true); err != nil {
+	if e.db, e.file, err = openDB(path, 0, 0, true); err != nil {
 		return spaceError(err)
 	}
 	defer e.Close()
@@ -143,54 +152,67 @@ func abandon(f *os.File) error {
 	return f.Close()
 }
 
-// dropCache makes the kernel forget what it caches of a file that is not mapped.
-func dropCache(path string) {
-	if f, err := os.Open(path); err == nil {
-		unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_DONTNEED)
-		f.Close()
-	}
-}
-
 // create makes a file that holds b and puts it in path's place.
 func (e *boltEngine) create(b *foldBatch) (written int64, err error) {
-	tmp := e.path + ".new"
-	if err := os.Remove(tmp); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return 0, err
+	size := int64(0)
+	for _, r := range b.put {
+		size += int64(len(r.rec))
 	}
-	if err := fillBolt(tmp, e.max, b); err != nil {
-		os.Remove(tmp)
-		return 0, err
-	}
-	info, err := os.Stat(tmp)
+	err = e.build(size, func(db *bolt.DB) error {
+		return db.Update(func(tx *bolt.Tx) error { return e.apply(tx, b) })
+	})
 	if err != nil {
 		return 0, err
 	}
-	if err := os.Rename(tmp, e.path); err != nil {
+	return e.takePlace()
+}
+
+func (e *boltEngine) fresh() string { return e.path + ".new" }
+
+// build makes a fresh file beside, of about size bytes, that holds what fill puts there.
+func (e *boltEngine) build(size int64, fill func(*bolt.DB) error) (err error) {
+	if err := os.Remove(e.fresh()); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			os.Remove(e.fresh())
+		}
+	}()
+	db, file, err := openDB(e.fresh(), min(size+boltAlloc, e.max), e.max, false)
+	if err != nil {
+		return err
+	}
+	if err = allocate(file, 0, size); err != nil {
+		return errors.Join(err, db.Close())
+	}
+	err = db.Update(func(tx *bolt.Tx) error {
+		_, err1 := tx.CreateBucketIfNotExists(recordsBucket)
+		_, err2 := tx.CreateBucketIfNotExists(stateBucket)
+		return errors.Join(err1, err2)
+	})
+	if err == nil {
+		err = fill(db)
+	}
+	return errors.Join(err, db.Close())
+}
+
+// takePlace renames the fresh file. Bytes are those it has.
+func (e *boltEngine) takePlace() (written int64, err error) {
+	info, err := os.Stat(e.fresh())
+	if err != nil {
+		return 0, err
+	}
+	if err := os.Rename(e.fresh(), e.path); err != nil {
 		return 0, err
 	}
 	return info.Size(), syncDir(filepath.Dir(e.path))
 }
 
-func fillBolt(path string, limit int64, b *foldBatch) error {
-	db, _, err := openDB(path, limit, false)
-	if err != nil {
-		return err
-	}
-	err = db.Update(func(tx *bolt.Tx) error {
-		for _, name := range [][]byte{recordsBucket, stateBucket} {
-			if _, err := tx.CreateBucketIfNotExists(name); err != nil {
-				return err
-			}
-		}
-		return apply(tx, b)
-	})
-	return errors.Join(err, db.Close())
-}
-
 func (e *boltEngine) Load() (states map[uint32]logState, folded uint64, err error) {
 	states = map[uint32]logState{}
 	var broken []uint32
-	err = e.view(func(tx *bolt.Tx, _ *bolt.Bucket) error {
+	err = e.view(func(tx *bolt.Tx, _ table) error {
 		return tx.Bucket(stateBucket).ForEach(func(k, v []byte) error {
 			switch {
 			case bytes.Equal(k, foldedKey) && len(v) == 8:
@@ -218,7 +240,7 @@ func (e *boltEngine) Load() (states map[uint32]logState, folded uint64, err erro
 
 // Wear returns what Fold was given, nil if that was nothing.
 func (e *boltEngine) Wear() (b []byte, err error) {
-	err = e.view(func(tx *bolt.Tx, _ *bolt.Bucket) error {
+	err = e.view(func(tx *bolt.Tx, _ table) error {
 		b = bytes.Clone(tx.Bucket(stateBucket).Get(wearKey))
 		return nil
 	})
@@ -235,48 +257,23 @@ func (e *boltEngine) recount(id uint32) (s logState, err error) {
 	return s, err
 }
 
-// Read finds a key that a flipped bit has moved by its neighbours: keys ascend.
 func (e *boltEngine) Read(log uint32, from, to uint64, fn func(seq uint64, rec []byte) bool) error {
-	disorder := fmt.Errorf("%w: keys out of order", ErrDamaged)
-	return e.view(func(_ *bolt.Tx, records *bolt.Bucket) error {
-		low, high := recordKey(make([]byte, 12), log, from), recordKey(make([]byte, 12), log, to)
-		c := records.Cursor()
-		k, _ := c.Seek(low)
-		if k == nil {
-			if last, _ := c.Last(); bytes.Compare(last, low) >= 0 {
-				return disorder
-			}
-			return nil
-		}
-		var v []byte
-		if before, _ := c.Prev(); before == nil {
-			k, v = c.First()
-		} else if bytes.Compare(before, low) >= 0 {
-			return disorder
-		} else {
-			k, v = c.Next()
-		}
-		var last []byte
-		for ; k != nil; k, v = c.Next() {
-			e.mapped.Add(int64(len(v) + len(k) + elemSize))
-			if bytes.Compare(k, last) <= 0 || len(k) != 12 {
-				return disorder
-			}
-			if last = k; bytes.Compare(k, high) > 0 {
-				if k, _ = c.Next(); k != nil && bytes.Compare(k, last) <= 0 {
-					return disorder
-				}
-				return nil
-			}
-			if !fn(binary.BigEndian.Uint64(k[4:]), v) {
-				return nil
-			}
-		}
-		return nil
+	u, _ := e.unpackers.Get().(*unpacker)
+	if u == nil {
+		u = &unpacker{}
+	}
+	err := e.view(func(_ *bolt.Tx, records table) error {
+		seen, err := records.read(u, log, from, to, fn)
+		e.mapped.Add(seen)
+		return err
 	})
+	if cap(u.raw) <= 2*maxBlock {
+		e.unpackers.Put(u)
+	}
+	return err
 }
 
-func (e *boltEngine) view(fn func(tx *bolt.Tx, records *bolt.Bucket) error) (err error) {
+func (e *boltEngine) view(fn func(tx *bolt.Tx, records table) error) (err error) {
 	e.mu.RLock()
 	defer e.mu.RUnlock()
 	if e.db == nil {
@@ -290,7 +287,7 @@ func (e *boltEngine) view(fn func(tx *bolt.Tx, records *bolt.Bucket) error) (err
 			return fmt.Errorf("%w: a bucket is missing", ErrDamaged)
 		}
 		defer e.letGo(tx)
-		return fn(tx, records)
+		return fn(tx, table{records})
 	})
 }
 
@@ -314,6 +311,9 @@ func (e *boltEngine) Fold(b *foldBatch) (written int64, err error) {
 	defer func() { err = spaceError(err) }()
 	defer onFaultPanic()()
 	defer asError(&err)
+	if err := e.makeRoom(b); err != nil {
+		return 0, err
+	}
 	e.bad = true // until bbolt's locks are free again
 	tx, err := e.db.Begin(true)
 	if err != nil {
@@ -324,7 +324,7 @@ func (e *boltEngine) Fold(b *foldBatch) (written int64, err error) {
 		tx.Rollback() // of no effect after Commit; after a panic it may panic, too
 		e.bad = false
 	}()
-	if err := apply(tx, b); err != nil {
+	if err := e.apply(tx, b); err != nil {
 		return 0, err
 	}
 	if err := tx.Commit(); err != nil {
@@ -338,26 +338,26 @@ func (e *boltEngine) Fold(b *foldBatch) (written int64, err error) {
 	return stats.GetPageAlloc() + boltPage, nil // the pages of the tree, and one meta page
 }
 
-func apply(tx *bolt.Tx, b *foldBatch) error {
-	records, state := tx.Bucket(recordsBucket), tx.Bucket(stateBucket)
-	if records == nil || state == nil {
+func (e *boltEngine) apply(tx *bolt.Tx, b *foldBatch) error {
+	records, state := table{tx.Bucket(recordsBucket)}, tx.Bucket(stateBucket)
+	if records.Bucket == nil || state == nil {
 		return fmt.Errorf("%w: a bucket is missing", ErrDamaged)
 	}
 	records.FillPercent = 0.9 // keys only ever grow within a log
+	e.packer.reset()
 	for _, r := range b.remove {
-		if err := removeRange(records, r); err != nil {
+		if err := records.remove(r); err != nil {
 			return err
 		}
 	}
+	var u unpacker
 	for _, r := range b.kill {
-		if err := records.Delete(recordKey(make([]byte, 12), r.log, r.from)); err != nil {
+		if err := records.kill(&u, &e.packer, r.log, r.from, b.states[r.log].Base); err != nil {
 			return err
 		}
 	}
-	for _, r := range b.put {
-		if err := records.Put(recordKey(make([]byte, 12), r.log, r.seq), r.rec); err != nil {
-			return err
-		}
+	if err := records.put(&e.packer, b.put, b.alone); err != nil {
+		return err
 	}
 	for id, s := range b.states {
 		v, err := encodeState(s)
@@ -379,71 +379,113 @@ func apply(tx *bolt.Tx, b *foldBatch) error {
 	return state.Put(foldedKey, binary.BigEndian.AppendUint64(nil, b.folded))
 }
 
-// removeRange collects first and deletes then: a cursor skips keys when its page
-// changes under it.
-func removeRange(records *bolt.Bucket, r seqRange) error {
-	var keys [][]byte
-	c := records.Cursor()
-	for k, _ := c.Seek(recordKey(make([]byte, 12), r.log, r.from)); len(k) == 12 &&
-		binary.BigEndian.Uint32(k) == r.log && binary.BigEndian.Uint64(k[4:]) <= r.to; k, _ = c.Next() {
-		keys = append(keys, bytes.Clone(k))
-	}
-	for _, k := range keys {
-		if err := records.Delete(k); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func recordKey(b []byte, log uint32, seq uint64) []byte {
-	binary.BigEndian.PutUint32(b, log)
-	binary.BigEndian.PutUint64(b[4:], seq)
-	return b
-}
-
 // Reset exchanges the file for a fresh one, since a bbolt file never shrinks. In a
 // crash either the old file is there or the new one.
 func (e *boltEngine) Reset(b *foldBatch) (written int64, err error) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
 	defer func() { err = spaceError(err) }()
 	if written, err = e.create(b); err != nil {
 		return 0, err
 	}
-	e.close()
-	e.db, e.file, err = openDB(e.path, e.max, false)
-	e.measure()
-	return written, err
+	return written, e.exchange()
 }
 
+// Compact copies everything into a fresh file, in steps, and exchanges the two as Reset
+// does.
+func (e *boltEngine) Compact(goOn func() bool) (written int64, err error) {
+	defer func() { err = spaceError(err) }()
+	e.mu.RLock()
+	source := e.db
+	e.mu.RUnlock()
+	live := e.Size() - e.Free()
+	err = e.build(live+live/16+boltAlloc/4, func(fresh *bolt.DB) error {
+		next := []byte{0}
+		for next != nil {
+			if !goOn() {
+				return errStopped
+			}
+			err := e.view(func(_ *bolt.Tx, records table) error {
+				if e.db != source {
+					return errStopped
+				}
+				return fresh.Update(func(tx *bolt.Tx) (err error) {
+					next, err = table{tx.Bucket(recordsBucket)}.copyFrom(records, next, compactStep)
+					return err
+				})
+			})
+			if err != nil {
+				return err
+			}
+			e.mapped.Add(compactStep)
+		}
+		return e.copyState(fresh)
+	})
+	if err != nil {
+		return 0, err
+	}
+	if written, err = e.takePlace(); err != nil {
+		return 0, err
+	}
+	return written, e.exchange()
+}
+
+func (e *boltEngine) copyState(fresh *bolt.DB) error {
+	return e.view(func(from *bolt.Tx, _ table) error {
+		return fresh.Update(func(tx *bolt.Tx) error {
+			return from.Bucket(stateBucket).ForEach(tx.Bucket(stateBucket).Put)
+		})
+	})
+}
+
+// exchange turns from the file that was under path to the one that is now.
+func (e *boltEngine) exchange() (err error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.close()
+	e.db, e.file, err = openDB(e.path, e.max, e.max, false)
+	e.measure()
+	return err
+}
+
+// makeRoom gives the file space for a batch, all of it allocated: a disk that is full
+// says so here, and not in the middle.
+func (e *boltEngine) makeRoom(b *foldBatch) error {
+	need, size := int64(boltSlack), e.Size()
+	for _, r := range b.put {
+		need += int64(len(r.rec)) + elemSize + blockKey
+	}
+	if len(b.put) == 0 || e.Free() >= 2*need {
+		return nil
+	}
+	to := min((size+2*need-e.Free()+boltAlloc-1)/boltAlloc*boltAlloc, e.max)
+	if to <= size {
+		return nil
+	}
+	err := allocate(e.file, size, to-size)
+	if errors.Is(err, syscall.ENOSPC) && e.Free() >= need {
+		return nil
+	}
+	e.measure()
+	return err
+}
+
+// measure notes the size of the file and what of it is free. The caller holds mu.
 func (e *boltEngine) measure() {
-	if info, err := os.Stat(e.path); err == nil {
+	if e.file == nil {
+		return
+	}
+	if info, err := e.file.Stat(); err == nil {
 		e.size.Store(info.Size())
+		e.free.Store(freeSpace(e.file, info.Size()))
 	}
 }
 
 func (e *boltEngine) Size() int64 { return e.size.Load() }
+func (e *boltEngine) Free() int64 { return e.free.Load() }
 
 func (e *boltEngine) Close() error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	return e.close()
-}
-
-// asError turns what bbolt does on a damaged file, a panic or a fault in its memory
-// map, into an error.
-func asError(err *error) {
-	if p := recover(); p != nil {
-		*err = fmt.Errorf("%w: %v", ErrDamaged, p)
-	}
-}
-
-// onFaultPanic makes a fault in a memory map a panic of this goroutine instead of
-// the end of the process. The result undoes it.
-func onFaultPanic() (undo func()) {
-	old := debug.SetPanicOnFault(true)
-	return func() { debug.SetPanicOnFault(old) }
 }
 
 // spaceError marks what says that there is no room. bbolt passes some errors on as

@@ -181,6 +181,7 @@ func (s *Store) run() {
 		s.watchClock()
 		s.conflateDue()
 		s.foldDue()
+		s.compactDue()
 		s.mu.Lock()
 		next := s.next()
 		s.armed = next
@@ -249,6 +250,7 @@ func (s *Store) next() int64 {
 	if s.suspected != nil || s.salvaging != nil {
 		at = min(at, max(s.salvageAt, 1))
 	}
+	at = min(at, s.compactAt())
 	if at = s.clockDue(at); at == math.MaxInt64 {
 		return 0
 	}

@@ -27,8 +27,12 @@ type engine interface {
 	// Reset forgets all records and writes b, which has none to remove, as Fold
 	// does; the space goes back to the file system.
 	Reset(b *foldBatch) (written int64, err error)
-	// Size is what the records occupy on disk, free space within included.
+	// Compact gives free space within back to the file system, without which records
+	// are as they were. It asks goOn between steps, and returns errStopped if that is false.
+	Compact(goOn func() bool) (written int64, err error)
+	// Size is what the records occupy on disk, free space within included; Free is that.
 	Size() int64
+	Free() int64
 	Close() error
 }
 
@@ -36,13 +40,15 @@ var (
 	errNoSpace    = errors.New("no space left")
 	errMaxSize    = fmt.Errorf("%w within store.max_size", errNoSpace)
 	errEngineDown = errors.New("store.db is not open") // and may be later
+	errStopped    = errors.New("stopped")
 )
 
 // foldBatch is one transaction.
 type foldBatch struct {
-	put    []foldRecord // ascending within a log
-	remove []seqRange
-	kill   []seqRange // single records, anywhere
+	put    []foldRecord    // ascending within a log
+	remove []seqRange      // what a log has up to there; some of it may stay beside what is not removed
+	kill   []seqRange      // single records, anywhere
+	alone  map[uint32]bool // logs of which that is likely, so their records are not packed
 	states map[uint32]logState
 	folded uint64 // journal generations up to this one hold nothing new
 	wear   []byte // the meter as it stands, nil to leave it

@@ -7,6 +7,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"io"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"slices"
@@ -49,6 +50,9 @@ func (e *memEngine) Fold(b *foldBatch) (int64, error) {
 			}
 		}
 	}
+	for _, r := range b.kill {
+		delete(e.recs[r.log], r.from)
+	}
 	for _, r := range b.put {
 		if e.recs[r.log] == nil {
 			e.recs[r.log] = map[uint64][]byte{}
@@ -86,7 +90,10 @@ func (e *memEngine) Reset(b *foldBatch) (int64, error) {
 	return e.Fold(b)
 }
 
+func (e *memEngine) Compact(func() bool) (int64, error) { return 0, nil }
+
 func (e *memEngine) Size() int64  { return 0 }
+func (e *memEngine) Free() int64  { return 0 }
 func (e *memEngine) Close() error { e.open = false; return nil }
 
 // Every engine passes this.
@@ -151,6 +158,7 @@ func testEngine(t *testing.T, e engine) {
 	}
 	must(e.Fold(&foldBatch{remove: []seqRange{{1, 0, 2}, {1, 9, 100}}}))
 	expect("after a removal", 1, 0, 1<<64-1, 5)
+	testPacked(t, e, expect)
 	must(e.Reset(&foldBatch{put: []foldRecord{{1, 11, recFor(1, 11)}}, states: map[uint32]logState{1: {Name: "a", Last: 11}}, folded: 8}))
 	expect("after a reset", 1, 0, 1<<64-1, 11)
 	if _, folded, err = e.Load(); err != nil || folded != 8 {
@@ -161,6 +169,56 @@ func testEngine(t *testing.T, e engine) {
 	}
 	if err := e.Read(1, 0, 9, nil); !errors.Is(err, errEngineDown) {
 		t.Fatalf("read after close: %v", err)
+	}
+}
+
+// testPacked is about long runs, which an engine may pack: what is removed or killed in the
+// middle of one, and what is kept single because that is likely.
+func testPacked(t *testing.T, e engine, expect func(what string, log uint32, from, to uint64, want ...uint64)) {
+	var want []uint64
+	without := func(seqs ...uint64) []uint64 {
+		want = slices.DeleteFunc(want, func(seq uint64) bool { return slices.Contains(seqs, seq) })
+		return want
+	}
+	fold := func(b *foldBatch) {
+		t.Helper()
+		if _, err := e.Fold(b); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, alone := range []bool{false, true} {
+		log, from := uint32(7), uint64(251)
+		if alone {
+			log = 8
+		}
+		put := &foldBatch{alone: map[uint32]bool{8: true}, states: map[uint32]logState{log: {Name: "p", Base: 1}}}
+		want = nil
+		for seq := uint64(100); seq < 400; seq++ {
+			put.put, want = append(put.put, foldRecord{log, seq, recFor(log, seq)}), append(want, seq)
+		}
+		fold(put)
+		expect("a run", log, 0, 1<<64-1, want...)
+		expect("a part of it", log, 203, 205, 203, 204, 205)
+		begins := map[uint32]logState{log: {Name: "p", Base: from, First: from}}
+		fold(&foldBatch{remove: []seqRange{{log, 1, from - 1}}, states: begins})
+		want = want[from-100:]
+		expect("from where the log begins", log, from, 1<<64-1, want...)
+		fold(&foldBatch{kill: []seqRange{{log, 300, 300}, {log, 399, 399}, {log, 5000, 5000}}, states: begins})
+		expect("without what was killed", log, from, 1<<64-1, without(300, 399)...)
+		fold(&foldBatch{kill: []seqRange{{log, 300, 300}, {log, from, from}}, states: begins})
+		expect("without more", log, from, 1<<64-1, without(from)...)
+		if _, err := e.Compact(func() bool { return true }); err != nil {
+			t.Fatal(err)
+		}
+		expect("after a compaction", log, from, 1<<64-1, want...)
+		if states, _, err := e.Load(); err != nil || states[log].Base != from {
+			t.Fatalf("after a compaction: %+v %v", states, err)
+		}
+		fold(&foldBatch{remove: []seqRange{{log, from, 320}}, states: map[uint32]logState{log: {Name: "p", Base: 321}}})
+		want = want[slices.Index(want, 321):]
+		expect("from where it begins now", log, 321, 1<<64-1, want...)
+		fold(&foldBatch{remove: []seqRange{{log, 321, 1 << 62}}})
+		expect("nothing", log, 0, 1<<64-1)
 	}
 }
 
@@ -176,12 +234,13 @@ func TestMaxSize(t *testing.T) {
 	}
 	defer e.Close()
 	var err error
-	seq := uint64(0)
+	seq, noise := uint64(0), rand.NewChaCha8([32]byte{})
 	for err == nil {
 		b := &foldBatch{}
 		for range 100 {
 			seq++
 			b.put = append(b.put, foldRecord{1, seq, make([]byte, 8000)})
+			noise.Read(b.put[len(b.put)-1].rec)
 		}
 		_, err = e.Fold(b)
 	}
@@ -280,8 +339,11 @@ func TestMaxSizeIsFull(t *testing.T) {
 			t.Fatal(err)
 		}
 		var refused int
+		data := make([]byte, 16000)
+		noise := rand.NewChaCha8([32]byte{})
 		for range 2500 { // 40 MB
-			_, err := l.Append(&msg.Msg{Subject: []byte("a"), Data: make([]byte, 16000)})
+			noise.Read(data)
+			_, err := l.Append(&msg.Msg{Subject: []byte("a"), Data: data})
 			done := make(chan error, 1)
 			s.Barrier(func(err error) { done <- err })
 			if err = errors.Join(err, <-done); err != nil {

@@ -150,7 +150,7 @@ func (s *Store) fold() error {
 	defer s.flushed()
 	s.stats.BoltBytes += n
 	s.stats.Folds++
-	s.foldErr, s.foldAgain = "", 0
+	s.foldErr, s.foldAgain, s.foldedAt = "", 0, s.mono()
 	s.setFull(false)
 	s.acquitted = false
 	s.dirtySince = 0
@@ -247,7 +247,7 @@ func (s *Store) foldFailed(err error) error {
 // will be in the engine after it.
 func (s *Store) foldBatch() (b *foldBatch, to map[*Log]seqRange) {
 	clear(s.puts)
-	b = &foldBatch{put: s.puts[:0], states: map[uint32]logState{}, folded: s.sealGen}
+	b = &foldBatch{put: s.puts[:0], states: map[uint32]logState{}, folded: s.sealGen, alone: map[uint32]bool{}}
 	s.countWear()
 	b.wear = encodeWear(&s.wear)
 	to = map[*Log]seqRange{}
@@ -272,6 +272,7 @@ func (s *Store) foldBatch() (b *foldBatch, to map[*Log]seqRange) {
 			st.Base = upTo + 1
 		}
 		if l.conf != nil {
+			b.alone[id] = true
 			for seq := range l.conf.dead {
 				b.kill = append(b.kill, seqRange{id, seq, seq})
 			}

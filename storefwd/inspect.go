@@ -112,7 +112,9 @@ func OpenReadOnly(dir string, o Options) (*ReadOnly, error) {
 	}
 	if b, err := os.ReadFile(v.s.path(metaFile)); err != nil {
 		v.found(metaFile, reason(err))
-	} else if v.s.meta, err = decodeMeta(b); err != nil {
+	} else if v.s.meta, err = decodeMeta(b); errors.Is(err, errNewer) {
+		return nil, errors.Join(err, v.Close())
+	} else if err != nil {
 		v.found(metaFile, err)
 	}
 	v.s.epoch = v.s.meta.epoch() + 1 // so that ages are counted from now
@@ -148,7 +150,7 @@ func (v *ReadOnly) openEngine() {
 	}
 	e := newBolt(path, max(v.s.o.MaxSize, info.Size()))
 	v.s.eng = e
-	if e.db, e.file, err = openDB(path, e.max, true); err != nil {
+	if e.db, e.file, err = openDB(path, e.max, e.max, true); err != nil {
 		v.found("store.db", err)
 		return
 	}
@@ -286,12 +288,16 @@ func (l *Log) inBolt() (b struct {
 
 const scanStep = 4096
 
-// scan calls fn for all that bbolt has of a log.
+// scan calls fn for what bbolt has of a log, waiting for removal or not: what a block
+// has besides was removed.
 func (l *Log) scan(fn func(seq uint64, b []byte)) error {
 	if l.inBolt().to == 0 {
 		return nil
 	}
-	for from := uint64(0); ; {
+	l.s.mu.Lock()
+	from := min(l.base, l.first)
+	l.s.mu.Unlock()
+	for {
 		n := 0
 		err := l.s.eng.Read(l.id, from, 1<<64-1, func(seq uint64, b []byte) bool {
 			fn(seq, b)

@@ -17,7 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// meta is the file that makes an epoch: {"format":1,"base":…,"boots":…,"node":…,"sum":…}.
+// meta is the file that makes an epoch: {"format":2,"base":…,"boots":…,"node":…,"sum":…}.
 // It is replaced, never changed in place, once at each open and when the time becomes known.
 type meta struct {
 	Format int    `json:"format"`
@@ -30,7 +30,7 @@ type meta struct {
 
 const (
 	metaFile   = "meta.json"
-	metaFormat = 1
+	metaFormat = 2 // 1: every record of store.db is single
 	bootBits   = 24
 )
 
@@ -62,11 +62,16 @@ func decodeMeta(b []byte) (meta, error) {
 	if err != nil || string(want) != string(b) {
 		return meta{}, errors.New("checksum does not match")
 	}
-	if m.Format != metaFormat {
-		return meta{}, fmt.Errorf("format %d is not one this version knows", m.Format)
+	if m.Format < 1 {
+		return meta{}, fmt.Errorf("format %d never was", m.Format)
+	} else if m.Format > metaFormat {
+		return meta{}, fmt.Errorf("%w: format %d, this version knows up to %d", errNewer, m.Format, metaFormat)
 	}
 	return m, nil
 }
+
+// errNewer says that a store is sound, and nothing for this version.
+var errNewer = errors.New("a newer leafd made it; use that one, or another directory")
 
 // readMeta reads the meta file and counts one more boot, which write makes durable.
 // A file that cannot be read is as good as none: the base drawn instead keeps ids
@@ -79,7 +84,7 @@ func readMeta(dir, node string) (m meta, note string, err error) {
 	}
 	switch {
 	case err == nil:
-	case errors.Is(err, fs.ErrPermission):
+	case errors.Is(err, fs.ErrPermission), errors.Is(err, errNewer):
 		return m, "", err
 	default:
 		m = meta{Base: binary.BigEndian.Uint32(random(4))}
@@ -191,23 +196,50 @@ func makeDir(dir string) error {
 }
 
 // lockDir takes the directory for this process until the file is closed.
+//
+// The lock is a directory. That of a leafd of the first format is a file, which it opens
+// for writing: of a store that it cannot read it says "is a directory" and refuses the
+// start, before it touches anything else. Crash states: neither, or one of the two.
 func lockDir(dir string) (*os.File, error) {
 	if err := makeDir(dir); err != nil {
 		return nil, fmt.Errorf("it cannot be made: %w", reason(err))
 	}
 	path := filepath.Join(dir, "lock")
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR|unix.O_NOFOLLOW, 0o600)
-	if errors.Is(err, unix.EROFS) {
-		f, err = os.Open(path)
-	}
+	f, err := openLock(path)
 	if err != nil {
-		return nil, fmt.Errorf("it is not writable: %w", reason(err))
+		return nil, err
+	}
+	if info, err := f.Stat(); err != nil || info.IsDir() {
+		return f, err
+	}
+	if err := unix.Unlink(path); errors.Is(err, unix.EROFS) {
+		return f, nil
+	} else if err != nil {
+		return nil, errors.Join(fmt.Errorf("another process uses it: %w", ErrInUse), f.Close())
+	}
+	defer f.Close() // and with it the old lock, once the new one is taken
+	return openLock(path)
+}
+
+// openLock locks what is under path, a directory if there was nothing.
+func openLock(path string) (*os.File, error) {
+	made := os.Mkdir(path, 0o700)
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return nil, fmt.Errorf("it is not writable: %w", reason(cmpErr(notThere(made), err)))
 	}
 	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		f.Close()
-		return nil, fmt.Errorf("another process uses it: %w", ErrInUse)
+		return nil, errors.Join(fmt.Errorf("another process uses it: %w", ErrInUse), f.Close())
 	}
 	return f, nil
+}
+
+// notThere is err, unless that says that something is there.
+func notThere(err error) error {
+	if errors.Is(err, fs.ErrExist) {
+		return nil
+	}
+	return err
 }
 
 // reason is the cause of a path error without the path, which is named already.

@@ -126,6 +126,27 @@ func (c *checker) readMeta() error {
 	return nil
 }
 
+// freeSpace is how much of a bbolt file holds nothing: pages that were let go, and what
+// lies behind the last one. It is 0 if that cannot be found out.
+func freeSpace(f io.ReaderAt, size int64) int64 {
+	c := &checker{f: f, page: make([]byte, boltPage)}
+	if c.readMeta() != nil || c.meta.pages > uint64(size)/boltPage {
+		return 0
+	}
+	free := size - int64(c.meta.pages)*boltPage
+	if c.meta.freelist >= c.meta.pages {
+		return free
+	}
+	if _, err := f.ReadAt(c.page, int64(c.meta.freelist)*boltPage); err != nil || le.Uint16(c.page[8:]) != pageFreelist {
+		return free
+	}
+	n := uint64(le.Uint16(c.page[10:]))
+	if n == 0xFFFF {
+		n = le.Uint64(c.page[pageHeader:])
+	}
+	return free + int64(min(n, c.meta.pages))*boltPage
+}
+
 // read fetches a page whose type must be among flags, with its overflow, and
 // claims these pages.
 func (c *checker) read(id uint64, flags uint16) ([]byte, error) {
@@ -299,7 +320,7 @@ func scanPages(f io.ReaderAt, size int64, fn func(key, value []byte) error) (unr
 		good := false
 		visit := func(flags uint32, key, value []byte) {
 			if err == nil && flags == 0 {
-				good = good || len(key) == 12 && isRecord(value)
+				good = good || len(key) == singleKey && isRecord(value) || len(key) == blockKey && isBlock(value)
 				err = fn(key, value)
 			}
 		}
@@ -327,6 +348,11 @@ func readPages(f io.ReaderAt, b []byte, id int64) (n int, err error) {
 		}
 	}
 	return n, err
+}
+
+func isBlock(b []byte) bool {
+	_, _, err := parseBlock(b)
+	return err == nil
 }
 
 func isRecord(b []byte) bool {

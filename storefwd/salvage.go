@@ -34,11 +34,12 @@ const seqsPerBoot = 1 << 36
 
 // salvage is one pass over damaged files. Owned by the committer.
 type salvage struct {
-	limits map[uint32]uint64   // records up to here are wanted; of other logs, all
-	states map[uint32]logState // the latest found in the files
-	batch  foldBatch
-	bytes  int
-	bad    int // pages that could not be read
+	limits   map[uint32]uint64   // records up to here are wanted; of other logs, all
+	states   map[uint32]logState // the latest found in the files
+	batch    foldBatch
+	bytes    int
+	unpacker unpacker
+	bad      int // pages that could not be read
 }
 
 // suspect notes that reading from bbolt failed. The committer looks into it.
@@ -232,10 +233,11 @@ func (s *Store) salvageFile(name string) error {
 		switch {
 		case len(key) == 4:
 			v.noteState(binary.BigEndian.Uint32(key), value)
-		case len(key) == 12:
-			if id, r, err := parseRecord(value); err == nil && v.wants(id, r.Seq) { // the key may be damaged
-				v.batch.put = append(v.batch.put, foldRecord{id, r.Seq, slices.Clone(value)})
-				v.bytes += len(value) + 32
+		case len(key) == singleKey:
+			v.take(value)
+		case len(key) == blockKey:
+			if h, err := v.unpacker.open(value); err == nil {
+				v.unpacker.each(h, 0, math.MaxUint64, func(_ uint64, rec []byte) bool { v.take(rec); return true })
 			}
 		}
 		if v.bytes >= maxFold {
@@ -248,6 +250,14 @@ func (s *Store) salvageFile(name string) error {
 		err = s.putSalvaged()
 	}
 	return err
+}
+
+// take keeps what is a record and wanted. Keys may be damaged; it names itself.
+func (v *salvage) take(rec []byte) {
+	if id, r, err := parseRecord(rec); err == nil && v.wants(id, r.Seq) {
+		v.batch.put = append(v.batch.put, foldRecord{id, r.Seq, slices.Clone(rec)})
+		v.bytes += len(rec) + 32
+	}
 }
 
 // noteState keeps the latest state of each log: all that grows, as far as it has grown.
@@ -279,7 +289,8 @@ func (s *Store) putSalvaged() error {
 			}
 			return compareSeq(a.seq, b.seq)
 		})
-		n, err := s.eng.Fold(&foldBatch{put: v.batch.put})
+		put := slices.CompactFunc(v.batch.put, func(a, b foldRecord) bool { return a.log == b.log && a.seq == b.seq }) // of older pages
+		n, err := s.eng.Fold(&foldBatch{put: put})
 		if err != nil {
 			return err
 		}
