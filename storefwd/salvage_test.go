@@ -463,6 +463,7 @@ func (s *Store) await() error {
 	s.Barrier(func(err error) { done <- err })
 	return <-done
 }
+
 // Damage within a block costs the records that it hits, damage of its head the block,
 // and no other; both are declared, in a file that is sound otherwise and in one that has to
 // be salvaged. Records that went before, and are in the block still, are not lost again.

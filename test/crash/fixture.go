@@ -66,6 +66,9 @@ func packFixture(dir, to string, acked []number) error {
 	}
 	files := map[string][]byte{ackedFile: list}
 	for _, e := range entries {
+		if e.IsDir() {
+			continue // the lock
+		}
 		if files[e.Name()], err = os.ReadFile(filepath.Join(dir, e.Name())); err != nil {
 			return err
 		}

@@ -22,7 +22,7 @@ func main() {
 	seed := flag.Uint64("seed", uint64(time.Now().UnixNano()), "of all that is random")
 	states := flag.Int("states", 120000, "of power loss, at most; 0: none but those of the controls")
 	lies := flag.Int("lies", 2000, "states in each control, where syncs do nothing")
-	window := flag.String("window", "", "of power loss only this `recording`: life, first start, upgrade or compaction")
+	window := flag.String("window", "", "of power loss only this `recording`: life, first start, upgrade, compaction or compaction of a rest")
 	nkills := flag.Int("kills", 500, "how often leafd is killed")
 	backlog := flag.Int64("backlog", 1<<30, "bytes in the store of the last kills, of which restarts are timed")
 	nflips := flag.Int("flips", 3000, "damaged stores")

@@ -45,14 +45,21 @@ func scripts(o powerOptions) []script {
 		h.online(n(10))
 	}}
 	compact := script{name: "compaction", play: func(h *stagehand) {
-		for _, s := range h.sources {
-			s.size = func() int { return 32 << 10 }
-			s.window = 8
-		}
-		h.load(n(240)) // more than the size above which an empty file is exchanged
+		h.fill(n(150))
 		h.mark()
 		h.online(1)
 		h.restart(syscall.SIGTERM)
+		h.load(8)
+	}}
+	rest := script{name: "compaction of a rest", config: slowB, play: func(h *stagehand) {
+		h.fill(n(150))
+		h.mark()
+		h.hub.cable.Restore()
+		awaitDrain(h.t, h.leafd.HTTPURL(), "a") // of b, which is slow, nearly all is left
+		h.offline()
+		h.shrinks()
+		h.load(8)
+		h.restart(syscall.SIGKILL)
 		h.load(8)
 	}}
 	if o.small {
@@ -62,7 +69,7 @@ func scripts(o powerOptions) []script {
 			h.online(n(10))
 		}}}
 	}
-	all := []script{life, first, upgrade, compact, life, life}
+	all := []script{life, first, upgrade, compact, rest, life, life}
 	if o.window != "" {
 		all = slices.DeleteFunc(all, func(s script) bool { return s.name != o.window })
 		all = all[:min(1, len(all))]

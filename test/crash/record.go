@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -9,6 +10,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"syscall"
+	"time"
 
 	"github.com/leafd/leafd/internal/testkit"
 )
@@ -33,12 +35,14 @@ type stagehand struct {
 	leafd   *testkit.Leafd
 	sources []*source
 	next    uint32 // id of the next source
+	full    int64  // bytes of store.db that fill left
 }
 
 // script is one recording to be made.
 type script struct {
 	name    string
 	fixture string   // a store to start with, packed; empty: none
+	config  string   // in place of the usual one; empty: that
 	strace  []string // more arguments
 	play    func(*stagehand)
 }
@@ -66,14 +70,14 @@ func record(ctx context.Context, t testkit.T, s script) (*recording, error) {
 		}
 		h.rec.initial = d
 	}
-	h.start(s.strace)
+	h.start(cmp.Or(s.config, config), s.strace)
 	s.play(h)
 	h.end(h.leafd.Stop)
 	h.rec.hub = h.hub.messages(t)
 	return h.rec, nil
 }
 
-func (h *stagehand) start(strace []string) {
+func (h *stagehand) start(config string, strace []string) {
 	conf := bytes.ReplaceAll([]byte(config), []byte("$LEAFD_STORE"), fmt.Appendf(nil, "%q", h.rec.store))
 	h.leafd = testkit.StartLeafd(h.t, testkit.LeafdOptions{Config: string(conf), Run: straceLine(h.rec.trace, strace...),
 		Env: map[string]string{"LEAFD_HUB_URL": h.hub.url()}})
@@ -91,6 +95,39 @@ func (h *stagehand) online(n int) {
 }
 
 func (h *stagehand) offline() { h.hub.cable.Cut() }
+
+// fill makes store.db larger than what is compacted or exchanged. Nearly all is of outbox a.
+func (h *stagehand) fill(n int) {
+	for _, s := range h.sources {
+		size := 40 << 10
+		if s.class == "b" {
+			size = 8 << 10
+		}
+		s.size, s.window = func() int { return size }, 1 // more is refused: the journal is small
+	}
+	h.load(n)
+	if h.full = h.storeSize(); h.full <= 16<<20 {
+		h.t.Fatalf("store.db has %d bytes, too few for this", h.full)
+	}
+}
+
+// shrinks waits until store.db has less than half of what fill left. That takes a fold, which
+// removes what the hub has, and then some rest.
+func (h *stagehand) shrinks() {
+	for end := time.Now().Add(5 * time.Minute); h.storeSize() > h.full/2; pause(h.ctx, 100*time.Millisecond) {
+		if time.Now().After(end) || h.ctx.Err() != nil {
+			h.t.Fatalf("store.db had %d bytes and has %d still", h.full, h.storeSize())
+		}
+	}
+}
+
+func (h *stagehand) storeSize() int64 {
+	info, err := os.Stat(filepath.Join(h.rec.store, "store.db"))
+	if err != nil {
+		h.t.Fatalf("%v", err)
+	}
+	return info.Size()
+}
 
 // end ends leafd with what, and waits for the trace to end with it.
 func (h *stagehand) end(what func()) {

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"os"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -33,6 +34,9 @@ outbox {
   b { subjects: ["crash.b.>"], max_bytes: 4GB }
 }
 `
+
+// slowB is config with an outbox that drains slowly.
+var slowB = strings.Replace(config, `["crash.b.>"], max_bytes: 4GB`, `["crash.b.>"], max_bytes: 4GB, drain_rate: 16KB`, 1)
 
 // scene is a testkit.T for a program that is not a test. Owned by one goroutine.
 type scene struct {
@@ -168,7 +172,10 @@ func readStream(stream jetstream.Stream, class string) (all []hubMsg, err error)
 }
 
 // drained waits until the leafd with that monitoring endpoint has nothing left for the hub.
-func drained(t testkit.T, url string) {
+func drained(t testkit.T, url string) { awaitDrain(t, url, "") }
+
+// awaitDrain waits until an outbox, or all of them, is empty, as long as it makes progress.
+func awaitDrain(t testkit.T, url, outbox string) {
 	left := int64(-1)
 	for begin, last := time.Now(), int64(-1); left != 0; {
 		if res, err := http.Get(url + "/uplinkz"); err == nil {
@@ -176,7 +183,9 @@ func drained(t testkit.T, url string) {
 			if json.NewDecoder(res.Body).Decode(&up) == nil {
 				left = 0
 				for _, o := range up.Outboxes {
-					left += int64(o.Messages)
+					if outbox == "" || o.Class == outbox {
+						left += int64(o.Messages)
+					}
 				}
 			}
 			res.Body.Close()
