@@ -41,17 +41,19 @@ func (f *Forwarder) Deliver(m *msg.Msg, _ *msg.Sub) msg.Drop {
 	return msg.Taken
 }
 
-// mark is the last message that was acknowledged with all before it: in a hub that
-// was not set back it is still there, and what is not acknowledged is behind it.
+// mark is the last message that was acknowledged with all that was handed out before
+// it: in a hub that was not set back it is still there. The log keeps it, and each fold
+// saves it with what is acknowledged.
 type mark struct {
-	stream string
-	at     uint64 // sequence in the stream
-	seq    uint64 // ours
+	Stream string `json:"stream,omitempty"` // "": there are several, or it is not known
+	At     uint64 `json:"at,omitempty"`     // its sequence in the stream; 0: there is none
+	Seq    uint64 `json:"seq,omitempty"`    // ours
+	Read   uint64 `json:"read,omitempty"`   // up to here the stream has nothing of ours that is not acknowledged
 }
 
 // acked notes that the hub's stream has seq.
 func (f *Forwarder) acked(attempt, seq uint64, ack *pubAck) {
-	took, known, inOrder := f.c.ack(seq)
+	took, known, inOrder := f.c.ack(seq, ack.Seq)
 	f.mu.Lock()
 	delete(f.refusals, seq)
 	if ack.Duplicate {
@@ -59,9 +61,6 @@ func (f *Forwarder) acked(attempt, seq uint64, ack *pubAck) {
 	}
 	if known {
 		f.st.Acked++
-	}
-	if f.only != "" && inOrder && ack.Seq > f.mark.at {
-		f.mark = mark{f.only, ack.Seq, seq} // of an earlier session, too: it is settled
 	}
 	if attempt != f.attempt {
 		f.mu.Unlock()
@@ -72,7 +71,7 @@ func (f *Forwarder) acked(attempt, seq uint64, ack *pubAck) {
 		close(f.alone)
 		f.alone = nil
 	}
-	hole := f.only != "" && !inOrder && !ack.Duplicate
+	hole := f.only != "" && known && !inOrder && !ack.Duplicate
 	resync := f.resync
 	changed := known && took > 0 && f.measure(took)
 	window := 0

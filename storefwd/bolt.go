@@ -351,6 +351,11 @@ func (e *boltEngine) apply(tx *bolt.Tx, b *foldBatch) error {
 		}
 	}
 	var u unpacker
+	for _, r := range b.hollow {
+		if err := records.hollow(&u, &e.packer, r, b.states[r.log].Base); err != nil {
+			return err
+		}
+	}
 	for _, r := range b.kill {
 		if err := records.kill(&u, &e.packer, r.log, r.from, b.states[r.log].Base); err != nil {
 			return err

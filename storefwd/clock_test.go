@@ -119,18 +119,18 @@ func (m *machine) append() {
 func (m *machine) drain(acks bool) {
 	there := map[string]bool{}
 	for {
-		from, to, room, err := m.c.want() // as Next does, without waiting
+		w, err := m.c.want() // as Next does, without waiting
 		if err != nil {
 			m.t.Fatal(err)
 		}
-		if from > to {
+		if w.From > w.To {
 			break
 		}
-		recs, err := m.l.read(make([]Record, 0, min(room, 64)), from, to, readBytes)
+		recs, err := m.l.read(make([]Record, 0, min(w.room, 64)), w.From, w.To, readBytes)
 		if err != nil {
 			m.t.Fatal(err)
 		}
-		recs = m.c.handOut(recs, 0, from, to)
+		recs = m.c.handOut(recs, 0, w)
 		for _, r := range recs {
 			id := fmt.Sprint(r.Epoch, ".", r.Seq)
 			there[id] = true

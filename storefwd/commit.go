@@ -29,7 +29,8 @@ type rec struct {
 	at    int64  // when it was appended, by mono
 	state recState
 	gone  bool // acknowledged or dropped: need not be written
-	dead  bool // superseded: counts no more, its place is empty
+	early bool // acknowledged while an older one was not: counts no more
+	dead  bool // superseded, or early and released: counts no more, its place is empty
 	put   bool // a fold has, or had, it
 
 	older newest // of its subject, superseded once this one is safe; seq 0: none

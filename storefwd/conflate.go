@@ -106,7 +106,7 @@ func (l *Log) settled(seq uint64) bool {
 // superseding reports whether seq may be superseded: it counts and no cursor has it.
 func (l *Log) superseding(seq uint64) bool {
 	for _, c := range l.cursors {
-		if seq < c.next || seq <= c.reading {
+		if c.taken.has(seq) || seq >= c.reading.From && seq <= c.reading.To {
 			return false
 		}
 	}
@@ -166,6 +166,9 @@ func (l *Log) buryInEngine(seq uint64, size int64) {
 }
 
 func (l *Log) buriedInEngine(seq uint64) bool {
+	if len(l.hollow.s) > 0 && l.hollow.has(seq) {
+		return true
+	}
 	if l.conf == nil {
 		return false
 	}

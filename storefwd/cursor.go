@@ -4,38 +4,47 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"time"
 )
 
-// CursorConfig says how a cursor reads. The zero value reads only what is safe,
-// 256 records or 1 MiB ahead of the acknowledgements.
+// CursorConfig says how a cursor reads. The zero value reads only what is safe, the
+// oldest first, 256 records or 1 MiB ahead of the acknowledgements.
 type CursorConfig struct {
 	MaxPending      int  // records handed out and not acknowledged; default 256
 	MaxPendingBytes int  // the same in bytes; one record may exceed it; default 1 MiB
 	Stride          int  // bytes handed out at once, roughly; default MaxPendingBytes
 	Ahead           bool // sees records before they are safe: the forwarder's way to make them so
+
+	// How a backlog is handed out (order.go). At most one of them.
+	Newest    bool // the newest of it first
+	LiveShare int  // so many percent of the bytes are what came since; 0 to 100
 }
 
-// Cursor is a reader's place in a log: an ack floor and what is pending above it.
-// Next belongs to one goroutine, the other methods to any.
+// Cursor is a reader's place in a log: what was handed out, and what of that was
+// acknowledged. Next belongs to one goroutine, the other methods to any.
 type Cursor struct {
 	// Static once opened.
 	l    *Log
 	name string
-	cfg  CursorConfig
+	cfg  CursorConfig  // but for MaxPending
 	wake chan struct{} // holds one
 
-	// Guarded by the store's mu. floor < every pending seq < next.
+	// Guarded by the store's mu. Settled is what is acknowledged, dropped, or a gap.
 	open    bool
-	floor   uint64 // everything up to here is acknowledged, dropped, or a gap
-	next    uint64 // the next to be handed out
-	pending deque[pend]
-	bytes   int                 // of the pending that are not acknowledged
-	early   map[uint64]struct{} // acknowledged, ≥ next
-	reading uint64              // Next reads up to here, and nothing of that is superseded meanwhile
-	waiting bool                // Next waits to be signalled
-	blocked bool                // … for acknowledgements, not for records
+	floor   uint64        // everything up to here is settled
+	taken   spans         // handed out or settled; [0, floor] is in it
+	done    spans         // settled while an older one was not; from the log's first on
+	sent    spans         // handed out before a reset and not settled since
+	pending deque[pend]   // handed out, in that order
+	runs    deque[ascent] // the stretches of pending in which sequences ascend
+	popped  uint64        // how many have left pending, ever
+	bytes   int           // of the pending that are not acknowledged
+	reading span          // Next reads this, and nothing of it is superseded meanwhile
+	laps    uint64        // counts what moves it other than Next
+	waiting bool          // Next waits to be signalled
+	blocked bool          // … for acknowledgements, not for records
+	strict  bool          // it goes by the order of the log for now
+	mix     mix
 }
 
 type pend struct {
@@ -43,6 +52,23 @@ type pend struct {
 	at    int64 // when it was handed out, by mono
 	size  int
 	acked bool
+}
+
+// ascent is a stretch of pending.
+type ascent struct {
+	start       uint64 // its first, counted as popped counts
+	first, last uint64 // sequences
+}
+
+// cursor is the cursor of that name; one that is not known begins with the log.
+func (l *Log) cursor(name string) *Cursor {
+	c := l.cursors[name]
+	if c == nil {
+		c = &Cursor{l: l, name: name, floor: max(l.first, 1) - 1, wake: make(chan struct{}, 1)}
+		c.rebuild()
+		l.cursors[name] = c
+	}
+	return c
 }
 
 // Cursor opens the cursor of that name, at the ack floor that earlier runs left or
@@ -53,11 +79,7 @@ func (l *Log) Cursor(name string, cfg CursorConfig) (*Cursor, error) {
 	cfg.Stride = min(cmpOr(cfg.Stride, cfg.MaxPendingBytes), cfg.MaxPendingBytes)
 	l.s.mu.Lock()
 	defer l.s.mu.Unlock()
-	c := l.cursors[name]
-	if c == nil {
-		c = &Cursor{l: l, name: name, floor: l.first - 1, next: l.first, wake: make(chan struct{}, 1)}
-		l.cursors[name] = c
-	}
+	c := l.cursor(name)
 	if c.open {
 		return nil, fmt.Errorf("log %q: cursor %q is open already", l.name, name)
 	}
@@ -65,25 +87,26 @@ func (l *Log) Cursor(name string, cfg CursorConfig) (*Cursor, error) {
 	return c, nil
 }
 
-// Next appends to dst the records that follow, at least one, up to its capacity or
-// the limit of pending records. It waits until there is one; the error is that of
+// Next appends to dst records that were not handed out, at least one, up to its
+// capacity or the limit of pending records: those that follow, or as the configuration
+// says; those of one call ascend. It waits until there is one; the error is that of
 // ctx, or ErrClosed.
 func (c *Cursor) Next(ctx context.Context, dst []Record) ([]Record, error) {
 	had := len(dst)
 	for {
-		from, to, room, err := c.want()
+		w, err := c.want()
 		if err != nil {
 			return dst, err
 		}
-		if room > 0 && from <= to {
-			dst, err = c.l.read(dst[:had:min(cap(dst), had+room)], from, to, c.cfg.Stride)
+		if w.room > 0 {
+			dst, err = c.l.read(dst[:had:min(cap(dst), had+w.room)], w.From, w.To, w.bytes)
 			switch {
 			case errors.Is(err, errEngineDown): // want will wait for it
 				continue
 			case err != nil:
 				return dst, err
 			}
-			if dst = c.handOut(dst, had, from, to); len(dst) > had {
+			if dst = c.handOut(dst, had, w); len(dst) > had {
 				return dst, nil
 			}
 		}
@@ -95,34 +118,47 @@ func (c *Cursor) Next(ctx context.Context, dst []Record) ([]Record, error) {
 	}
 }
 
-// want is what Next may read now: room records of from…to. If that is nothing, the
-// cursor waits to be signalled.
-func (c *Cursor) want() (from, to uint64, room int, err error) {
+// wanted is what Next may read now: room records of a range, and about so many bytes.
+type wanted struct {
+	span
+	room, bytes int
+	lap         uint64 // of laps, when it was said
+	live        bool   // it came since the backlog
+}
+
+// want is what Next may read now. If that is nothing, the cursor waits to be signalled.
+func (c *Cursor) want() (w wanted, err error) {
 	l := c.l
 	l.s.mu.Lock()
 	defer l.s.mu.Unlock()
 	if l.s.closed {
-		return 0, 0, 0, ErrClosed
+		return w, ErrClosed
 	}
 	c.catchUp()
-	if to = l.last; !c.cfg.Ahead && !l.ret.Memory {
-		to = max(l.journaled, l.folded)
+	last := l.last
+	if !c.cfg.Ahead && !l.ret.Memory {
+		last = max(l.journaled, l.folded)
+	}
+	w = c.pick(last)
+	w.lap = c.laps
+	more := w.From <= w.To
+	if !l.s.readable && (w.From <= l.folded || l.s.salvaging != nil) {
+		more = false
 	}
 	if c.bytes < c.cfg.MaxPendingBytes {
-		room = c.cfg.MaxPending - c.pending.len()
+		w.room = max(w.room, c.cfg.MaxPending-c.pending.len())
 	}
-	if !l.s.readable && (c.next <= l.folded || l.s.salvaging != nil) {
-		to = 0
+	if w.room < c.cfg.MaxPending/4 && w.From+uint64(max(w.room, 0)) <= w.To {
+		w.room = 0 // a long stride is cheaper than one step for each acknowledgement
 	}
-	if room < c.cfg.MaxPending/4 && c.next+uint64(max(room, 0)) <= to {
-		room = 0 // a long stride is cheaper than one step for each acknowledgement
+	c.blocked = w.room <= 0
+	c.waiting = c.blocked || !more
+	if c.reading = (span{1, 0}); c.waiting {
+		w.room = 0
+	} else {
+		c.reading = w.span
 	}
-	c.blocked = room <= 0
-	c.waiting = c.blocked || c.next > to
-	if c.reading = 0; !c.waiting {
-		c.reading = to
-	}
-	return c.next, to, room, nil
+	return w, nil
 }
 
 // setWindow changes how many records may be pending.
@@ -137,54 +173,42 @@ func (c *Cursor) setWindow(n int) {
 	}
 }
 
-// behind reports whether more than n records wait behind seq.
-func (c *Cursor) behind(seq uint64, n int) bool {
+// backlog reports whether more than n records were not handed out.
+func (c *Cursor) backlog(n uint64) bool {
 	c.l.s.mu.Lock()
 	defer c.l.s.mu.Unlock()
-	return c.l.last > seq+uint64(n)
+	c.catchUp()
+	return c.left(c.l.last) > n
 }
 
+// left is how many sequences up to last, which is no less than any that was taken, were
+// not handed out.
+func (c *Cursor) left(last uint64) uint64 { return last + 1 - min(c.taken.n, last+1) }
+
 // handOut makes pending what was read, less what was acknowledged or dropped since.
-func (c *Cursor) handOut(dst []Record, had int, from, to uint64) []Record {
+func (c *Cursor) handOut(dst []Record, had int, w wanted) []Record {
 	s := c.l.s
 	s.mu.Lock()
-	c.reading = 0
-	if c.next != from { // moved by Reset or by an acknowledgement meanwhile
+	c.reading = span{1, 0}
+	if c.laps != w.lap {
 		c.signalNow()
 		s.mu.Unlock()
 		return dst[:had]
 	}
-	now := s.mono()
-	out := dst[:had]
+	to := w.To
+	if len(dst) > had {
+		to = dst[len(dst)-1].Seq
+	}
+	out, next, before := dst[:had], w.From, c.bytes
 	for _, r := range dst[had:] {
-		_, early := c.early[r.Seq]
-		delete(c.early, r.Seq)
-		c.next = r.Seq + 1
-		if r.Seq < c.l.first {
-			continue
+		c.settle(next, r.Seq-1) // there is nothing
+		next = r.Seq + 1
+		if c.give(&r) {
+			out = append(out, r)
 		}
-		if early { // pending nevertheless: reset must know it
-			c.pending.push(pend{seq: r.Seq, at: now, acked: true})
-			continue
-		}
-		if c.l.stale(&r) {
-			c.l.bury(r.Seq, int64(r.size))
-			continue
-		}
-		if c.l.expired(&r) {
-			c.pending.push(pend{seq: r.Seq, at: now, acked: true})
-			c.l.ackRAM(r.Seq)
-			c.l.acked--
-			c.l.lose(LostExpired, r.Seq, r.Seq, 1)
-			continue
-		}
-		c.pending.push(pend{seq: r.Seq, at: now, size: r.size})
-		c.bytes += r.size
-		out = append(out, r)
 	}
-	if len(dst) == had { // gaps only
-		c.next = to + 1
-	}
+	c.settle(next, to)
+	c.spent(&w, c.bytes-before, len(dst) > had)
 	if len(out) == had {
 		c.signalNow()
 	}
@@ -195,17 +219,84 @@ func (c *Cursor) handOut(dst []Record, had int, from, to uint64) []Record {
 	return out
 }
 
-// Ack acknowledges seq.
-func (c *Cursor) Ack(seq uint64) { c.ack(seq) }
+// give makes r pending, unless nobody should have it any more.
+func (c *Cursor) give(r *Record) bool {
+	l := c.l
+	switch {
+	case c.taken.has(r.Seq): // acknowledged a moment ago
+		return false
+	case r.Seq < l.first || l.buriedInEngine(r.Seq):
+		c.settle(r.Seq, r.Seq)
+		return false
+	case l.stale(r):
+		l.bury(r.Seq, int64(r.size))
+		c.settle(r.Seq, r.Seq)
+		return false
+	case l.expired(r):
+		c.acknowledge(r.Seq, int64(r.size))
+		l.acked--
+		l.lose(LostExpired, r.Seq, r.Seq, 1)
+		return false
+	}
+	if len(c.sent.s) > 0 && c.sent.has(r.Seq) {
+		r.again = true
+		c.sent.remove(r.Seq, r.Seq)
+	}
+	c.taken.add(r.Seq, r.Seq)
+	if n := c.runs.len(); n > 0 && c.runs.at(n-1).last < r.Seq {
+		c.runs.at(n - 1).last = r.Seq
+	} else {
+		c.runs.push(ascent{c.popped + uint64(c.pending.len()), r.Seq, r.Seq})
+	}
+	c.pending.push(pend{seq: r.Seq, at: l.s.mono(), size: r.size})
+	c.bytes += r.size
+	return true
+}
 
-// ack returns how long seq was pending, whether it was, and whether all before it is
-// settled, too.
-func (c *Cursor) ack(seq uint64) (took time.Duration, ok, inOrder bool) {
+// settle notes that nobody waits for from…to any more.
+func (c *Cursor) settle(from, to uint64) {
+	switch {
+	case from > to:
+		return
+	case from <= c.floor+1:
+		c.floor = c.done.end(max(c.floor, to) + 1)
+		to = c.floor
+	default:
+		c.done.add(from, to)
+	}
+	c.taken.add(from, to)
+	if len(c.sent.s) > 0 {
+		c.sent.remove(from, to)
+	}
+}
+
+// acknowledge settles one record.
+func (c *Cursor) acknowledge(seq uint64, size int64) {
+	inTurn := seq == c.floor+1
+	c.settle(seq, seq)
+	if !inTurn && c.l.sole() == c {
+		c.l.settleEarly(seq, size)
+	} else {
+		c.l.ackRAM(seq)
+	}
+}
+
+// Ack acknowledges seq.
+func (c *Cursor) Ack(seq uint64) { c.ack(seq, 0) }
+
+// ack returns how long seq was pending, whether it was, and whether all that was handed
+// out before it is settled, too. If it is, the hub's stream has nothing of ours that is
+// not settled up to at, where it has this one.
+func (c *Cursor) ack(seq, at uint64) (took time.Duration, ok, inOrder bool) {
 	s := c.l.s
 	s.mu.Lock()
-	took, ok = c.mark(seq)
-	c.advance()
-	inOrder = c.floor >= seq
+	took, ok, inOrder = c.mark(seq)
+	if m := &c.l.hub; inOrder && at > m.At && m.Stream != "" {
+		*m = mark{m.Stream, at, seq, at} // of an earlier session, too: it is settled
+	}
+	if ok {
+		c.l.countAck()
+	}
 	more := c.l.trim()
 	s.unlockAndFire()
 	c.l.trimRest(more)
@@ -216,76 +307,106 @@ func (c *Cursor) ack(seq uint64) (took time.Duration, ok, inOrder bool) {
 func (c *Cursor) lose(seq uint64, why Loss) {
 	s := c.l.s
 	s.mu.Lock()
-	if _, ok := c.mark(seq); ok {
+	if _, ok, _ := c.mark(seq); ok {
 		c.l.acked--
 		c.l.lose(why, seq, seq, 1)
 	}
-	c.advance()
 	c.l.trim()
 	s.unlockAndFire()
 }
 
-// mark notes the acknowledgement of one record.
-func (c *Cursor) mark(seq uint64) (took time.Duration, ok bool) {
-	if p := c.find(seq); p != nil && !p.acked {
-		p.acked, ok = true, true
-		c.bytes -= p.size
-		took = time.Duration(c.l.s.mono() - p.at)
-	} else if _, known := c.early[seq]; p == nil && !known && seq >= c.next && seq <= c.l.last {
-		if c.early == nil {
-			c.early = map[uint64]struct{}{}
+// mark notes the acknowledgement of one record. One that comes for what is not pending
+// is believed, as long as there is room to remember it.
+func (c *Cursor) mark(seq uint64) (took time.Duration, ok, inOrder bool) {
+	l := c.l
+	if i := c.find(seq); i >= 0 {
+		number := c.popped + uint64(i)
+		if p := c.pending.at(i); !p.acked {
+			p.acked, ok = true, true
+			c.bytes -= p.size
+			took = time.Duration(l.s.mono() - p.at)
+			c.acknowledge(seq, int64(p.size))
 		}
-		c.early[seq] = struct{}{}
-		ok = true
+		c.advance()
+		return took, ok, number < c.popped
 	}
-	if ok {
-		c.l.ackRAM(seq)
-	}
-	return took, ok
-}
-
-func (c *Cursor) find(seq uint64) *pend {
-	lo, hi := 0, c.pending.len()
-	if hi > 0 && c.pending.at(0).seq == seq {
-		return c.pending.at(0)
-	}
-	for lo < hi {
-		if mid := (lo + hi) / 2; c.pending.at(mid).seq < seq {
-			lo = mid + 1
-		} else {
-			hi = mid
+	if seq > c.floor && seq <= l.last && !c.taken.has(seq) && len(c.done.s) < mostSpans {
+		if size, there := l.sizeOf(seq); there {
+			ok = true
+			c.acknowledge(seq, size)
+			c.advance()
 		}
 	}
-	if lo < c.pending.len() && c.pending.at(lo).seq == seq {
-		return c.pending.at(lo)
-	}
-	return nil
+	return took, ok, !c.mixes() && c.floor >= seq
 }
 
-// reset hands out again, from the floor on, what was not acknowledged.
+// find is the index of seq in pending, -1 if it is not there.
+func (c *Cursor) find(seq uint64) int {
+	if c.pending.len() > 0 && c.pending.at(0).seq == seq {
+		return 0
+	}
+	for j := range c.runs.len() {
+		r := c.runs.at(j)
+		if seq < r.first || seq > r.last {
+			continue
+		}
+		lo, hi := int(max(r.start, c.popped)-c.popped), c.pending.len()
+		if j+1 < c.runs.len() {
+			hi = int(c.runs.at(j+1).start - c.popped)
+		}
+		for lo < hi {
+			if mid := (lo + hi) / 2; c.pending.at(mid).seq < seq {
+				lo = mid + 1
+			} else {
+				hi = mid
+			}
+		}
+		if lo < c.pending.len() && c.pending.at(lo).seq == seq {
+			return lo
+		}
+	}
+	return -1
+}
+
+// drop takes the first out of pending.
+func (c *Cursor) drop() (p pend) {
+	p = c.pending.pop()
+	c.popped++
+	for c.runs.len() > 0 && (c.pending.len() == 0 || c.runs.len() > 1 && c.runs.at(1).start <= c.popped) {
+		c.runs.pop()
+	}
+	return p
+}
+
+// reset hands out again what was not acknowledged.
 func (c *Cursor) reset() {
 	c.l.s.mu.Lock()
 	defer c.l.s.mu.Unlock()
+	c.takeBack()
+}
+
+func (c *Cursor) takeBack() {
 	for c.pending.len() > 0 {
-		if p := c.pending.pop(); p.acked {
-			if c.early == nil {
-				c.early = map[uint64]struct{}{}
-			}
-			c.early[p.seq] = struct{}{}
+		if p := c.drop(); !p.acked {
+			c.sent.add(p.seq, p.seq)
 		}
 	}
-	c.bytes = 0
-	c.next = c.floor + 1
+	c.rebuild()
 	c.signalNow()
 }
 
-// advance raises the floor over what is acknowledged.
+// rebuild makes taken what is settled, and no more.
+func (c *Cursor) rebuild() {
+	c.taken.copyOf(&c.done)
+	c.taken.add(0, c.floor)
+	c.bytes, c.mix = 0, mix{}
+	c.laps++
+}
+
+// advance forgets the pending that are acknowledged.
 func (c *Cursor) advance() {
 	for c.pending.len() > 0 && c.pending.at(0).acked {
-		c.floor = max(c.floor, c.pending.pop().seq)
-	}
-	if c.pending.len() == 0 {
-		c.floor = max(c.floor, c.next-1)
+		c.drop()
 	}
 	if c.blocked {
 		c.signal()
@@ -295,16 +416,18 @@ func (c *Cursor) advance() {
 // catchUp passes over what the log has dropped.
 func (c *Cursor) catchUp() {
 	first := c.l.first
-	for c.pending.len() > 0 && c.pending.at(0).seq < first {
-		if p := c.pending.pop(); !p.acked {
+	if first <= c.floor+1 {
+		return
+	}
+	for i := range c.pending.len() {
+		if p := c.pending.at(i); p.seq < first && !p.acked {
+			p.acked = true
 			c.bytes -= p.size
 		}
 	}
-	if len(c.early) > 0 {
-		maps.DeleteFunc(c.early, func(seq uint64, _ struct{}) bool { return seq < first })
-	}
-	c.next = max(c.next, first)
-	c.floor = max(c.floor, first-1)
+	c.sent.remove(0, first-1)
+	c.settle(c.floor+1, first-1)
+	c.done.remove(0, first-1)
 	c.advance()
 }
 
@@ -375,6 +498,7 @@ func (l *Log) trim() (more bool) {
 		o, ok := l.head()
 		if !ok || o.seq > floor {
 			l.first = max(l.first, floor+1)
+			l.passHollow()
 			l.trimEpochs()
 			return false
 		}

@@ -48,6 +48,7 @@ type foldBatch struct {
 	put    []foldRecord    // ascending within a log
 	remove []seqRange      // what a log has up to there; some of it may stay beside what is not removed
 	kill   []seqRange      // single records, anywhere
+	hollow []seqRange      // anywhere; records may be there
 	alone  map[uint32]bool // logs of which that is likely, so their records are not packed
 	states map[uint32]logState
 	folded uint64 // journal generations up to this one hold nothing new
@@ -84,6 +85,10 @@ type logState struct {
 	TailBytes int64  `json:"tail_bytes,omitempty"`
 
 	Gaps map[string]gap `json:"gaps,omitempty"` // lost and not declared, by reason
+
+	Early     map[string][]span `json:"early,omitempty"`     // acknowledged above the floors; counted neither in Msgs nor in Bytes
+	Mark      mark              `json:"mark,omitzero"`       // up to where a hub's stream has nothing of ours but what is acknowledged
+	Scattered bool              `json:"scattered,omitempty"` // behind that it may have ours in any order
 }
 
 // add counts one more record.

@@ -43,7 +43,7 @@ func (e *memEngine) Fold(b *foldBatch) (int64, error) {
 	if !e.open {
 		return 0, errEngineDown
 	}
-	for _, r := range b.remove {
+	for _, r := range slices.Concat(b.remove, b.hollow) {
 		for seq := range e.recs[r.log] {
 			if seq >= r.from && seq <= r.to {
 				delete(e.recs[r.log], seq)

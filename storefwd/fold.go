@@ -83,7 +83,7 @@ func (s *Store) foldable() bool {
 func (s *Store) pendingFold() bool {
 	for _, l := range s.logs {
 		if l.removable() || l.conf != nil && len(l.conf.dead) > 0 || l.ram.len() > 0 && (*l.ram.at(0)).seq <= l.journaled ||
-			l.tailToDisk() && l.tail.ram.len() > 0 || l.unsaid() || l.gapNews {
+			l.tailToDisk() && l.tail.ram.len() > 0 || l.unsaid() || l.gapNews || l.unsaved() || l.hollowWaits() && !s.closed {
 			return true
 		}
 	}
@@ -93,7 +93,7 @@ func (s *Store) pendingFold() bool {
 // removable is roughly how many bytes of the engine wait for removal.
 func (s *Store) removable() (bytes int64) {
 	for _, l := range s.logs {
-		if bytes += l.removeBytes; l.conf != nil {
+		if bytes += l.removeBytes + l.hollowBytes; l.conf != nil {
 			bytes += l.conf.deadBytes
 		}
 	}
@@ -122,7 +122,7 @@ func (s *Store) fold() error {
 	}
 	s.mu.Lock()
 	b, to := s.foldBatch()
-	reset := s.salvage == nil && len(b.remove) > 0 && len(b.put) == 0 && s.engineEmpty() && s.eng.Size() > resetAbove
+	reset := s.salvage == nil && len(b.remove)+len(b.hollow) > 0 && len(b.put) == 0 && s.engineEmpty() && s.eng.Size() > resetAbove
 	if reset { // all that waits for removal goes with the file
 		for i, r := range b.remove {
 			l := s.logs[r.log]
@@ -130,6 +130,9 @@ func (s *Store) fold() error {
 			st := b.states[r.log]
 			st.Base = l.removeTo + 1
 			b.states[r.log] = st
+		}
+		for i, r := range b.hollow {
+			b.hollow[i].to = s.logs[r.log].folded
 		}
 	}
 	s.mu.Unlock()
@@ -165,10 +168,13 @@ func (s *Store) fold() error {
 		delete(c.dead, k.from)
 	}
 	for id, st := range b.states {
-		s.logs[id].stated = st.First
+		s.logs[id].said(&st)
 	}
 	for l, r := range to {
 		l.inEngine(r.from, r.to)
+	}
+	for _, r := range b.hollow {
+		s.logs[r.log].hollowed(r)
 	}
 	if b.folded != 0 {
 		s.j.free(b.folded)
@@ -207,7 +213,7 @@ func (s *Store) applyFold(b *foldBatch, reset bool) (int64, error) {
 		return s.eng.Fold(b)
 	}
 	fresh := *b
-	fresh.remove = nil
+	fresh.remove, fresh.hollow = nil, nil
 	return s.eng.Reset(&fresh)
 }
 
@@ -231,6 +237,7 @@ func (s *Store) foldFailed(err error) error {
 	s.flushed()
 	for _, l := range s.logs {
 		l.gapNews = l.gapNews || len(l.gaps) > 0
+		l.wakeReaders() // who waits for the fold
 	}
 	damaged := errors.Is(err, ErrDamaged)
 	if damaged {
@@ -271,6 +278,8 @@ func (s *Store) foldBatch() (b *foldBatch, to map[*Log]seqRange) {
 			removes -= min(removes, upTo-l.base+1)
 			st.Base = upTo + 1
 		}
+		removes = l.hollowDue(b, st.Folded, removes)
+		l.acksFolding = l.acks
 		if l.conf != nil {
 			b.alone[id] = true
 			for seq := range l.conf.dead {
@@ -283,6 +292,13 @@ func (s *Store) foldBatch() (b *foldBatch, to map[*Log]seqRange) {
 	}
 	s.puts = b.put
 	return b, to
+}
+
+// said notes that the engine knows st.
+func (l *Log) said(st *logState) {
+	l.stated = st.First
+	l.acksSaved, l.scatterSaid = l.acksFolding, st.Scattered
+	l.wakeReaders() // who waits for that
 }
 
 // putRAM adds the records of a log up to seq that fit room, and notes their range. It

@@ -45,6 +45,8 @@ type ForwarderOptions struct {
 	Priority    int           // outboxes of one store: the higher ones drain first; default 0
 	Rate        int64         // bytes a second while a backlog drains; default no limit
 	DailyBytes  int64         // bytes sent in one UTC day; default no limit
+	Newest      bool          // a backlog drains newest first, and what comes meanwhile before it
+	LiveShare   int           // percent of the bytes that what comes has while a backlog drains, oldest first; default 0
 	AckTimeout  time.Duration // then the hub is asked where it stands; default 5s
 	RetryMin    time.Duration // pause before asking again, doubled up to RetryMax; default 250ms
 	RetryMax    time.Duration // default 30s
@@ -95,6 +97,7 @@ type Forwarder struct {
 	reply      []byte
 	out        msg.Msg
 	quiet      string // the last trouble that was logged
+	saidStrict bool   // that the order of the log is kept to, for its stream is not the only one
 	blindness  string // why the duplicate window is relied on, as logged last
 
 	noTTL atomic.Bool // the hub's stream refused a Nats-TTL: none is sent
@@ -108,9 +111,7 @@ type Forwarder struct {
 	repeats  bool                     // the hub knew one already, since the last resume
 	alone    chan struct{}            // closed once aloneSeq is acknowledged; nil if nobody waits
 	aloneSeq uint64
-	sentTo   uint64 // the highest sequence that was sent
 	only     string // the stream, if there is one only
-	mark     mark
 	flow     flow
 	refusals map[uint64]int // refused by the hub for now: how often
 	st       ForwarderStats
@@ -184,7 +185,8 @@ func (f *Forwarder) Run(ctx context.Context) error {
 	if err := f.s.claimOrigin(string(f.origin)); err != nil {
 		return err
 	}
-	c, err := f.l.Cursor("hub", CursorConfig{MaxPending: f.flow.window, MaxPendingBytes: f.o.WindowBytes, Stride: int(f.o.stride()), Ahead: true})
+	c, err := f.l.Cursor("hub", CursorConfig{MaxPending: f.flow.window, MaxPendingBytes: f.o.WindowBytes, Stride: int(f.o.stride()), Ahead: true,
+		Newest: f.o.Newest, LiveShare: f.o.LiveShare})
 	if err != nil {
 		return err
 	}
@@ -243,9 +245,7 @@ func (f *Forwarder) session(ctx context.Context) (went bool, err error) {
 	}
 	if err = f.how.resume(ctx); err == nil {
 		f.isLive = false // until the backlog is small
-		if floor, _ := f.c.ambiguous(); !f.c.behind(floor, startWindow) {
-			f.live(floor)
-		}
+		f.live()
 		f.setState(Live, "")
 		err = f.pump(ctx)
 	}

@@ -158,16 +158,17 @@ func TestMarkFollowsTheFloor(t *testing.T) {
 	appendN(t, l, 3)
 	f := NewForwarder(ForwarderOptions{Log: l})
 	f.c, f.only, f.attempt = c, "S", 2
+	l.setMark(mark{Stream: "S"})
 	if _, err := c.Next(t.Context(), make([]Record, 0, 1)); err != nil {
 		t.Fatal(err)
 	}
 	f.acked(1, 1, &pubAck{Seq: 10}) // of session 1
-	if f.mark != (mark{"S", 10, 1}) {
-		t.Errorf("%+v", f.mark)
+	if m := l.getMark(); m != (mark{"S", 10, 1, 10}) {
+		t.Errorf("%+v", m)
 	}
 	f.ackStored(&place{name: "S"}, []stored{{at: 11, ours: true, epoch: s.Epoch(), seq: 2}})
-	if f.mark != (mark{"S", 11, 2}) {
-		t.Errorf("%+v", f.mark)
+	if m := l.getMark(); m != (mark{"S", 11, 2, 11}) {
+		t.Errorf("%+v", m)
 	}
 }
 
@@ -195,7 +196,7 @@ func forward(t *testing.T, h *fakeHub, subjects ...string) (ForwarderStats, LogS
 	for i := range h.stored { // "2" is the id of the second one
 		if seq, err := strconv.Atoi(h.stored[i].id); err == nil {
 			h.stored[i].id = string(appendID(nil, []byte("n/c"), s.Epoch(), uint64(seq)))
-			f.sentTo = max(f.sentTo, uint64(seq))
+			l.cursor("hub").sent.add(uint64(seq), uint64(seq))
 		}
 	}
 	ctx, cancel := context.WithCancel(t.Context())

@@ -76,8 +76,10 @@ func (l *Log) Drop(to uint64) (msgs, bytes int64) {
 			if !ok || o.seq > to {
 				break
 			}
+			if more = true; !l.isEarly(o) {
+				msgs, bytes = msgs+1, bytes+o.size
+			}
 			l.drop(o, LostOperator)
-			msgs, bytes, more = msgs+1, bytes+o.size, true
 		}
 		l.trimEpochs()
 		l.wakeReaders()

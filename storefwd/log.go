@@ -107,6 +107,7 @@ type Log struct {
 	base, first, folded, sealed, journaled, last uint64
 
 	ram     deque[*rec]
+	ramDead int        // in ram, acknowledged early and released; at least
 	oldest  deque[ref] // the first of those in the engine, read ahead
 	tail    tail       // acknowledged, below first
 	stated  uint64     // first, as the engine knows it
@@ -117,6 +118,15 @@ type Log struct {
 	removeTo          uint64 // base up to here wait for removal from the engine
 	removeMsgs        int64  // about how many these are
 	removeBytes       int64
+
+	early       deque[earlySpan] // acknowledged early and still in their place, in the order of that
+	earlyBytes  int64
+	hollow      spans // released: nothing is there, or a fold will remove it from the engine
+	hollowBytes int64 // about what that removes
+
+	acks, acksSaved, acksFolding uint64 // acknowledgements; those that the engine knows of, and will once the fold that runs has succeeded
+	scatter, scatterSaid         bool   // records may have been handed out while older ones waited; the engine knows that
+	hub                          mark   // where the hub's stream stands
 
 	epochs  []epochStart // ascending by First; who appended what
 	cursors map[string]*Cursor
@@ -172,13 +182,12 @@ func (s *Store) restoreLog(id uint32, st logState) *Log {
 	l.scanEngine()
 	l.last = max(l.last, st.Last, l.folded, l.first-1, s.seqFloor)
 	for name, floor := range st.Cursors {
-		c := l.cursors[name]
-		if c == nil {
-			c = &Cursor{l: l, name: name, wake: make(chan struct{}, 1)}
-			l.cursors[name] = c
-		}
-		c.floor, c.next = floor, floor+1
+		c := l.cursor(name)
+		c.floor = min(floor, l.last)
+		c.rebuild()
 	}
+	l.hub, l.scatter, l.scatterSaid = st.Mark, st.Scattered, st.Scattered
+	l.restoreEarly(st)
 	return l
 }
 
@@ -196,7 +205,7 @@ func (l *Log) state(upTo uint64) logState {
 		if r.seq > upTo {
 			break // what is only in RAM is not the engine's to count
 		}
-		if r.dead {
+		if r.dead || r.early {
 			continue
 		}
 		st.Msgs++
@@ -204,7 +213,14 @@ func (l *Log) state(upTo uint64) logState {
 	}
 	for name, c := range l.cursors {
 		st.Cursors[name] = c.floor
+		if len(c.done.s) > 0 {
+			if st.Early == nil {
+				st.Early = map[string][]span{}
+			}
+			st.Early[name] = c.done.list()
+		}
 	}
+	st.Mark, st.Scattered = l.hub, l.scatter
 	st.Sent = l.sent
 	l.tailState(&st)
 	st.Gaps = l.gapState()
@@ -396,7 +412,10 @@ func (l *Log) head() (ref, bool) {
 		return o, true
 	}
 	for l.ram.len() > 0 && (*l.ram.at(0)).dead {
-		l.first = max(l.first, l.ram.pop().seq+1)
+		r := l.ram.pop()
+		if l.first = max(l.first, r.seq+1); r.early {
+			l.ramDead--
+		}
 	}
 	if l.ram.len() == 0 {
 		return ref{}, false
@@ -468,6 +487,10 @@ func (l *Log) settleMissing() {
 
 // drop gives up the oldest record, o, for a reason.
 func (l *Log) drop(o ref, why Loss) {
+	if l.isEarly(o) { // nothing is lost
+		l.pass(o, l.s.mono())
+		return
+	}
 	superseded := l.pop(o)
 	if superseded {
 		l.conflated++
@@ -484,8 +507,10 @@ func (l *Log) drop(o ref, why Loss) {
 
 // pass lets go of the oldest record, o: it is acknowledged.
 func (l *Log) pass(o ref, now int64) {
+	if !l.isEarly(o) {
+		l.acked++
+	}
 	l.pop(o)
-	l.acked++
 	if l.ret.Grace > 0 {
 		l.keep(o, now)
 	} else if o.r == nil {
@@ -497,16 +522,21 @@ func (l *Log) pass(o ref, now int64) {
 // was about to supersede it.
 func (l *Log) pop(o ref) (superseded bool) {
 	superseded = l.settled(o.seq)
+	counts := !l.isEarly(o)
 	l.first = o.seq + 1
-	l.msgs--
-	l.bytes -= o.size
+	if counts {
+		l.msgs--
+		l.bytes -= o.size
+	}
 	if o.r == nil {
 		l.oldest.pop()
 		return superseded
 	}
 	l.ram.pop()
-	l.ramMsgs--
-	l.ramBytes -= o.size
+	if o.r.early = false; counts {
+		l.ramMsgs--
+		l.ramBytes -= o.size
+	}
 	o.r.gone = true
 	l.s.makeSafe(o.r)
 	return superseded
@@ -548,10 +578,16 @@ func (l *Log) inEngine(from, upTo uint64) {
 	l.folded = max(l.folded, upTo)
 	for l.ram.len() > 0 && (*l.ram.at(0)).seq <= upTo {
 		r := l.ram.pop()
-		if r.dead {
+		switch {
+		case r.dead && r.early: // hollow knows of it
+			l.ramDead--
+			continue
+		case r.dead:
 			if r.put && r.seq >= l.first {
 				l.buryInEngine(r.seq, int64(len(r.buf)))
 			}
+			continue
+		case r.early:
 			continue
 		}
 		l.ramMsgs--
@@ -566,13 +602,31 @@ func (l *Log) Read(dst []Record, from uint64) ([]Record, error) {
 	from = max(from, l.first)
 	l.s.mu.Unlock()
 	had := len(dst)
-	dst, err := l.read(dst, from, 1<<64-1, readBytes)
+	for {
+		some, err := l.read(dst[:had], from, 1<<64-1, readBytes)
+		if err != nil || len(some) == had {
+			return some[:had], err
+		}
+		from = some[len(some)-1].Seq + 1
+		if dst = l.waiting(some, had); len(dst) > had {
+			return dst, nil
+		}
+	}
+}
+
+// waiting is dst without those from had on that are acknowledged. Who looks sees what
+// is too old as well; this dates it.
+func (l *Log) waiting(dst []Record, had int) (out []Record) {
 	l.s.mu.Lock()
 	defer l.s.mu.Unlock()
-	for i := range dst[had:] {
-		l.expired(&dst[had+i]) // whoever looks sees what is there; this dates it
+	out = dst[:had]
+	for _, r := range dst[had:] {
+		if !l.buriedInEngine(r.Seq) && !l.wasAcked(r.Seq) {
+			l.expired(&r)
+			out = append(out, r)
+		}
 	}
-	return dst, err
+	return out
 }
 
 const readBytes = 1 << 20

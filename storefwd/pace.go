@@ -171,5 +171,5 @@ func (c *Cursor) more() bool {
 	c.l.s.mu.Lock()
 	defer c.l.s.mu.Unlock()
 	c.catchUp()
-	return c.next <= c.l.last
+	return c.left(c.l.last) > 0
 }

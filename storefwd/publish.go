@@ -43,7 +43,7 @@ func (f *Forwarder) pump(ctx context.Context) (err error) {
 		}
 		f.spend(f.bytes)
 		f.bytes = 0
-		f.live(f.recs[len(f.recs)-1].Seq)
+		f.live()
 		clear(f.recs)
 	}
 }
@@ -51,8 +51,8 @@ func (f *Forwarder) pump(ctx context.Context) (err error) {
 // live tells the log whether what is appended now will be acknowledged soon: not
 // while a backlog is before it. Then it is written at once, and no device waits for
 // a hub that cannot have it in time.
-func (f *Forwarder) live(sent uint64) {
-	if live := !f.c.behind(sent, startWindow); live != f.isLive {
+func (f *Forwarder) live() {
+	if live := !f.c.backlog(startWindow); live != f.isLive {
 		f.isLive = live
 		f.l.setLive(live, f.spill())
 	}
@@ -110,13 +110,12 @@ func (f *Forwarder) note(p *place, r *Record, acked chan struct{}) {
 	defer f.mu.Unlock()
 	f.st.Sent++
 	switch {
-	case r.Seq < p.top:
+	case r.Seq < p.top && !f.c.mixes():
 		f.st.Resent++
 		f.st.Reordered++
-	case r.Seq <= f.sentTo:
+	case r.again:
 		f.st.Resent++
 	}
-	f.sentTo = max(f.sentTo, r.Seq)
 	f.alone, f.aloneSeq = acked, r.Seq
 	f.reply = append(f.reply[:0], f.inbox...)
 	f.reply = strconv.AppendUint(f.reply, f.attempt, 10)

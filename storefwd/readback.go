@@ -21,14 +21,11 @@ var errTooMany = errors.New("too many messages to read")
 
 // readBack acknowledges what the stream has above the ack floor.
 func (f *Forwarder) readBack(ctx context.Context, p *place) error {
-	floor, most := f.c.ambiguous()
+	floor, doubt := f.c.ambiguous()
 	if p.last.ours {
 		p.top = p.last.seq
 	}
-	f.mu.Lock()
-	most = max(most, f.sentTo)
-	f.mu.Unlock()
-	if floor >= most || p.info.State.Messages == 0 {
+	if !doubt || p.info.State.Messages == 0 {
 		return nil
 	}
 	var found []stored
@@ -63,26 +60,30 @@ func (f *Forwarder) ackStored(p *place, found []stored) {
 		}
 	}
 	f.mu.Lock()
-	defer f.mu.Unlock()
 	f.st.Resumed += n
+	f.mu.Unlock()
+	have := f.l.getMark()
 	for _, m := range found { // what is still missing is nowhere up to here
-		if f.only == p.name && m.at > f.mark.at {
-			f.mark = mark{p.name, m.at, m.seq}
+		if have.Stream == p.name && m.at > have.At {
+			have = mark{p.name, m.at, m.seq, m.at}
 		}
 	}
+	f.l.setMark(have)
 }
 
 // lowest is where in the stream to begin to read: behind the mark, or at one of
 // ours that is acknowledged, looked for backwards in growing steps. Before that are
-// only acknowledged ones, since nothing is sent while an earlier one is missing.
+// only acknowledged ones, since nothing is sent while an earlier one is missing. Where
+// that is not so (order.go), only the mark tells.
 func (f *Forwarder) lowest(ctx context.Context, p *place, filter int, floor uint64) (uint64, error) {
 	end := p.lasts[filter].at
 	first := p.info.State.FirstSeq
-	f.mu.Lock()
-	if m := f.mark; m.at != 0 && m.stream == p.name {
-		first = max(first, m.at)
+	if m := f.l.getMark(); m.Stream == p.name {
+		first = max(first, m.Read)
 	}
-	f.mu.Unlock()
+	if f.l.scattered() {
+		return first, nil
+	}
 	for step := uint64(256); ; step *= 2 {
 		at := first
 		if end > first && end-first > step {
@@ -137,17 +138,22 @@ func (f *Forwarder) walk(ctx context.Context, stream, filter string, from, to ui
 	return found, err
 }
 
-// ambiguous is the range of records that the hub may have without our knowing it,
-// as far as the log knows: those above floor that an earlier run may have sent.
-func (c *Cursor) ambiguous() (floor, most uint64) {
+// ambiguous reports whether the hub may have records without our knowing it: those of
+// an earlier run, and those that were handed out before. All of them are above floor.
+func (c *Cursor) ambiguous() (floor uint64, doubt bool) {
 	l := c.l
 	l.s.mu.Lock()
 	defer l.s.mu.Unlock()
-	most = l.last
+	c.catchUp()
+	most := l.last
 	if n := len(l.epochs); n > 0 && l.epochs[n-1].Epoch == l.s.epoch {
 		most = l.epochs[n-1].First - 1
 	}
-	return c.floor, most
+	floor = c.floor
+	if o, ok := l.head(); ok && o.seq > 0 {
+		floor = max(floor, o.seq-1)
+	}
+	return floor, floor < most || len(c.sent.s) > 0
 }
 
 // ackStored acknowledges the record that an id names, and reports whether that was
@@ -161,7 +167,7 @@ func (c *Cursor) ackStored(epoch, seq uint64) bool {
 	if !same {
 		return false
 	}
-	_, news, _ := c.ack(seq)
+	_, news, _ := c.ack(seq, 0)
 	return news
 }
 

@@ -29,6 +29,7 @@ type Record struct {
 	mortal  bool // has a life of its own
 	ageless bool // … and nobody knows how much of it has gone
 	gap     bool // is a marker
+	again   bool // was handed out before
 	size    int  // bytes it weighs in the log's accounts
 }
 

@@ -194,7 +194,7 @@ func (s *Store) restore(b []byte) {
 	if r.Seq <= l.folded || r.Seq <= l.journaled {
 		return // folded before the crash, or seen in the other half
 	}
-	if r.Seq < l.first { // acknowledged, dropped or superseded when that was folded
+	if r.Seq < l.first || l.wasAcked(r.Seq) { // acknowledged, dropped or superseded when that was folded
 		l.journaled, l.last = r.Seq, max(l.last, r.Seq)
 		l.replayGap(b)
 		return

@@ -55,6 +55,7 @@ func (f *Forwarder) resume(ctx context.Context) error {
 			return err
 		}
 	}
+	f.noteRead(places)
 	f.places, f.head = places, true
 	f.tell(places)
 	return nil
@@ -63,14 +64,34 @@ func (f *Forwarder) resume(ctx context.Context) error {
 // single notes which stream it is, if there is one only: then acknowledgements come
 // in order and tell how far it is.
 func (f *Forwarder) single(places []*place) {
+	only := ""
+	if len(places) == 1 {
+		only = places[0].name
+	}
 	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.only = ""; len(places) == 1 {
-		f.only = places[0].name
+	f.only = only
+	f.mu.Unlock()
+	if f.l.getMark().Stream != only {
+		f.l.setMark(mark{Stream: only})
 	}
-	if f.mark.stream != f.only {
-		f.mark = mark{}
+	f.c.setStrict(only == "")
+	if only == "" && f.c.mixes() && !f.saidStrict {
+		f.saidStrict = true
+		f.o.Logger.Warn("forwarder: several streams on the hub take this outbox's messages, so a backlog drains oldest first; order and live_share need one stream", "log", f.l.name)
 	}
+}
+
+// noteRead notes that nothing of ours is in the one stream that is not acknowledged.
+func (f *Forwarder) noteRead(places []*place) {
+	if len(places) != 1 || places[0].blind != "" {
+		return
+	}
+	p, m := places[0], f.l.getMark()
+	m.Read = max(m.Read, p.info.State.LastSeq)
+	if p.last.ours && p.last.at > m.At {
+		m.At, m.Seq = p.last.at, p.last.seq
+	}
+	f.l.setMark(m)
 }
 
 // survey learns how far one stream has come.

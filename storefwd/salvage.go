@@ -383,6 +383,8 @@ func (s *Store) settleLog(id uint32) error {
 		l = s.restoreLog(id, logState{Name: st.Name})
 	}
 	first, upTo := max(l.first, st.First, 1), uint64(math.MaxUint64)
+	l.last = max(l.last, st.Last)
+	acked := l.salvageEarly(st)
 	if limit, known := s.salvage.limits[id]; known {
 		upTo = max(limit, l.folded)
 	}
@@ -391,7 +393,7 @@ func (s *Store) settleLog(id uint32) error {
 		expected += l.msgs - l.ramMsgs
 	}
 	s.mu.Unlock()
-	found, hole, err := s.count(id, first, upTo, st.Last)
+	found, hole, err := s.count(id, first, upTo, st.Last, acked)
 	if err != nil {
 		return err
 	}
@@ -411,8 +413,8 @@ func (s *Store) settleLog(id uint32) error {
 }
 
 // count reads what the engine has of a log from sequence first to upTo, and the range in which
-// sequences up to last are missing.
-func (s *Store) count(id uint32, first, upTo, last uint64) (found logState, hole seqRange, err error) {
+// sequences up to last are missing. Those of acked are not wanted any more.
+func (s *Store) count(id uint32, first, upTo, last uint64, acked spans) (found logState, hole seqRange, err error) {
 	next := first
 	miss := func(from, to uint64) {
 		if from <= to {
@@ -426,7 +428,9 @@ func (s *Store) count(id uint32, first, upTo, last uint64) (found logState, hole
 		n := 0
 		err = s.eng.Read(id, next, upTo, func(seq uint64, b []byte) bool {
 			miss(next, seq-1)
-			found.add(seq, b)
+			if !acked.has(seq) {
+				found.add(seq, b)
+			}
 			next = seq + 1
 			n++
 			return n < 8192
@@ -468,12 +472,7 @@ func (l *Log) takeSalvaged(st logState, first uint64, found logState) {
 	}
 	l.epochs = epochs
 	for name, floor := range st.Cursors {
-		c := l.cursors[name]
-		if c == nil {
-			c = &Cursor{l: l, name: name, wake: make(chan struct{}, 1)}
-			l.cursors[name] = c
-		}
-		c.floor = max(c.floor, floor)
-		c.next = max(c.next, c.floor+1)
+		c := l.cursor(name)
+		c.settle(c.floor+1, min(floor, l.last))
 	}
 }

@@ -45,8 +45,8 @@ func holds(k []byte, log uint32) (last uint64, ok bool) {
 	return binary.BigEndian.Uint64(k[4:]), true
 }
 
-// span is what lies under a key: the sequences of its first and its last record.
-func span(k, v []byte) (first, last uint64, err error) {
+// reach is what lies under a key: the sequences of its first and its last record.
+func reach(k, v []byte) (first, last uint64, err error) {
 	last = binary.BigEndian.Uint64(k[4:])
 	if len(k) == singleKey {
 		return last, last, nil
@@ -119,7 +119,7 @@ func (t table) replace(log uint32, first, last uint64) (there bool, err error) {
 	c := t.Cursor()
 	k, v := c.Seek(keyOf(log, last))
 	if _, ok := holds(k, log); ok {
-		begin, _, err := span(k, v)
+		begin, _, err := reach(k, v)
 		if err != nil || begin <= first {
 			return err == nil, err
 		}
@@ -130,7 +130,7 @@ func (t table) replace(log uint32, first, last uint64) (there bool, err error) {
 		if !ok || end > last {
 			break
 		}
-		if begin, _, err := span(k, v); err != nil {
+		if begin, _, err := reach(k, v); err != nil {
 			return false, err
 		} else if begin >= first {
 			gone = append(gone, bytes.Clone(k))
@@ -153,6 +153,46 @@ func (t table) remove(r seqRange) error {
 	return t.deleteAll(gone)
 }
 
+// hollow deletes what lies in a range, anywhere. What else is in its blocks, from base on,
+// is put again.
+func (t table) hollow(u *unpacker, p *packer, r seqRange, base uint64) error {
+	var gone [][]byte
+	var rest []foldRecord
+	c, had := t.Cursor(), max(base, 1)-1
+	for k, v := c.Seek(keyOf(r.log, r.from)); ; k, v = c.Next() {
+		end, ok := holds(k, r.log)
+		if !ok {
+			break
+		}
+		first, _, err := reach(k, v)
+		if err != nil {
+			return err
+		}
+		if first > r.to {
+			break
+		}
+		gone = append(gone, bytes.Clone(k))
+		if first >= r.from && end <= r.to {
+			continue
+		}
+		h, err := u.open(v)
+		if err != nil {
+			return err
+		}
+		u.each(h, had+1, end, func(seq uint64, rec []byte) bool {
+			if rec != nil && (seq < r.from || seq > r.to) {
+				rest = append(rest, foldRecord{r.log, seq, p.keep(rec)})
+			}
+			had = seq
+			return true
+		})
+	}
+	if err := t.deleteAll(gone); err != nil {
+		return err
+	}
+	return t.put(p, rest, nil)
+}
+
 func (t table) deleteAll(keys [][]byte) error {
 	for _, k := range keys {
 		if err := t.Delete(k); err != nil {
@@ -169,7 +209,7 @@ func (t table) kill(u *unpacker, p *packer, log uint32, seq, base uint64) error 
 		if _, ok := holds(k, log); !ok {
 			return nil
 		}
-		first, _, err := span(k, v)
+		first, _, err := reach(k, v)
 		if err != nil || first > seq {
 			return err
 		}
@@ -237,7 +277,7 @@ func (t table) read(u *unpacker, log uint32, from, to uint64, fn func(seq uint64
 		end, ours := holds(k, log)
 		first := end
 		if ours {
-			if first, _, err = span(k, v); err != nil {
+			if first, _, err = reach(k, v); err != nil {
 				return seen, err
 			}
 		}

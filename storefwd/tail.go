@@ -80,10 +80,17 @@ func (l *Log) mark(now int64) *tailMark {
 // tailDue is when the committer looks for what has expired if no acknowledgement
 // does it earlier, by mono. It is late on purpose: so it looks seldom.
 func (l *Log) tailDue() int64 {
-	if l.tail.marks.len() == 0 || l.ret.Grace == 0 {
-		return math.MaxInt64
+	at := int64(math.MaxInt64)
+	if l.ret.Grace == 0 {
+		return at
 	}
-	return l.tail.marks.at(0).at + int64(l.ret.Grace)/8*9
+	if l.tail.marks.len() > 0 {
+		at = l.tail.marks.at(0).at + int64(l.ret.Grace)/8*9
+	}
+	if l.early.len() > 0 {
+		at = min(at, l.early.at(0).at+int64(l.ret.Grace)/8*9)
+	}
+	return at
 }
 
 // expire lets go of what is older or more than the tail may hold.
@@ -92,6 +99,7 @@ func (l *Log) expire(now int64) {
 	for t.marks.len() > 0 && (t.bytes > l.ret.GraceBytes || now-t.marks.at(0).at > grace+grace/tailMarks) {
 		l.forget()
 	}
+	l.expireEarly(now)
 	if t.marks.len() == 0 {
 		l.trimEpochs()
 	}
@@ -224,6 +232,10 @@ func (c *Cursor) rewind(to uint64) (missing seqRange) {
 	if to+1 < start {
 		missing = seqRange{l.id, to + 1, start - 1}
 	}
+	if c.mixes() {
+		l.scatter, l.scatterSaid = true, false
+	}
+	l.retakeEarly(c, to)
 	l.retake(start)
 	c.again(to)
 	return missing
@@ -304,7 +316,7 @@ func (l *Log) retake(start uint64) {
 		return
 	}
 	for i := range l.ram.len() { // what was safe with the hub is to be safe here
-		if r := *l.ram.at(i); r.gone && !r.dead {
+		if r := *l.ram.at(i); r.gone && !r.dead && !r.early {
 			r.gone = false
 			l.journaled, l.sealed = max(l.journaled, r.seq), max(l.sealed, r.seq)
 		}
@@ -378,23 +390,13 @@ func (l *Log) cutMarks(start uint64) {
 }
 
 // again puts the cursor back so that Next goes on behind to, or where the log now
-// begins. Of the acknowledgements above the floor those up to to are kept.
+// begins. What is still acknowledged above the floor is kept.
 func (c *Cursor) again(to uint64) {
-	early := map[uint64]struct{}{}
-	for seq := range c.early {
-		if seq <= to {
-			early[seq] = struct{}{}
-		}
-	}
-	for c.pending.len() > 0 {
-		if p := c.pending.pop(); p.acked && p.seq <= to {
-			early[p.seq] = struct{}{}
-		}
-	}
-	c.early, c.bytes = early, 0
-	c.floor = max(min(c.floor, to), c.l.first-1)
-	c.next = c.floor + 1
-	c.signalNow()
+	before := c.floor
+	c.floor = max(min(before, to), c.l.first-1)
+	c.floor = c.done.end(c.floor + 1)
+	c.sent.add(c.floor+1, before)
+	c.takeBack()
 }
 
 // foldNow makes the committer fold at once.

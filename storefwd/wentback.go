@@ -12,38 +12,57 @@ import (
 // giveBack takes back the acknowledgements of what the hub no longer has. Only a
 // class with one stream, which keeps what was consumed, can be judged.
 func (f *Forwarder) giveBack(ctx context.Context, p *place) error {
-	f.mu.Lock()
-	m, judged := f.mark, f.only != "" && p.blind == ""
-	f.mu.Unlock()
-	if !judged {
+	m := f.l.getMark()
+	if m.Stream == "" || p.blind != "" {
 		return nil
 	}
 	less, err := f.hasLess(ctx, p, m)
 	if err != nil || !less {
 		return err
 	}
-	to := uint64(0)
-	if p.own && p.last.ours {
+	to, mixed := uint64(0), f.c.mixes()
+	if p.own && p.last.ours && !mixed {
 		to = p.last.seq // of what others write among ours, readBack finds what is there
 	}
 	before := f.l.Stats().Msgs
 	missing := f.c.rewind(to)
 	again := f.l.Stats().Msgs - before
-	if again <= 0 && m.at == 0 {
+	if again <= 0 && m.At == 0 {
 		return nil // an earlier run's: what was dropped since looks the same
 	}
 	lost := uint64(0)
-	if m.at > 0 && missing.from > 0 {
+	if missing.to = min(missing.to, m.Seq); missing.from > 0 && missing.from <= missing.to {
 		lost = missing.to - missing.from + 1
+	}
+	now := mark{Stream: m.Stream}
+	if mixed {
+		lost, now.Read = f.countLess(p, m, uint64(max(again, 0)))
+		missing.from, missing.to = 1, f.l.Stats().Last
+	}
+	if lost > 0 {
 		f.l.lostByHub(missing, lost)
 	}
+	f.l.setMark(now)
 	f.mu.Lock()
-	f.mark = mark{}
 	f.st.WentBack++
 	f.mu.Unlock()
 	f.o.Logger.Warn("forwarder: the hub has less than it acknowledged, it was set back; what is still here is sent again",
 		"log", f.l.name, "stream", p.name, "last_there", to, "sent_again", again, "gone", lost)
 	return nil
+}
+
+// countLess says, where messages go in any order, how many of those that the hub lost
+// are not here any more, and from where on in the stream to look for those that are: of
+// a stream of our own that is so many places before the mark as were taken back.
+func (f *Forwarder) countLess(p *place, m mark, again uint64) (lost, read uint64) {
+	last := p.info.State.LastSeq
+	if !p.own || m.At == 0 {
+		return 0, 0
+	}
+	if gone := m.At - min(m.At, last); gone > again {
+		lost = gone - again
+	}
+	return lost, min(m.At-min(m.At, again+1), last)
 }
 
 // hasLess compares the stream with the last acknowledgement. A sequence is never
@@ -52,19 +71,21 @@ func (f *Forwarder) giveBack(ctx context.Context, p *place) error {
 func (f *Forwarder) hasLess(ctx context.Context, p *place, m mark) (bool, error) {
 	last := p.info.State.LastSeq
 	switch {
-	case m.at == 0:
+	case m.At == 0 && f.c.mixes():
+		return false, nil
+	case m.At == 0:
 		floor, _ := f.c.ambiguous()
 		return p.own && p.last.at > 0 && p.last.at == last && p.last.seq < floor, nil
-	case last < m.at:
+	case last < m.At:
 		return true, nil
-	case p.last.at >= m.at && p.last.seq >= m.seq:
+	case p.last.at >= m.At && p.last.seq >= m.Seq && !f.c.mixes():
 		return false, nil
 	}
-	there, err := f.message(ctx, p.name, getMsg{Seq: m.at})
+	there, err := f.message(ctx, p.name, getMsg{Seq: m.At})
 	if err != nil {
-		return false, fmt.Errorf("look for seq %d: %w", m.seq, err)
+		return false, fmt.Errorf("look for seq %d: %w", m.Seq, err)
 	}
-	return there.at == m.at && (!there.ours || there.seq != m.seq), nil
+	return there.at == m.At && (!there.ours || there.seq != m.Seq), nil
 }
 
 // lostByHub counts and declares what the hub acknowledged, lost, and nobody has any more.
