@@ -18,6 +18,7 @@ type CursorConfig struct {
 	// How a backlog is handed out (order.go). At most one of them.
 	Newest    bool // the newest of it first
 	LiveShare int  // so many percent of the bytes are what came since; 0 to 100
+	Backlog   int  // it is one if more records than so many wait; default 256
 }
 
 // Cursor is a reader's place in a log: what was handed out, and what of that was
@@ -75,6 +76,7 @@ func (l *Log) cursor(name string) *Cursor {
 // at the start of the log. A cursor may be opened once.
 func (l *Log) Cursor(name string, cfg CursorConfig) (*Cursor, error) {
 	cfg.MaxPending = cmpOr(cfg.MaxPending, 256)
+	cfg.Backlog = cmpOr(cfg.Backlog, startWindow)
 	cfg.MaxPendingBytes = cmpOr(cfg.MaxPendingBytes, 1<<20)
 	cfg.Stride = min(cmpOr(cfg.Stride, cfg.MaxPendingBytes), cfg.MaxPendingBytes)
 	l.s.mu.Lock()

@@ -35,6 +35,8 @@ type model struct {
 	tail  []uint64          // acknowledged last, in order: the hub may go back behind them
 	seq   map[uint64]uint64 // where they are in the log
 	ret   Retention
+	order CursorConfig
+	out   []uint64          // handed out and not acknowledged, if the order is not the log's
 	fault map[string]*fault // by kind
 	gate  sync.RWMutex      // held for reading by every write, so that crash copies no half of one
 }
@@ -89,11 +91,13 @@ func (m *model) open() {
 	if err != nil {
 		m.t.Fatal(err)
 	}
-	c, err := l.Cursor("hub", CursorConfig{MaxPending: 1 << 20, MaxPendingBytes: 64 << 20, Ahead: true})
+	cfg := m.order
+	cfg.MaxPending, cfg.MaxPendingBytes, cfg.Ahead, cfg.Backlog = 1<<20, 64<<20, true, 5
+	c, err := l.Cursor("hub", cfg)
 	if err != nil {
 		m.t.Fatal(err)
 	}
-	m.s, m.l, m.c = s, l, c
+	m.s, m.l, m.c, m.out = s, l, c, nil
 }
 
 // present reads the whole log.
@@ -186,7 +190,78 @@ func (m *model) allSafe() {
 	}
 }
 
+// ackAnyhow is a cursor that leaves the order of the log: each record is handed out
+// once until a reset, and what is acknowledged, in any order, is gone.
+func (m *model) ackAnyhow(t *rapid.T) {
+	out := map[uint64]bool{}
+	for _, n := range m.out {
+		out[n] = true
+	}
+	for left := min(len(m.live)-len(m.out), rapid.IntRange(1, 50).Draw(t, "n")); left > 0; {
+		recs, err := m.c.Next(t.Context(), make([]Record, 0, left))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, r := range recs {
+			n := binary.BigEndian.Uint64(r.Data)
+			if _, waits := slices.BinarySearch(m.live, n); !waits || out[n] {
+				t.Fatalf("cursor hands out %d, waits %v, out %v", n, waits, out[n])
+			}
+			out[n] = true
+			m.out = append(m.out, n)
+		}
+		left -= len(recs)
+	}
+	if len(m.out) == 0 {
+		return
+	}
+	for _, i := range rapid.SliceOfNDistinct(rapid.IntRange(0, len(m.out)-1), 0, len(m.out), rapid.ID).Draw(t, "acked") {
+		n := m.out[i]
+		m.c.Ack(m.seq[n])
+		m.acked[n] = true
+		delete(m.safe, n)
+		m.tail = append(m.tail, n)
+		at, _ := slices.BinarySearch(m.live, n)
+		m.live = slices.Delete(m.live, at, at+1)
+	}
+	m.out = slices.DeleteFunc(m.out, func(n uint64) bool { return m.acked[n] && !slices.Contains(m.live, n) })
+	if rapid.Bool().Draw(t, "reset") {
+		m.c.reset()
+		m.out = nil
+	}
+}
+
+// rewindAll is a hub that went back, when nobody knows behind what.
+func (m *model) rewindAll(t *rapid.T) {
+	m.mendDisk()
+	m.c.rewind(0)
+	m.out = nil
+	got := m.present()
+	if m.ret.GraceBytes > 1<<20 {
+		for _, n := range m.tail {
+			if _, there := slices.BinarySearch(got, n); !there {
+				t.Fatalf("%d of the tail is gone", n)
+			}
+		}
+	}
+	for _, n := range got {
+		if _, there := slices.BinarySearch(m.live, n); !there && !m.acked[n] {
+			t.Fatalf("%d came back and was not acknowledged", n)
+		}
+	}
+	for _, n := range m.live {
+		if _, there := slices.BinarySearch(got, n); !there {
+			t.Fatalf("%d is gone", n)
+		}
+	}
+	m.live, m.tail = got, nil
+}
+
 func (m *model) ack(t *rapid.T) {
+	if m.c.mixes() {
+		m.ackAnyhow(t)
+		return
+	}
 	if len(m.live) == 0 {
 		return
 	}
@@ -220,6 +295,10 @@ func (m *model) ack(t *rapid.T) {
 
 // rewind is a hub that went back: what it lost is there again, or reported missing.
 func (m *model) rewind(t *rapid.T) {
+	if m.c.mixes() {
+		m.rewindAll(t)
+		return
+	}
 	if len(m.tail) == 0 {
 		return
 	}
@@ -254,7 +333,7 @@ func (m *model) reopen(t *rapid.T) {
 	for _, n := range m.live {
 		m.safe[n] = true
 	}
-	if !m.ret.GraceOnDisk {
+	if !m.ret.GraceOnDisk || m.c.mixes() {
 		m.tail = nil
 	}
 }
@@ -389,6 +468,7 @@ func TestLogAgainstModel(t *testing.T) {
 		m := &model{
 			t: rt, dir: filepath.Join(dir, "s"), acked: map[uint64]bool{}, safe: map[uint64]bool{}, seq: map[uint64]uint64{},
 			fault: map[string]*fault{},
+			order: rapid.SampledFrom([]CursorConfig{{}, {Newest: true}, {LiveShare: 30}, {LiveShare: 100}}).Draw(rt, "order"),
 			ret: Retention{
 				Keep: UntilAcked, Full: Refuse, MaxBytes: 64 << 20, Grace: time.Hour,
 				GraceBytes:  rapid.SampledFrom([]int64{16 << 10, 64 << 20}).Draw(rt, "grace bytes"),

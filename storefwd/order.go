@@ -2,7 +2,7 @@ package storefwd
 
 // This file decides in which order a cursor hands out a backlog: the oldest first, the
 // newest first, or the oldest first with a share for what comes meanwhile. It is a
-// backlog if more records wait than backlogFrom; fewer go in the order they came.
+// backlog if more records wait than CursorConfig.Backlog; fewer go in the order they came.
 //
 // Newest first goes in chunks from the top down; the records of a chunk ascend. With a
 // share the log is split where it ended when the backlog was first seen: what is behind
@@ -13,9 +13,8 @@ package storefwd
 // is handed out with an older one waiting, the engine has been told.
 
 const (
-	backlogFrom = startWindow
-	chunkMsgs   = 256
-	chunkBytes  = 64 << 10
+	chunkMsgs  = 256
+	chunkBytes = 64 << 10
 
 	// With more ranges of settled records than fewSpans only the oldest is handed out, which
 	// lets them grow together. So there are never many more than a window's and what one
@@ -47,7 +46,7 @@ func (c *Cursor) pick(last uint64) (w wanted) {
 	if oldest >= c.mix.split { // the backlog is gone
 		c.mix.split = 0
 	}
-	if c.mix.split == 0 && c.left(last) <= backlogFrom || len(c.done.s) > fewSpans {
+	if c.mix.split == 0 && c.left(last) <= uint64(c.cfg.Backlog) || len(c.done.s) > fewSpans {
 		return w
 	}
 	w.bytes = min(w.bytes, chunkBytes)
@@ -151,7 +150,11 @@ func (l *Log) countAck() {
 // unsaved reports whether a fold should save what is acknowledged.
 func (l *Log) unsaved() bool {
 	n := l.acks - l.acksSaved
-	return l.scatter && !l.scatterSaid || !l.ret.Memory && (n > 0 && l.s.closed || n >= saveEvery && (l.scatter || l.first <= max(l.folded, l.journaled)))
+	if l.last == 0 || l.ret.Memory { // the engine knows nothing of it
+		return false
+	}
+	return l.scatter && !l.scatterSaid ||
+		n > 0 && l.s.closed || n >= saveEvery && (l.scatter || l.first <= max(l.folded, l.journaled))
 }
 
 // setMark notes where the one stream stands that takes this log's messages; "" if
