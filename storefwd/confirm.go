@@ -187,10 +187,9 @@ func (c *byFlush) send(ctx context.Context, r *Record, _ int) error {
 	f.bytes += int64(len(r.Subject) + len(f.header) + len(r.Data) + 24)
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.st.Sent++; r.Seq <= f.sentTo {
+	if f.st.Sent++; r.again {
 		f.st.Resent++
 	}
-	f.sentTo = max(f.sentTo, r.Seq)
 	return nil
 }
 
@@ -299,7 +298,7 @@ func (f *Forwarder) confirmed(seqs []uint64) {
 	var took time.Duration // of the slowest, which is the first
 	n := 0
 	for _, seq := range seqs {
-		if t, known, _ := f.c.ack(seq); known {
+		if t, known, _ := f.c.ack(seq, 0); known {
 			took = max(took, t)
 			n++
 		}

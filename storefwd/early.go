@@ -177,7 +177,7 @@ func (l *Log) restoreEarly(st logState) {
 	for name, list := range st.Early {
 		c := l.cursor(name)
 		for _, s := range list {
-			c.done.add(max(s.From, l.first), min(s.To, l.last))
+			c.done.add(max(s.From, l.first), min(s.To, l.last, mostSeq))
 		}
 		c.floor = c.done.end(c.floor + 1)
 		c.rebuild()

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 )
 
 // bytesFile is a file in memory.
@@ -139,12 +140,14 @@ func FuzzMeta(f *testing.F) {
 
 // A log state survives a round trip, and only with its checksum.
 func FuzzState(f *testing.F) {
-	good, err := encodeState(logState{Name: "a", Base: 1, First: 2, Last: 9, Msgs: 3, Epochs: []epochStart{{1, 2}}, Cursors: map[string]uint64{"hub": 4}})
+	good, err := encodeState(logState{Name: "a", Base: 1, First: 2, Last: 9, Msgs: 3, Epochs: []epochStart{{1, 2}}, Cursors: map[string]uint64{"hub": 4},
+		Early: map[string][]span{"hub": {{6, 7}, {9, 9}}}, Mark: mark{"S", 12, 4, 13}, Scattered: true})
 	if err != nil {
 		f.Fatal(err)
 	}
 	f.Add(good[4:], true)
 	f.Add([]byte(`{"epochs":null}`), true)
+	f.Add([]byte(`{"last":18446744073709551615,"cursors":{"hub":18446744073709551615},"early":{"hub":[{"f":0,"t":18446744073709551615},{"f":3,"t":2}],"b":null}}`), true)
 	f.Add(good, false)
 	f.Fuzz(func(t *testing.T, b []byte, seal bool) {
 		if seal {
@@ -160,6 +163,19 @@ func FuzzState(f *testing.F) {
 		}
 		if _, err := decodeState(again); err != nil {
 			t.Fatalf("does not survive a round trip: %v", err)
+		}
+		s := &Store{logs: map[uint32]*Log{}, start: time.Now(), wake: make(chan struct{}, 1)}
+		s.o.setDefaults()
+		l := s.restoreLog(1, st)
+		for _, c := range l.cursors {
+			for i, d := range c.done.s {
+				if d.From > d.To || d.To > l.last || i > 0 && d.From <= c.done.s[i-1].To+1 {
+					t.Fatalf("acknowledged are %v of %d", c.done.s, l.last)
+				}
+			}
+			if c.taken.n < c.floor || c.floor > l.last {
+				t.Fatalf("floor %d of %d, taken %d", c.floor, l.last, c.taken.n)
+			}
 		}
 	})
 }

@@ -183,7 +183,7 @@ func (s *Store) restoreLog(id uint32, st logState) *Log {
 	l.last = max(l.last, st.Last, l.folded, l.first-1, s.seqFloor)
 	for name, floor := range st.Cursors {
 		c := l.cursor(name)
-		c.floor = min(floor, l.last)
+		c.floor = min(floor, l.last, mostSeq)
 		c.rebuild()
 	}
 	l.hub, l.scatter, l.scatterSaid = st.Mark, st.Scattered, st.Scattered

@@ -1,5 +1,7 @@
 package storefwd
 
+const mostSeq = 1 << 62 // no sequence that a state names is believed above it
+
 // span is a range of sequences, both ends included.
 type span struct {
 	From uint64 `json:"f"`
@@ -87,11 +89,17 @@ func (x *spans) remove(from, to uint64) {
 	}
 }
 
-// replace exchanges the ranges [i, j) for others. It keeps the memory: a set that is
-// emptied and filled again allocates nothing.
+// replace exchanges the ranges [i, j) for others, moving those on the side that has
+// fewer. A set of one range that is emptied and filled again allocates nothing.
 func (x *spans) replace(i, j int, with ...span) {
-	tail := len(x.s) - j
-	for len(x.s) < i+len(with)+tail {
+	less, tail := j-i-len(with), len(x.s)-j
+	if less > 0 && i+len(with) < tail {
+		copy(x.s[less:], x.s[:i])
+		x.s = x.s[less:]
+		copy(x.s[i:], with)
+		return
+	}
+	for range -less {
 		x.s = append(x.s, span{})
 	}
 	copy(x.s[i+len(with):], x.s[j:j+tail])

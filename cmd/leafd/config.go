@@ -109,6 +109,8 @@ type Outbox struct {
 	DrainRate  int64         // bytes a second while a backlog drains; 0: no limit
 	DailyBytes int64         // bytes sent in a UTC day; 0: no limit
 	Flush      bool          // given to the hub's subscribers and confirmed by a PONG, not to a stream
+	Newest     bool          // a backlog drains newest first
+	LiveShare  int           // percent of the bytes for what comes while a backlog drains oldest first
 	Stream     string        // the hub's stream; empty: found by subject
 	Domain     string        // the hub's JetStream domain; empty: as the hub says
 	AckTimeout time.Duration

@@ -314,6 +314,7 @@ func readOutbox(b *block, name string) Outbox {
 	b.integer(&o.Priority, 0, 9, "priority")
 	b.size(&o.DrainRate, 0, 1<<40, "drain_rate")
 	b.size(&o.DailyBytes, 0, 1<<50, "daily_bytes")
+	readOrder(b, &o)
 	b.dur(&o.AckTimeout, 100*time.Millisecond, 5*time.Minute, "ack_timeout")
 	b.dur(&o.DuplicateWindow, 0, 24*time.Hour, "duplicate_window")
 	readGapSubject(b, &o)
@@ -351,6 +352,17 @@ func readConfirm(b *block, o *Outbox) {
 		}
 	}
 	o.Grace, o.GraceBytes = 0, 0
+}
+
+// readOrder reads in which order a backlog drains.
+func readOrder(b *block, o *Outbox) {
+	order := "oldest"
+	b.oneOf(&order, []string{"oldest", "newest"}, "order")
+	o.Newest = order == "newest"
+	b.percent(&o.LiveShare, "live_share")
+	if o.Newest && o.LiveShare > 0 {
+		b.r.fail(b.join("live_share"), `is for order: "oldest"; with "newest" what comes goes first anyway`, "remove it")
+	}
 }
 
 // readGapSubject reads where losses are declared: by default the first subject that has

@@ -296,6 +296,26 @@ func (b *block) integer(dst *int, lo, hi int, names ...string) {
 	*dst = int(n)
 }
 
+// percent reads 20 or "20%".
+func (b *block) percent(dst *int, names ...string) {
+	v, ok := b.get(names...)
+	if !ok {
+		return
+	}
+	n, isInt := v.v.(int64)
+	if s, isText := v.v.(string); isText {
+		var err error
+		digits, _ := strings.CutSuffix(strings.TrimSpace(s), "%")
+		n, err = strconv.ParseInt(digits, 10, 64)
+		isInt = err == nil
+	}
+	if !isInt || n < 0 || n > 100 {
+		v.fail(fmt.Sprintf("%v is not a share", v.v), `use 0 to 100 percent, such as "20%"`)
+		return
+	}
+	*dst = int(n)
+}
+
 // size reads bytes, "64MB" with or without quotes, from lo to hi.
 func (b *block) size(dst *int64, lo, hi int64, names ...string) {
 	v, ok := b.get(names...)

@@ -92,9 +92,9 @@ store { dir: /data/leafd, journal_size: 4MB, spill_after: "1s", commit_interval:
 clock { trust: never }
 outbox {
   telemetry { subjects: [ "t.>", "u.*" ], max_bytes: 1GB, max_msgs: 1000, full: refuse, window: 10, max_age: "72h", gap_subject: "t.lost", durability: interval, commit_interval: "3s", conflate: true
-              priority: 9, drain_rate: 64KB, daily_bytes: 10MB
+              priority: 9, drain_rate: 64KB, daily_bytes: 10MB, live_share: "20%"
               stream: T, domain: hub, ack_timeout: "7s", grace: "1m", grace_bytes: 1MB, grace_on_disk: true, duplicate_window: "30s" }
-  alarms { subject: "alarm.>", confirm: flush }
+  alarms { subject: "alarm.>", confirm: flush, order: newest }
 }
 hardware { devices {
   air { driver: simulated, subject: "lab.air", interval: "2s" }
@@ -116,11 +116,11 @@ hardware { devices {
 	want.Clock = "never"
 	alarms := defaultOutbox("alarms")
 	alarms.Subjects, alarms.GapSubject = []string{"alarm.>"}, "alarm.gap"
-	alarms.Flush, alarms.Grace, alarms.GraceBytes = true, 0, 0
+	alarms.Newest, alarms.Flush, alarms.Grace, alarms.GraceBytes = true, true, 0, 0
 	want.Outboxes = []Outbox{alarms, {
 		Name: "telemetry", Subjects: []string{"t.>", "u.*"}, MaxBytes: 1 << 30, MaxMsgs: 1000, MaxAge: 72 * time.Hour, GapSubject: "t.lost", Full: storefwd.Refuse, Interval: 3 * time.Second, Conflate: true,
 		Grace: time.Minute, GraceBytes: 1 << 20, GraceDisk: true,
-		Window: 10, Priority: 9, DrainRate: 64 << 10, DailyBytes: 10 << 20, Stream: "T", Domain: "hub", AckTimeout: 7 * time.Second, DuplicateWindow: 30 * time.Second,
+		Window: 10, Priority: 9, DrainRate: 64 << 10, DailyBytes: 10 << 20, LiveShare: 20, Stream: "T", Domain: "hub", AckTimeout: 7 * time.Second, DuplicateWindow: 30 * time.Second,
 	}}
 	want.Devices = []hw.Device{{Name: "air", Driver: "simulated", Subject: "lab.air", Interval: 2 * time.Second, Params: map[string]any{}}}
 	remote := c.Remote
@@ -300,6 +300,10 @@ var badConfigs = []struct{ text, want string }{
 	{hub + "outbox { a { subjects: \">\" } }", "takes replies"},
 	{hub + "outbox { a { subjects: [x, x] } }", `"x" and "x" overlap`},
 	{hub + "outbox { a { subjects: \"x.>\" }, b { subjects: \"x.*.z\" } }", `overlaps "x.>" of outbox "a"`},
+	{hub + "outbox { a { subjects: x, order: new } }", `key "outbox.a.order": must be one of "oldest", "newest"`},
+	{hub + "outbox { a { subjects: x, live_share: 101 } }", `key "outbox.a.live_share": 101 is not a share`},
+	{hub + "outbox { a { subjects: x, live_share: some } }", "some is not a share"},
+	{hub + "outbox { a { subjects: x, order: newest, live_share: 10 } }", `is for order: "oldest"`},
 	{hub + "outbox { a { subjects: x, full: newest } }", `must be one of "old", "new", "refuse"`},
 	{hub + "outbox { a { subjects: x, commit_interval: \"2s\" } }", `is for durability: "interval"`},
 	{hub + "outbox { a { subjects: x, max_bytes: 100KB } }", "less than max_payload"},
@@ -516,7 +520,7 @@ func TestDeployConfigShowsEveryKey(t *testing.T) {
 		max_subscriptions ping_interval ping_max write_deadline authorization users user password timeout token http debug
 		pid_file leafnodes reconnect remotes urls no_randomize credentials nkey first_info_timeout deny_imports
 		deny_exports mqtt max_packet max_pending_bytes connect_timeout store dir journal_size spill_after
-		commit_interval max_size reserve outbox subjects max_bytes max_msgs max_age gap_subject full durability conflate grace grace_bytes grace_on_disk window ack_timeout
+		commit_interval max_size reserve outbox subjects max_bytes max_msgs max_age gap_subject full durability conflate grace grace_bytes grace_on_disk window order live_share ack_timeout
 		duplicate_window confirm stream domain clock trust hardware devices
 		driver subject interval`) {
 		if !regexp.MustCompile(`[#{ ]` + key + `(:| \{)`).Match(text) {

@@ -49,6 +49,7 @@ type load struct {
 	acked   atomic.Int64
 	gate    chan struct{} // a token lets one batch through; closed: it is over
 	done    sync.WaitGroup
+	sending sync.RWMutex // held for reading while a batch is on its way: hold waits for all of them
 }
 
 const (
@@ -106,6 +107,13 @@ func (a *load) reach(t testkit.T, n int) {
 	testkit.Eventually(t, func() bool { return a.acked.Load() >= int64(n) }, "%d acknowledgements to publishers", n)
 }
 
+// quiet calls fn while nothing of a publisher's is on its way to leafd.
+func (a *load) quiet(fn func()) {
+	a.sending.Lock()
+	defer a.sending.Unlock()
+	fn()
+}
+
 func (a *load) finished() bool { return int(a.acked.Load()) >= a.total() }
 
 // run gives numbers to send until all are acknowledged. send returns how many, from
@@ -119,7 +127,9 @@ func (s *source) run(send func(from, to int) int) {
 		for n := s.acked; n < to; n++ {
 			s.sent[n]++
 		}
+		s.all.sending.RLock()
 		n := send(s.acked, to)
+		s.all.sending.RUnlock()
 		s.acked += n
 		s.all.acked.Add(int64(n))
 	}

@@ -88,6 +88,7 @@ type outcome struct {
 	expired                                            int    // no sooner than they might; counts for none of the others
 	said                                               uplink // what leafd says of itself
 	mayReorder, mayRepeat                              bool
+	rows                                               int // ascending rows that a publisher's messages may come in
 	took                                               time.Duration
 }
 

@@ -36,12 +36,13 @@ http: $LEAFD_HTTP_PORT
 mqtt { host: "127.0.0.1", port: $LEAFD_MQTT_PORT }
 leafnodes { remotes: [ { urls: [ %s ] } ] }
 store { dir: $LEAFD_STORE }
-outbox { out { subjects: ["out.>"], max_bytes: 1GB, ack_timeout: "2s"%s } }
+outbox { out { subjects: ["out.>"], max_bytes: 1GB, ack_timeout: "2s", %s } }
 `
 
 // newRig starts n hubs, a stream on them that takes out.> and more, or with core a
-// subscriber, and a leafd with o whose links go through cables that can be cut.
-func newRig(t testkit.T, n int, core bool, window time.Duration, o testkit.LeafdOptions, more ...string) *rig {
+// subscriber, and a leafd with o whose links go through cables that can be cut. box is more
+// of its outbox's configuration.
+func newRig(t testkit.T, n int, core bool, window time.Duration, box string, o testkit.LeafdOptions, more ...string) *rig {
 	r := &rig{core: core}
 	if n == 1 {
 		r.hubs = []*testkit.Hub{testkit.StartHub(t, testkit.HubOptions{JetStream: !core})}
@@ -61,14 +62,13 @@ func newRig(t testkit.T, n int, core bool, window time.Duration, o testkit.Leafd
 		t.Fatalf("%v", err)
 	}
 	t.Cleanup(r.nc.Close)
-	confirm := ""
 	if core {
-		confirm = `, confirm: "flush"`
+		box += ` confirm: "flush"`
 		r.listen(t)
 	} else {
 		r.createStream(t, n, window, more)
 	}
-	o.Config = fmt.Sprintf(config, strings.Join(links, ", "), confirm)
+	o.Config = fmt.Sprintf(config, strings.Join(links, ", "), box)
 	r.leafd = testkit.StartLeafd(t, o)
 	return r
 }

@@ -17,9 +17,11 @@ type scenario struct {
 	hubs   int
 	window time.Duration // the stream's duplicate window
 	run    func(*play)
-	others bool // write to the stream
-	core   bool // there is none: a subscriber gets what comes, at least once
-	long   bool // takes minutes
+	box    string // more of the outbox's configuration
+	rows   int    // ascending rows that a publisher's messages may come in; 0: one, anyOrder: any number
+	others bool   // write to the stream
+	core   bool   // there is none: a subscriber gets what comes, at least once
+	long   bool   // takes minutes
 
 	alone func(t testkit.T, msgs int, chance *rand.Rand) outcome // in place of all the above
 }
@@ -37,12 +39,17 @@ var scenarios = []scenario{
 	{name: "hub restored from a copy", hubs: 1, window: shortWindow, run: restored},
 	{name: "core hub, confirm flush: cuts", hubs: 1, run: cutsInMidDrain, core: true},
 	{name: "core hub, confirm flush: answers lost", hubs: 1, run: acksLost(3 * shortWindow), core: true},
+	{name: "order newest: cuts while a backlog drains", hubs: 1, window: shortWindow, box: `order: "newest"`, rows: anyOrder, run: cutsWithTraffic},
+	{name: "order newest: leafd killed in mid-drain", hubs: 1, window: shortWindow, box: `order: "newest"`, rows: anyOrder, run: leafdKilledInMidDrain},
+	{name: "live_share: cuts while a backlog drains", hubs: 1, window: shortWindow, box: `live_share: "30%"`, rows: 2, run: cutsWithTraffic},
+	{name: "live_share: leafd killed in mid-drain", hubs: 1, window: shortWindow, box: `live_share: "30%"`, rows: 2, run: leafdKilledInMidDrain},
 	{name: "clock", alone: playClock},
 }
 
 const (
 	shortWindow = 100 * time.Millisecond // the shortest that nats-server takes
 	perSecond   = 10_000
+	anyOrder    = 1 << 30
 )
 
 // play is one scenario under way.
@@ -65,7 +72,7 @@ func (s scenario) play(t testkit.T, msgs int, chance *rand.Rand) outcome {
 	if s.others {
 		more = []string{"others.>"}
 	}
-	p.rig = newRig(t, s.hubs, s.core, s.window, testkit.LeafdOptions{}, more...)
+	p.rig = newRig(t, s.hubs, s.core, s.window, s.box, testkit.LeafdOptions{}, more...)
 	if s.others {
 		t.Cleanup(p.write("others.a"))
 	}
@@ -74,7 +81,7 @@ func (s scenario) play(t testkit.T, msgs int, chance *rand.Rand) outcome {
 	p.all.done.Wait()
 	p.drained(t)
 	p.whole(t)
-	o := outcome{name: s.name, faults: p.faults, said: p.uplink(), mayReorder: s.others && s.hubs > 1, mayRepeat: s.core}
+	o := outcome{name: s.name, faults: p.faults, said: p.uplink(), mayReorder: s.others && s.hubs > 1, mayRepeat: s.core, rows: max(s.rows, 1)}
 	o.verify(t, p.rig, p.all)
 	if o.took = time.Since(began); !o.held() {
 		t.Logf("--- output of leafd\n%s", p.leafd.Log())
@@ -104,7 +111,12 @@ func cutsInMidDrain(p *play) {
 	p.all = startLoad(p, p.leafd, p.msgs, 4*perSecond)
 	p.all.reach(p, p.all.total())
 	most := int64(p.msgs) * 2 * payloadSize / 10
-	for p.uplink().Messages > 0 {
+	p.cutUntilDrained(most)
+}
+
+// cutUntilDrained cuts the cable after most bytes or less, again and again.
+func (p *play) cutUntilDrained(most int64) {
+	for p.uplink().Messages > 0 || !p.all.finished() {
 		p.restore()
 		at := p.linked(p)
 		way, n := testkit.Up, p.chance.Int64N(2*most)+2000
@@ -117,6 +129,37 @@ func cutsInMidDrain(p *play) {
 			p.faults++
 		}
 		p.wait(2 * shortWindow)
+	}
+	p.restore()
+}
+
+// cutsWithTraffic is cutsInMidDrain with a third of the messages coming while the
+// others drain.
+func cutsWithTraffic(p *play) {
+	p.cut()
+	p.all = startLoad(p, p.leafd, p.msgs, perSecond)
+	p.all.reach(p, 2*p.msgs/3)
+	p.cutUntilDrained(int64(p.msgs) * 2 * payloadSize / 10)
+}
+
+// leafdKilledInMidDrain kills leafd itself while it drains, with messages on their way
+// to the hub and new ones coming; none is on its way from a publisher, since those that
+// would be sent again would hide what leafd sends twice.
+func leafdKilledInMidDrain(p *play) {
+	p.cut()
+	p.all = startLoad(p, p.leafd, p.msgs, perSecond)
+	p.all.reach(p, 2*p.msgs/3)
+	for n := 0; n < 8 && (p.uplink().Messages > 0 || !p.all.finished()); n++ {
+		p.restore()
+		at := p.linked(p)
+		p.proxy[at].CutAfter(testkit.Up, p.chance.Int64N(int64(p.msgs)*payloadSize/5)+2000)
+		testkit.Eventually(p, func() bool { return p.proxy[at].Conns() == 0 || p.uplink().Messages == 0 }, "a part is forwarded")
+		p.all.quiet(func() {
+			p.leafd.Kill()
+			p.faults++
+			p.wait(2 * shortWindow)
+			p.leafd.Restart()
+		})
 	}
 	p.restore()
 }
