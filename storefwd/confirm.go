@@ -187,9 +187,10 @@ func (c *byFlush) send(ctx context.Context, r *Record, _ int) error {
 	f.bytes += int64(len(r.Subject) + len(f.header) + len(r.Data) + 24)
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.st.Sent++; r.again {
+	if f.st.Sent++; r.again && r.Seq <= f.sentTo {
 		f.st.Resent++
 	}
+	f.sentTo = max(f.sentTo, r.Seq)
 	return nil
 }
 

@@ -111,6 +111,7 @@ type Forwarder struct {
 	repeats  bool                     // the hub knew one already, since the last resume
 	alone    chan struct{}            // closed once aloneSeq is acknowledged; nil if nobody waits
 	aloneSeq uint64
+	sentTo   uint64 // the highest sequence that was given to a hub that confirms by flush
 	only     string // the stream, if there is one only
 	flow     flow
 	refusals map[uint64]int // refused by the hub for now: how often
