@@ -214,6 +214,9 @@ func testPacked(t *testing.T, e engine, expect func(what string, log uint32, fro
 		if states, _, err := e.Load(); err != nil || states[log].Base != from {
 			t.Fatalf("after a compaction: %+v %v", states, err)
 		}
+		fold(&foldBatch{hollow: []seqRange{{log, 330, 335}, {log, 350, 380}, {log, 9000, 9999}}, states: begins})
+		want = slices.DeleteFunc(want, func(seq uint64) bool { return seq >= 330 && seq <= 335 || seq >= 350 && seq <= 380 })
+		expect("with hollow places", log, from, 1<<64-1, want...)
 		fold(&foldBatch{remove: []seqRange{{log, from, 320}}, states: map[uint32]logState{log: {Name: "p", Base: 321}}})
 		want = want[slices.Index(want, 321):]
 		expect("from where it begins now", log, 321, 1<<64-1, want...)

@@ -98,7 +98,7 @@ func (d *drained) run(t *testing.T, stop func() bool) {
 
 func (d *drained) empty() bool { return d.l.Stats().Msgs == 0 }
 
-func numbers(h *fakeHub) (all []int) {
+func arrivals(h *fakeHub) (all []int) {
 	for _, s := range h.subjects() {
 		n, _ := strconv.Atoi(strings.TrimPrefix(s, "a."))
 		all = append(all, n)
@@ -148,7 +148,7 @@ func TestNewestFirst(t *testing.T) {
 		return ""
 	}
 	d.run(t, d.empty)
-	got := numbers(d.h)
+	got := arrivals(d.h)
 	wantOnce(t, got, 2050)
 	if got[0] < 2000-chunkMsgs || got[len(got)-1] > 2*chunkMsgs {
 		t.Errorf("it began with %d and ended with %d", got[0], got[len(got)-1])
@@ -175,7 +175,7 @@ func TestLiveShare(t *testing.T) {
 			return ""
 		}
 		d.run(t, d.empty)
-		got := numbers(d.h)
+		got := arrivals(d.h)
 		wantOnce(t, got, 6000)
 		if n := parts(got); n > 2 {
 			t.Errorf("share %d: %d parts, want a live one and the backlog", share, n)
@@ -203,7 +203,7 @@ func TestOldestFirst(t *testing.T) {
 	d.open(t, 1000)
 	defer d.close(t)
 	d.run(t, d.empty)
-	if got := numbers(d.h); parts(got) != 1 {
+	if got := arrivals(d.h); parts(got) != 1 {
 		t.Errorf("%v", got)
 	}
 }
@@ -228,8 +228,8 @@ func TestCrashInMidDrain(t *testing.T) {
 		d.h.answer = nil
 		d.open(t, 0)
 		d.run(t, d.empty)
-		wantOnce(t, numbers(d.h), d.next)
-		if n := parts(numbers(d.h)); !o.Newest && n > 2 || n > 1 && !o.Newest && o.LiveShare == 0 {
+		wantOnce(t, arrivals(d.h), d.next)
+		if n := parts(arrivals(d.h)); !o.Newest && n > 2 || n > 1 && !o.Newest && o.LiveShare == 0 {
 			t.Errorf("%+v: %d parts", o, n)
 		}
 		if st := d.f.Stats(); st.Resume != ByChain || st.Duplicates > 0 {
@@ -251,7 +251,7 @@ func TestHubSetBackWhileDown(t *testing.T) {
 			d.h.stored = append(d.h.stored[:500:500], since...)
 			d.open(t, 10)
 			d.run(t, d.empty)
-			wantOnce(t, numbers(d.h), 2010)
+			wantOnce(t, arrivals(d.h), 2010)
 			if st, ls := d.f.Stats(), d.l.Stats(); st.WentBack != 1 || len(ls.Lost) > 0 {
 				t.Errorf("%+v %+v: %+v %+v", o, since, st, ls)
 			}
