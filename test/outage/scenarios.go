@@ -36,7 +36,7 @@ var scenarios = []scenario{
 	{name: "cluster: cuts while a backlog drains", hubs: 3, window: shortWindow, run: cutsInMidDrain},
 	{name: "shared: hub killed under load", hubs: 1, window: shortWindow, run: hubKilled, others: true},
 	{name: "shared: leader killed", hubs: 3, window: shortWindow, run: nodesKilled((*rig).leader), others: true},
-	{name: "hub restored from a copy", hubs: 1, window: shortWindow, run: restored},
+	{name: "hub restored from a copy", hubs: 1, window: shortWindow, box: `grace_bytes: 16MB`, run: restored}, // what it lost is more than the default keeps
 	{name: "core hub, confirm flush: cuts", hubs: 1, run: cutsInMidDrain, core: true},
 	{name: "core hub, confirm flush: answers lost", hubs: 1, run: acksLost(3 * shortWindow), core: true},
 	{name: "order newest: cuts while a backlog drains", hubs: 1, window: shortWindow, box: `order: "newest"`, rows: anyOrder, run: cutsWithTraffic},
