@@ -114,7 +114,8 @@ type Forwarder struct {
 	sentTo   uint64 // the highest sequence that was given to a hub that confirms by flush
 	only     string // the stream, if there is one only
 	flow     flow
-	refusals map[uint64]int // refused by the hub for now: how often
+	refusals map[uint64]int  // refused by the hub for now: how often
+	foreign  map[string]bool // streams in which somebody else's message was seen
 	st       ForwarderStats
 }
 
@@ -163,7 +164,7 @@ var (
 func NewForwarder(o ForwarderOptions) *Forwarder {
 	o.setDefaults()
 	f := &Forwarder{o: o, l: o.Log, s: o.Log.s, up: o.Uplink, recs: make([]Record, 0, 512),
-		answers: map[uint64]chan *msg.Msg{}, refusals: map[uint64]int{}}
+		answers: map[uint64]chan *msg.Msg{}, refusals: map[uint64]int{}, foreign: map[string]bool{}}
 	f.inbox = []byte("_INBOX." + hex.EncodeToString(random(11)) + ".")
 	f.origin = []byte(f.s.node)
 	if o.Class != "" {

@@ -25,6 +25,7 @@ type fakeHub struct {
 	mu        sync.Mutex
 	stored    []fakeMsg
 	retention string
+	takes     []string                    // subjects of the stream; nil: it does not say
 	deaf      string                      // an API call that is not answered
 	answer    func(subject string) string // instead of storing, unless it is ""
 	lost      func(subject string) bool   // on the way to the stream
@@ -64,8 +65,12 @@ func (h *fakeHub) serve(subject string, m *msg.Msg) string {
 	case call == "NAMES":
 		return `{"streams":["S"]}`
 	case call == "INFO.S":
-		return fmt.Sprintf(`{"config":{"retention":%q,"duplicate_window":1},"state":{"messages":%d,"first_seq":1,"last_seq":%d}}`,
-			h.retention, len(h.stored), len(h.stored))
+		takes, err := json.Marshal(h.takes)
+		if err != nil {
+			panic(err)
+		}
+		return fmt.Sprintf(`{"config":{"retention":%q,"duplicate_window":1,"subjects":%s},"state":{"messages":%d,"first_seq":1,"last_seq":%d}}`,
+			h.retention, takes, len(h.stored), len(h.stored))
 	case call == "MSG.GET.S":
 		return h.get(m.Data)
 	}
@@ -127,6 +132,31 @@ func (h *fakeHub) Flush()                {}
 func (h *fakeHub) Up() <-chan struct{}   { c := make(chan struct{}); close(c); return c }
 func (h *fakeHub) Down() <-chan struct{} { return make(chan struct{}) }
 func (h *fakeHub) Hub() (string, int)    { return "hub", 1 << 20 }
+
+// Others write to the stream, under subjects of their own, just while nobody had and ours was
+// the last message. A chain would have refused the message whose place theirs took, and
+// let the one behind it pass, for it came behind theirs: up to 450 of 200,000 out of order
+// when the hub was killed.
+func TestForwarderDoesNotChainOnASharedStream(t *testing.T) {
+	for _, takes := range [][]string{{"a.>", "other"}, {">"}} {
+		h, once := &fakeHub{takes: takes}, true
+		h.answer = func(subject string) string {
+			if subject == "a.3" && once {
+				once = false
+				h.stored = append(h.stored, fakeMsg{"other", "", ""})
+			}
+			return ""
+		}
+		st, _ := forward(t, h, "a.1", "a.2", "a.3", "a.4", "a.5")
+		wantSubjects(t, h, "a.1", "a.2", "a.3", "a.4", "a.5")
+		if st.Resume != ByReads || st.Reordered > 0 {
+			t.Errorf("stream of %q: %+v", takes, st)
+		}
+	}
+	if st, _ := forward(t, &fakeHub{takes: []string{"a.*", "a.b.>"}}, "a.1", "a.2"); st.Resume != ByChain {
+		t.Errorf("a stream of its own: %+v", st)
+	}
+}
 
 // A hub that was set back is sent what it acknowledged and no longer has, be it
 // alone on its stream or others have written there meanwhile.

@@ -18,8 +18,10 @@ import (
 // streamInfo is what matters of STREAM.INFO.
 type streamInfo struct {
 	Config struct {
-		Retention string        `json:"retention"` // limits, interest, workqueue
-		Window    time.Duration `json:"duplicate_window"`
+		Retention string            `json:"retention"` // limits, interest, workqueue
+		Window    time.Duration     `json:"duplicate_window"`
+		Subjects  []string          `json:"subjects"`
+		Sources   []json.RawMessage `json:"sources"` // other streams that it copies
 	} `json:"config"`
 	State struct {
 		Messages uint64 `json:"messages"`
@@ -91,6 +93,10 @@ func (f *Forwarder) message(ctx context.Context, stream string, req getMsg) (m s
 	m.at = resp.Message.Seq
 	if m.epoch, m.seq, m.ours = parseID(headerValue(resp.Message.Header, msgID), f.origin); m.ours {
 		m.ours = sameStore(m.epoch, f.s.epoch)
+	} else {
+		f.mu.Lock()
+		f.foreign[stream] = true
+		f.mu.Unlock()
 	}
 	return m, nil
 }

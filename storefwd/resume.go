@@ -107,7 +107,7 @@ func (f *Forwarder) survey(ctx context.Context, p *place) (err error) {
 	}
 	f.unanswered = 0
 	tail := p.last.at == p.info.State.LastSeq || p.info.State.Messages == 0
-	p.chained, p.next = p.own && tail && !f.repeated(), p.info.State.LastSeq
+	p.chained, p.next = p.own && tail && f.exclusive(p) && !f.repeated(), p.info.State.LastSeq
 	if r := p.info.Config.Retention; r != "" && r != "limits" {
 		p.blind = fmt.Sprintf("stream %q has %s retention, and does not keep what was consumed", p.name, r)
 	}
@@ -118,6 +118,21 @@ func (f *Forwarder) survey(ctx context.Context, p *place) (err error) {
 		p.blind, err = err.Error(), nil
 	}
 	return err
+}
+
+// exclusive reports whether nobody else writes to a stream, as far as can be known: it
+// takes no subject that is not this outbox's, and nobody else's message was seen in it. A
+// chain must not be tried on another: where a foreign message takes the place of one of ours,
+// that one is refused, and the next comes behind the foreign one as if it were the right one.
+func (f *Forwarder) exclusive(p *place) bool {
+	for _, subject := range p.info.Config.Subjects {
+		if !slices.ContainsFunc(f.o.Filters, func(filter string) bool { return msg.Match(filter, subject) }) && subject != f.l.ret.GapSubject {
+			return false
+		}
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return len(p.info.Config.Sources) == 0 && !f.foreign[p.name]
 }
 
 // repeated reports whether the hub knew one already since the last resume: then more
