@@ -17,7 +17,7 @@ func TestHotPathDoesNotAllocate(t *testing.T) {
 	a, b := testkit.Pipe(1 << 20)
 	defer b.Close()
 	c := newConn(s, a, 99)
-	c.parser = s.newParser(true)
+	c.parser = c.newParser()
 	defer c.out.Close(errors.New("end of test"))
 	if err := c.handle([]byte("CONNECT {\"headers\":true}\r\n")); err != nil {
 		t.Fatal(err)

@@ -28,21 +28,33 @@ type cache struct {
 
 var cacheSeed = maphash.MakeSeed()
 
-// match returns what a subject matches. The result is valid until the next call.
+// match returns who gets what the port publishes on a subject. The result is valid
+// until the next call.
 func (p *Port) match(subject []byte) *result {
 	if p.publishing == nil {
 		p.publishing = publishings.Get().(*publishing)
 	}
-	r := p.router
-	gen := r.gen.Load()
+	gen := p.router.gen.Load()
 	if p.last != nil && p.last.gen == gen && p.last.subject == string(subject) {
 		return p.last
 	}
+	if rt := p.rights.Load(); rt != nil {
+		return p.matchChecked(rt, gen, subject)
+	}
+	res := p.find(gen, subject)
+	if res != &p.scratch {
+		p.last = res
+	}
+	return res
+}
+
+// find returns what a subject matches: a result of the cache, or p.scratch.
+func (p *Port) find(gen uint64, subject []byte) *result {
+	r := p.router
 	h := maphash.Bytes(cacheSeed, subject)
 	set := r.cache.slots[h%cacheSets*cacheWays:][:cacheWays]
 	for i := range set {
 		if res := set[i].Load(); res != nil && res.gen == gen && res.subject == string(subject) {
-			p.last = res
 			return res
 		}
 	}
@@ -51,16 +63,21 @@ func (p *Port) match(subject []byte) *result {
 	p.scratch.gen = r.gen.Load()
 	if literal(subject) {
 		r.trie.collect(subject, &p.scratch)
+		if r.guarded > 0 {
+			p.scratch.leaveOut(subject)
+		}
+		if r.crosses {
+			r.cross(subject, &p.scratch, 0)
+		}
 	}
 	r.mu.RUnlock()
 	door := &r.cache.door[h>>32%doorSlots]
-	if door.Load() != uint32(h) {
+	if p.scratch.passing || door.Load() != uint32(h) {
 		door.Store(uint32(h))
 		return &p.scratch
 	}
 	res := p.scratch.clone(subject)
 	victim(set, gen, h).Store(res)
-	p.last = res
 	return res
 }
 

@@ -2,11 +2,11 @@ package leaf
 
 import (
 	"errors"
+	"fmt"
 	"net"
 	"strconv"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"github.com/leafd/leafd/internal/msg"
 	"github.com/leafd/leafd/internal/table"
@@ -18,21 +18,23 @@ const gather = 4
 // conn is one NATS client. It is the Sink of its subscriptions.
 type conn struct {
 	// Static after newConn.
-	srv  *Server
-	nc   net.Conn
-	id   uint64
-	in   *Inbound
-	out  *Outbound
-	port *Port
-
+	srv    *Server
+	nc     net.Conn
+	id     uint64
+	in     *Inbound
+	out    *Outbound
 	served *sync.WaitGroup // static after admit; done once the connection has ended
 
 	// Owned by the reader; static once the client has connected.
+	port                                     *Port // of its account; before that one of nobody
 	headers, noResponders, verbose, pedantic bool
 
 	// Owned by the reader.
-	parser *parser // nil while the connection is parked, unless an operation is incomplete
-	ready  bool    // CONNECT was accepted, or none is needed
+	parser   *parser // nil while the connection is parked, unless an operation is incomplete
+	ready    bool    // CONNECT was accepted, or none is needed
+	halfOpen bool    // counted by auth as one that has not logged in
+	nonce    string  // what an nkey has to sign; empty if none may
+	grant    *Grant  // nil before ready
 
 	plain bool // guarded by out.mu: the client does not understand headers
 
@@ -48,7 +50,7 @@ type conn struct {
 func (c *conn) read() (err error) {
 	defer c.srv.survive(c, &err)
 	if c.parser == nil {
-		c.parser = c.srv.newParser(c.ready)
+		c.parser = c.newParser()
 	}
 	for n := 0; ; {
 		b, err := c.in.Next(n == 0)
@@ -71,6 +73,11 @@ func (c *conn) read() (err error) {
 
 // handle is the protocol: each operation in b, one handler each.
 func (c *conn) handle(b []byte) error {
+	if !c.ready {
+		if err := c.beginWithout(b); err != nil {
+			return err
+		}
+	}
 	for len(b) > 0 {
 		n, o, err := c.parser.next(b)
 		if err != nil {
@@ -117,7 +124,7 @@ var okLine = []byte("+OK\r\n") // never written to
 // client has said who it is, everything but CONNECT is a breach of that.
 func (c *conn) reject(err error) error {
 	if !c.ready && errors.Is(err, errUnknownVerb) {
-		err = errAuthorization
+		err = ErrNotAuthorized
 	}
 	return c.tell(err)
 }
@@ -144,42 +151,52 @@ func (c *conn) handlePub(m *msg.Msg) error {
 	if len(m.Header) > 0 && !c.headers {
 		return errHeadersOff
 	}
-	if c.verbose { // before what the publish brings the client itself, as from nats-server
+	if len(m.Reply) > 0 && reservedReply(m.Reply) {
+		return c.violation(fmt.Sprintf("Publish with Reply of %q", m.Reply))
+	}
+	if c.verbose && c.port.mayPublish(m.Subject) { // before what the publish brings the client itself, as from nats-server
 		c.out.Append(okLine)
 	}
-	rc := c.port.Publish(m)
-	if rc.Taken == 0 && rc.Refused == msg.Taken && c.noResponders && len(m.Reply) > 0 {
-		c.sayNoResponders(m)
+	if rc := c.port.Publish(m); rc.Taken == 0 {
+		return c.untaken(m, rc)
 	}
 	return nil
 }
 
-// sayNoResponders answers a request that nobody received with status 503, which
-// goes to the client's own subscription for the reply and nowhere else.
-func (c *conn) sayNoResponders(m *msg.Msg) {
-	sub := c.port.hasOwn(m.Reply)
-	if sub == nil {
-		return
+// untaken tells the client why nobody got its message, where it wants to know.
+func (c *conn) untaken(m *msg.Msg, rc msg.Receipt) error {
+	switch {
+	case rc.Refused == msg.Forbidden:
+		return c.violation("Publish to " + strconv.Quote(string(m.Subject)))
+	case rc.Refused == msg.Taken && c.noResponders && len(m.Reply) > 0:
+		c.sayNoResponders(m)
 	}
-	head := "NATS/1.0 503\r\nNats-Subject: " + string(m.Subject) + "\r\n\r\n"
-	c.Deliver(&msg.Msg{Subject: m.Reply, Header: []byte(head)}, sub)
+	return nil
 }
 
 func (c *conn) handleSub(o *op) error {
 	if !msg.ValidFilter(o.subj) || o.queue != nil && !msg.ValidQueue(o.queue) {
 		return errInvalidSubject
 	}
+	sub := &msg.Sub{Subject: string(o.subj), Queue: string(o.queue), SID: append([]byte(nil), o.sid...)}
+	if !c.port.MaySubscribe(sub.Subject, sub.Queue) {
+		return c.violation(subscriptionTo(sub))
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if _, ok := c.subs.Get(string(o.sid)); ok {
 		return nil // a repeated sid changes nothing, as in nats-server
 	}
-	if c.srv.opts.MaxSubs > 0 && c.subs.Len() >= c.srv.opts.MaxSubs {
+	if most := least(c.srv.opts.MaxSubs, c.grant.Limits.MaxSubs); most > 0 && c.subs.Len() >= most {
 		return errTooManySubs
 	}
-	sub := &msg.Sub{Subject: string(o.subj), Queue: string(o.queue), SID: append([]byte(nil), o.sid...)}
 	c.subs.Put(string(sub.SID), sub)
-	return c.port.Subscribe(sub)
+	err := c.port.Subscribe(sub)
+	if errors.Is(err, ErrForbidden) { // since it was asked
+		c.subs.Remove(string(sub.SID))
+		return c.violation(subscriptionTo(sub))
+	}
+	return err
 }
 
 func (c *conn) handleUnsub(o *op) {
@@ -206,33 +223,6 @@ func (c *conn) retire(sub *msg.Sub) {
 	if known, _ := c.subs.Get(string(sub.SID)); known == sub {
 		c.subs.Remove(string(sub.SID))
 	}
-}
-
-// handleConnect accepts the client or ends the connection. A second CONNECT may
-// change options, as in nats-server, but not who the client is.
-func (c *conn) handleConnect(arg []byte) error {
-	info, err := parseConnect(arg)
-	if err != nil {
-		return err
-	}
-	if !c.ready {
-		if err := c.srv.opts.Authenticate(info); err != nil {
-			c.srv.counters.AuthErrors.Add(1)
-			c.log().Warn("client refused", "name", info.Name, "user", info.User, "err", err)
-			return errAuthorization
-		}
-		c.nc.SetReadDeadline(time.Time{})
-		c.in.MayPark(c.srv.parking, c)
-	}
-	c.ready, c.parser.verbs = true, clientVerbs
-	c.headers, c.noResponders = info.Headers, info.NoResponders
-	c.out.mu.Lock() // Deliver reads headers under it
-	c.plain = !info.Headers
-	c.out.mu.Unlock()
-	c.verbose, c.pedantic = info.Verbose, info.Pedantic
-	c.port.Echo(info.Echo == nil || *info.Echo)
-	c.in.Trust()
-	return nil
 }
 
 // Deliver implements [msg.Sink]: it appends m as MSG or HMSG to what waits for

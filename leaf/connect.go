@@ -1,10 +1,17 @@
 package leaf
 
 import (
+	"cmp"
+	"crypto/rand"
+	"encoding/base64"
 	"encoding/json"
+	"fmt"
 	"net"
 	"runtime"
 	"strconv"
+	"time"
+
+	"github.com/leafd/leafd/internal/msg"
 )
 
 // ProtocolVersion is the nats-server release whose behaviour this package is
@@ -25,6 +32,8 @@ type Connect struct {
 	User         string `json:"user"`
 	Pass         string `json:"pass"`
 	Token        string `json:"auth_token"`
+	NKey         string `json:"nkey"`
+	Sig          string `json:"sig"` // of INFO's nonce, in base64
 	TLSRequired  bool   `json:"tls_required"`
 }
 
@@ -56,14 +65,22 @@ type clientInfo struct {
 	MaxPayload   int    `json:"max_payload"`
 	ClientID     uint64 `json:"client_id"`
 	ClientIP     string `json:"client_ip,omitempty"`
+	Nonce        string `json:"nonce,omitempty"`
 }
 
-func (s *Server) infoLine(cid uint64, nc net.Conn) []byte {
+// newNonce is what one client has to sign with its nkey: 16 random bytes.
+func newNonce() string {
+	var b [16]byte
+	rand.Read(b[:]) // which does not fail
+	return base64.RawURLEncoding.EncodeToString(b[:])
+}
+
+func (s *Server) infoLine(c *conn) []byte {
 	info := clientInfo{ServerID: s.opts.ServerID, ServerName: s.opts.ServerName, Version: ProtocolVersion, Proto: 1,
-		Go: runtime.Version(), Headers: true, AuthRequired: s.opts.Authenticate != nil,
-		MaxPayload: s.opts.MaxPayload, ClientID: cid}
-	info.Host, info.Port = splitAddr(nc.LocalAddr())
-	info.ClientIP, _ = splitAddr(nc.RemoteAddr())
+		Go: runtime.Version(), Headers: true, AuthRequired: !c.ready,
+		MaxPayload: s.opts.MaxPayload, ClientID: c.id, Nonce: c.nonce}
+	info.Host, info.Port = splitAddr(c.nc.LocalAddr())
+	info.ClientIP, _ = splitAddr(c.nc.RemoteAddr())
 	b, err := json.Marshal(info)
 	if err != nil {
 		panic("leaf: INFO does not marshal: " + err.Error())
@@ -81,4 +98,111 @@ func splitAddr(a net.Addr) (host string, port int) {
 	}
 	port, _ = strconv.Atoi(p)
 	return host, port
+}
+
+// maxLoginLine bounds what one who has not said who they are can make the server
+// remember, in bytes.
+const maxLoginLine = 8 << 10
+
+// handleConnect accepts the client or ends the connection. A second CONNECT may
+// change options, as in nats-server, but not who the client is.
+func (c *conn) handleConnect(arg []byte) error {
+	info, err := parseConnect(arg)
+	if err != nil {
+		return err
+	}
+	if !c.ready {
+		l := &Login{Type: Standard, User: info.User, Pass: info.Pass, Token: info.Token, NKey: info.NKey, Sig: info.Sig, Nonce: c.nonce}
+		if err := c.enter(l); err != nil {
+			return c.refuse(l, info.Name, err)
+		}
+	}
+	c.headers, c.noResponders = info.Headers, info.NoResponders
+	c.out.mu.Lock() // Deliver reads headers under it
+	c.plain = !info.Headers
+	c.out.mu.Unlock()
+	c.verbose, c.pedantic = info.Verbose, info.Pedantic
+	c.port.Echo(info.Echo == nil || *info.Echo)
+	c.in.Trust()
+	return nil
+}
+
+// enter gives the client its place, if it may have one.
+func (c *conn) enter(l *Login) error {
+	grant, err := c.srv.auth.Login(l, c.name(), c)
+	if err != nil {
+		return err
+	}
+	c.grant, c.port, c.ready = grant, grant.Port, true
+	if c.parser == nil { // before the first word, where none has to log in
+		return nil
+	}
+	c.limit(c.parser)
+	c.endHalfOpen()
+	c.nc.SetReadDeadline(time.Time{})
+	c.in.MayPark(c.srv.parking, c)
+	return nil
+}
+
+// least is the lower of two limits, 0 being none.
+func least(a, b int) int {
+	if a == 0 || b == 0 {
+		return a + b
+	}
+	return min(a, b)
+}
+
+// Revoked implements [Client]. What the client is told reaches it before the end.
+func (c *conn) Revoked() {
+	c.out.Append([]byte("-ERR '" + ErrNotAuthorized.Error() + "'\r\n"))
+	c.out.Close(nil)
+}
+
+// Ended implements [Client].
+func (c *conn) Ended(subs []*msg.Sub) {
+	for _, sub := range subs {
+		c.retire(sub)
+		c.out.Append(fmt.Appendf(nil, "-ERR 'Permissions Violation for %s (sid %q)'\r\n", subscriptionTo(sub), sub.SID))
+		c.log().Info("subscription ended; permissions forbid it now", "user", c.grant.User, "what", subscriptionTo(sub))
+	}
+	c.out.Flush()
+}
+
+// refuse ends the connection of one who may not enter, later the more often its
+// address has failed.
+func (c *conn) refuse(l *Login, name string, err error) error {
+	c.srv.counters.AuthErrors.Add(1)
+	c.log().Warn("client refused", "name", name, "user", cmp.Or(l.User, l.NKey), "remote", c.nc.RemoteAddr(), "err", err)
+	if err == ErrNotAuthorized {
+		c.srv.pause(c.srv.auth.Refused(c.nc.RemoteAddr()))
+	}
+	return err
+}
+
+// beginWithout lets in a client that begins with anything but CONNECT, where one
+// who shows nothing is somebody.
+func (c *conn) beginWithout(b []byte) error {
+	if len(c.parser.carry) > 0 || b[0]|0x20 == 'c' || !c.srv.auth.trusting(Standard) {
+		return nil
+	}
+	l := &Login{Type: Standard}
+	if err := c.enter(l); err != nil {
+		return c.tell(c.refuse(l, "", err))
+	}
+	return nil
+}
+
+func (c *conn) endHalfOpen() {
+	if c.halfOpen {
+		c.halfOpen = false
+		c.srv.auth.Leave(c.nc.RemoteAddr())
+	}
+}
+
+// release gives back what auth counts.
+func (c *conn) release() {
+	c.endHalfOpen()
+	if c.grant != nil {
+		c.grant.Close()
+	}
 }

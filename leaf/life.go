@@ -15,11 +15,35 @@ import (
 // in between is conn.go.
 
 func newConn(s *Server, nc net.Conn, id uint64) *conn {
-	c := &conn{srv: s, nc: nc, id: id, in: NewInbound(nc), ready: s.opts.Authenticate == nil, plain: true,
+	c := &conn{srv: s, nc: nc, id: id, in: NewInbound(nc), plain: true,
 		verbose: true, pedantic: true} // as nats-server is until it is told otherwise
 	c.out = NewOutbound(nc, s.opts.Outbound, c.in.Wake)
-	c.port = s.router.Attach("nats:"+strconv.FormatUint(id, 10), c, EachSub)
+	if !s.auth.Required(Standard) && c.enter(&Login{}) == nil {
+		return c
+	}
+	c.port = s.router.Attach(c.name(), c, EachSub)
+	if s.auth.challenges(Standard) {
+		c.nonce = newNonce()
+	}
 	return c
+}
+
+func (c *conn) name() string { return "nats:" + strconv.FormatUint(c.id, 10) }
+
+// newParser is one for what the client may say now.
+func (c *conn) newParser() *parser {
+	p := parsers.Get().(*parser)
+	c.limit(p)
+	return p
+}
+
+// limit sets what the client may say: before it has said who it is, CONNECT alone.
+func (c *conn) limit(p *parser) {
+	o := &c.srv.opts
+	p.verbs, p.maxLine, p.maxPayload = loginVerbs, min(o.MaxControlLine, maxLoginLine), o.MaxPayload
+	if c.ready {
+		p.verbs, p.maxLine, p.maxPayload = clientVerbs, o.MaxControlLine, least(o.MaxPayload, c.grant.Limits.MaxPayload)
+	}
 }
 
 // log is made when there is something to say: most connections never do.
@@ -27,12 +51,12 @@ func (c *conn) log() *slog.Logger { return c.srv.log.With("conn", c.port.Name())
 
 // serve is the connection's first goroutine: it says what a client hears first.
 func (c *conn) serve() {
-	c.out.Append(c.srv.infoLine(c.id, c.nc))
+	c.out.Append(c.srv.infoLine(c))
 	c.out.Flush()
 	if c.ready {
 		c.in.MayPark(c.srv.parking, c)
 	} else {
-		c.nc.SetReadDeadline(time.Now().Add(c.srv.opts.AuthTimeout))
+		c.nc.SetReadDeadline(time.Now().Add(c.srv.auth.timeout()))
 	}
 	c.Resume()
 }
@@ -65,6 +89,7 @@ func (c *conn) end(err error) {
 	c.port.Close()
 	c.port.Flush()
 	c.leave(err)
+	c.release()
 	c.out.Wait()
 	c.in.Leave()
 	c.srv.ended(c)
@@ -114,7 +139,6 @@ func (c *conn) leave(err error) {
 }
 
 var (
-	errAuthorization         = &ProtoError{Text: "Authorization Violation", Fatal: true}
 	errAuthTimeout           = &ProtoError{Text: "Authentication Timeout", Fatal: true}
 	errStale                 = &ProtoError{Text: "Stale Connection", Fatal: true}
 	errTooManyConns          = &ProtoError{Text: "maximum connections exceeded", Fatal: true}

@@ -86,7 +86,7 @@ func TestLinkBringsWithoutAllocation(t *testing.T) {
 	defer b.Close()
 	srv := New(Options{Outbound: OutboundOptions{MaxPending: 1 << 30}}, s.link.router)
 	c := newConn(srv, a, 99)
-	c.parser = srv.newParser(true)
+	c.parser = c.newParser()
 	defer c.out.Close(errors.New("end of test"))
 	if err := c.handle([]byte("CONNECT {\"headers\":true}\r\nSUB a.> 1\r\nSUB a.b q 2\r\n")); err != nil {
 		t.Fatal(err)

@@ -115,6 +115,12 @@ func (p *permissions) mayAnnounce(filter string) bool {
 
 var internalReplies = []string{"_R_.", "_GR_.", "$GR.", "$JS.ACK."}
 
+// reservedReply reports whether a client may not ask for answers on subject, as it
+// is made by servers alone.
+func reservedReply(subject []byte) bool {
+	return (subject[0] == '_' || subject[0] == '$') && hasAnyPrefix(subject, internalReplies)
+}
+
 func jetStreamHere(subject []byte) bool {
 	return len(subject) > 0 && subject[0] == '$' && hasAnyPrefix(subject, noJetStreamHere)
 }

@@ -163,7 +163,7 @@ func (s *session) reject(err error) error {
 	case errors.As(err, &pe):
 		why = pe.Text
 	case err == errLoop:
-		why = fmt.Sprintf("Loop detected for leafnode account=%q. Delaying attempt to reconnect for %v", "$G", loopDelay)
+		why = fmt.Sprintf("Loop detected for leafnode account=%q. Delaying attempt to reconnect for %v", s.link.router.account, loopDelay)
 	case err == errTooMuchInterest:
 		why = "maximum subscriptions exceeded"
 	default:

@@ -47,17 +47,29 @@ const diskLimit = time.Second
 const flushAfter = 1 << 20
 
 // Router brings each message to the sinks whose subscriptions match its subject.
-// One router is one subject space. Its methods are safe for all goroutines.
+// One router is one subject space, that of an account. Its methods are safe for
+// all goroutines.
 type Router struct {
-	stats Stats
-	cache cache
-	gen   atomic.Uint64 // bumped by every change of subscriptions, after the change
+	stats   Stats
+	cache   cache
+	gen     atomic.Uint64 // bumped by every change of subscriptions, after the change
+	account string        // static
+	replies replies       // to requests of other accounts
 
-	mu       sync.RWMutex
+	mu       *sync.RWMutex         // one for all accounts that may share
 	trie     node                  // guarded by mu
+	guarded  int                   // guarded by mu; ports whose rights a match must look at
 	subs     int                   // guarded by mu
 	interest map[interestKey]int   // guarded by mu; local members per subject and queue
 	watchers map[*interestFunc]any // guarded by mu
+
+	// What accounts share, guarded by mu; see account_cross.go.
+	crosses  bool                // there is any of it for cross to find
+	streams  []*streamImport     // others import from here
+	services []*serviceImport    // requests that others answer
+	borrowed []*streamImport     // imported from others
+	lookers  []*Router           // whose matches look in here
+	lent     map[interestKey]int // interest of others; see interest.go
 }
 
 // Stats counts what a router did since it was made. Ports add to it when they
@@ -70,7 +82,8 @@ type Stats struct {
 
 // NewRouter returns an empty subject space.
 func NewRouter() *Router {
-	return &Router{interest: map[interestKey]int{}, watchers: map[*interestFunc]any{}}
+	return &Router{mu: &sync.RWMutex{}, account: GlobalAccount, interest: map[interestKey]int{},
+		watchers: map[*interestFunc]any{}, lent: map[interestKey]int{}}
 }
 
 // Stats returns the router's counters, which go on counting.
@@ -88,6 +101,7 @@ func (r *Router) Subscriptions() int {
 // each batch.
 func (r *Router) Attach(name string, s msg.Sink, mode Mode) *Port {
 	p := &Port{router: r, name: name, sink: s, mode: mode}
+	p.owner = p
 	p.flusher, _ = s.(msg.Flusher)
 	return p
 }
@@ -100,6 +114,13 @@ type Port struct {
 	sink    msg.Sink
 	flusher msg.Flusher // nil if the sink gathers nothing
 	mode    Mode
+	owner   *Port // itself, but for a stand-in that a match has in its place
+
+	rights    atomic.Pointer[rights]  // set under router.mu; nil: it may do everything
+	answers   atomic.Pointer[answers] // set under router.mu; nil unless rights has Responses
+	answering *Port                   // guarded by router.mu; its stand-in that fills answers
+	guarded   bool                    // guarded by router.mu; counted in router.guarded
+	closed    bool                    // guarded by router.mu
 
 	noEcho atomic.Bool // see Echo
 	dirty  atomic.Bool // some publisher has this port on its flush list
@@ -112,13 +133,17 @@ type Port struct {
 // publishing is what a port needs while it publishes, and gives back when it rests:
 // most ports of a gateway publish seldom.
 type publishing struct {
-	last    *result // what the previous subject matched
-	scratch result  // for subjects seen too rarely to be cached
-	flush   []*Port // recipients touched since the last Flush
-	chosen  []int   // per queue group of one publish: index of the picked uplink, or -1
-	picks   [][]byte
-	tally   tally
-	timer   *time.Timer
+	last     *result // what the previous subject matched
+	scratch  result  // for subjects seen too rarely to be cached
+	flush    []*Port // recipients touched since the last Flush
+	chosen   []int   // per queue group of one publish: index of the picked uplink, or -1
+	picks    [][]byte
+	crossing int // accounts that the message under way has come through
+	tally    tally
+	timer    *time.Timer
+
+	checked    map[*result]struct{} // cached matches that rights let the port publish to
+	checkedGen uint64               // the generation of all of them
 }
 
 var publishings = sync.Pool{New: func() any { return new(publishing) }}
@@ -128,6 +153,7 @@ var publishings = sync.Pool{New: func() any { return new(publishing) }}
 func (p *Port) Rest() {
 	if pub := p.publishing; pub != nil {
 		p.publishing, pub.last = nil, nil
+		clear(pub.checked) // by this port's rights
 		publishings.Put(pub)
 	}
 }
@@ -147,7 +173,8 @@ func (p *Port) Name() string { return p.name }
 func (p *Port) Echo(on bool) { p.noEcho.Store(!on) }
 
 // Subscribe adds a subscription. Deliveries bring sub back to the sink; its
-// exported fields must not change any more. Safe for any goroutine.
+// exported fields must not change any more. One that permissions forbid fails with
+// [ErrForbidden]. Safe for any goroutine.
 func (p *Port) Subscribe(sub *msg.Sub) error {
 	if !msg.ValidFilter(sub.Subject) {
 		return fmt.Errorf("subscribe to %q: %w", sub.Subject, ErrBadSubject)
@@ -158,6 +185,9 @@ func (p *Port) Subscribe(sub *msg.Sub) error {
 	r := p.router
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if !p.MaySubscribe(sub.Subject, sub.Queue) {
+		return fmt.Errorf("subscribe to %q: %w", sub.Subject, ErrForbidden)
+	}
 	if _, ok := p.subs.Get(sub); ok {
 		return nil
 	}
@@ -183,6 +213,8 @@ func (p *Port) Close() {
 	for _, sub := range p.subs.Keys() {
 		p.remove(sub)
 	}
+	p.guard(false)
+	p.closed = true
 }
 
 // remove needs router.mu.
@@ -202,21 +234,29 @@ func (p *Port) Publish(m *msg.Msg) (rc msg.Receipt) {
 	res := p.match(m.Subject)
 	p.tally.inMsgs++
 	p.tally.inBytes += uint64(len(m.Header) + len(m.Data))
-	for i := range res.plain {
-		if e := &res.plain[i]; e.at != p || !p.noEcho.Load() {
-			p.deliver(e.at, e.sub, m, &rc)
-		}
-	}
-	if len(res.groups) > 0 {
-		p.publishGroups(res, m, &rc)
-	}
-	if len(res.once) > 0 {
-		p.publishOnce(res, m, &rc)
-	}
+	p.distribute(res, m, &rc)
 	if p.tally.outBytes+p.tally.outMsgs*64 > flushAfter {
 		p.Flush() // many recipients: what waits for all of them is to stay small
 	}
 	return rc
+}
+
+// distribute delivers m to all of a match.
+func (p *Port) distribute(res *result, m *msg.Msg, rc *msg.Receipt) {
+	for i := range res.plain {
+		if e := &res.plain[i]; e.at.owner != p || !p.noEcho.Load() {
+			p.deliver(e.at, e.sub, m, rc)
+		}
+	}
+	if len(res.groups) > 0 {
+		p.publishGroups(res, m, rc)
+	}
+	if len(res.once) > 0 {
+		p.publishOnce(res, m, rc)
+	}
+	if len(res.crossings) > 0 {
+		p.publishCrossings(res, m, rc)
+	}
 }
 
 // publishGroups gives m to one member of each queue group. A message from a hub
@@ -244,7 +284,7 @@ func (p *Port) deliverOneOf(members []entry, m *msg.Msg, rc *msg.Receipt) bool {
 	start := rand.IntN(len(members))
 	for i := range members {
 		e := &members[(start+i)%len(members)]
-		if e.at == p && p.noEcho.Load() {
+		if e.at.owner == p && p.noEcho.Load() {
 			continue
 		}
 		if p.deliver(e.at, e.sub, m, rc) {
@@ -257,6 +297,7 @@ func (p *Port) deliverOneOf(members []entry, m *msg.Msg, rc *msg.Receipt) bool {
 // publishOnce serves uplinks and logs. A subject is live or forwarded, never
 // both: where an outbox takes a message, no uplink gets it.
 func (p *Port) publishOnce(res *result, m *msg.Msg, rc *msg.Receipt) {
+	from := m.Queues
 	for i := range res.once {
 		t := &res.once[i]
 		if t.at.mode == Uplink && res.outbox || t.at.mode == Outbox && p.mode == Uplink {
@@ -279,7 +320,7 @@ func (p *Port) publishOnce(res *result, m *msg.Msg, rc *msg.Receipt) {
 		m.Queues = p.picks
 		p.deliver(t.at, t.sub, m, rc)
 	}
-	m.Queues = nil
+	m.Queues = from
 }
 
 // deliver hands m to one sink, counts the answer and remembers whom to flush.
@@ -322,7 +363,7 @@ func (p *Port) Flush() {
 	limit := stallLimit
 	for i, to := range p.flush {
 		to.dirty.Store(false) // before the flush: what is appended from here on is someone else's to flush
-		if ch := to.flusher.Flush(); ch != nil && to != p && limit < diskLimit {
+		if ch := to.flusher.Flush(); ch != nil && to.owner != p && limit < diskLimit {
 			if behind = ch; to.mode == Outbox {
 				limit = diskLimit
 			}
@@ -363,16 +404,6 @@ func (p *Port) stall(behind <-chan struct{}, limit time.Duration) {
 	case <-p.timer.C:
 	}
 	p.timer.Stop()
-}
-
-// hasOwn returns the port's own plain subscription to a subject, or nil.
-func (p *Port) hasOwn(subject []byte) *msg.Sub {
-	for _, e := range p.match(subject).plain {
-		if e.at == p {
-			return e.sub
-		}
-	}
-	return nil
 }
 
 func contains(list [][]byte, want []byte) bool {

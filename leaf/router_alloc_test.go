@@ -53,7 +53,3 @@ func TestRouterDoesNotAllocate(t *testing.T) {
 	check("known subjects", known, 3, 3)
 	check("subjects seen once", unique, 0, 1)
 }
-
-type takesAll struct{}
-
-func (takesAll) Deliver(*msg.Msg, *msg.Sub) msg.Drop { return msg.Taken }

@@ -28,11 +28,8 @@ type Options struct {
 
 	PingInterval time.Duration // 0 means 2 minutes
 	PingMax      int           // unanswered PINGs before a connection is stale; 0 means 2
-	AuthTimeout  time.Duration // for CONNECT where one is needed; 0 means 2 s
 
-	// Authenticate says whether a client may connect; nil lets everyone in. It
-	// runs on the connection's goroutine and may be slow.
-	Authenticate func(*Connect) error
+	Auth *Auth // who may connect; nil lets everyone in
 
 	Logger *slog.Logger // nil means slog.Default
 }
@@ -47,7 +44,9 @@ type Server struct {
 	// Static after New.
 	opts   Options
 	router *Router
+	auth   *Auth
 	log    *slog.Logger
+	quit   chan struct{} // closed once, when Serve begins to stop
 
 	parking *Parking // static while there are connections; nil: they keep their goroutines
 
@@ -75,13 +74,13 @@ func New(o Options, r *Router) *Server {
 	if o.PingInterval <= 0 {
 		o.PingInterval = 2 * time.Minute
 	}
-	if o.AuthTimeout <= 0 {
-		o.AuthTimeout = 2 * time.Second
+	if o.Auth == nil {
+		o.Auth = OpenAuth(r)
 	}
 	if o.Logger == nil {
 		o.Logger = slog.Default()
 	}
-	return &Server{opts: o, router: r, log: o.Logger, conns: map[*conn]struct{}{}}
+	return &Server{opts: o, router: r, auth: o.Auth, quit: make(chan struct{}), log: o.Logger, conns: map[*conn]struct{}{}}
 }
 
 // Router returns the subject space it serves.
@@ -105,7 +104,9 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 	var clients sync.WaitGroup
 	defer clients.Wait()
 	stop := context.AfterFunc(ctx, func() {
-		s.stopping.Store(true)
+		if s.stopping.CompareAndSwap(false, true) {
+			close(s.quit)
+		}
 		ln.Close()
 		s.closeAll()
 	})
@@ -179,7 +180,15 @@ func (s *Server) admit(nc net.Conn) *conn {
 		s.conns[c] = struct{}{}
 	}
 	s.mu.Unlock()
+	if !full && !c.ready {
+		c.halfOpen = s.auth.Enter(nc.RemoteAddr())
+		full = !c.halfOpen
+	}
 	if full {
+		s.mu.Lock()
+		delete(s.conns, c)
+		s.mu.Unlock()
+		c.release()
 		s.counters.Refused.Add(1)
 		c.out.Append([]byte("-ERR '" + errTooManyConns.Text + "'\r\n"))
 		c.out.Flush()
@@ -208,14 +217,15 @@ func (s *Server) survive(c *conn, err *error) {
 
 var errPanicked = errors.New("the handler failed")
 
-// newParser is one for clients.
-func (s *Server) newParser(ready bool) *parser {
-	p := parsers.Get().(*parser)
-	p.verbs, p.maxLine, p.maxPayload = clientVerbs, s.opts.MaxControlLine, s.opts.MaxPayload
-	if !ready {
-		p.verbs = loginVerbs
+// pause waits, but not longer than the server runs.
+func (s *Server) pause(d time.Duration) {
+	if d <= 0 {
+		return
 	}
-	return p
+	select {
+	case <-time.After(d):
+	case <-s.quit:
+	}
 }
 
 // keep pings silent clients and nudges those that could be parked. One goroutine

@@ -3,7 +3,6 @@ package leaf
 import (
 	"bufio"
 	"context"
-	"errors"
 	"fmt"
 	"net"
 	"runtime"
@@ -18,11 +17,15 @@ import (
 // startServer serves on a loopback port until the test ends.
 func startServer(t testing.TB, o Options) (*Server, string) {
 	t.Helper()
+	return serve(t, New(o, NewRouter()))
+}
+
+func serve(t testing.TB, s *Server) (*Server, string) {
+	t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := New(o, NewRouter())
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- s.Serve(ctx, ln) }()
@@ -55,7 +58,14 @@ func quiet(connect string) string {
 // dial connects, reads INFO and, if connect is not empty, sends it as CONNECT, made quiet.
 func dial(t testing.TB, addr, connect string) *client {
 	t.Helper()
-	nc, err := net.Dial("tcp", addr)
+	return dialFrom(t, addr, "127.0.0.1", connect)
+}
+
+// dialFrom is dial from another address of this machine.
+func dialFrom(t testing.TB, addr, from, connect string) *client {
+	t.Helper()
+	d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(from)}}
+	nc, err := d.Dial("tcp", addr)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -192,35 +202,41 @@ func TestEveryByteAlone(t *testing.T) {
 	c.expect("", "HMSG a 1 r 12 17\r\nNATS/1.0\r\n\r\nhello\r\nMSG a 1 3\r\n\r\n!\r\n")
 }
 
-func TestAuthentication(t *testing.T) {
-	auth := func(c *Connect) error {
-		if c.User == "u" && c.Pass == "p" || c.Token == "tok" {
-			return nil
-		}
-		return errors.New("wrong")
+// startAuth is startServer with a configuration of who may connect.
+func startAuth(t testing.TB, cfg AuthConfig, o Options) (*Server, string) {
+	t.Helper()
+	r := NewRouter()
+	auth, err := NewAuth(cfg, r)
+	if err != nil {
+		t.Fatal(err)
 	}
-	s, addr := startServer(t, Options{Authenticate: auth, AuthTimeout: 200 * time.Millisecond})
+	o.Auth = auth
+	return serve(t, New(o, r))
+}
+
+func TestAuthentication(t *testing.T) {
+	s, addr := startAuth(t, AuthConfig{Credentials: Credentials{Users: []User{{Name: "u", Password: "p"}}}, Timeout: 200 * time.Millisecond}, Options{})
 	dial(t, addr, `{"user":"u","pass":"p"}`).expect("SUB a 1\r\nPUB a 0\r\n\r\n", "MSG a 1 0\r\n\r\n")
-	dial(t, addr, `{"auth_token":"tok"}`).expect("", "")
+	dial(t, addr, "").cutOff("CONNECT {\"user\":\"v\",\"pass\":\"p\"}\r\n", "Authorization Violation")
 	dial(t, addr, "").cutOff("CONNECT {\"user\":\"u\",\"pass\":\"x\"}\r\n", "Authorization Violation")
 	dial(t, addr, "").cutOff("CONNECT {}\r\n", "Authorization Violation")
 	dial(t, addr, "").cutOff("SUB a 1\r\n", "Authorization Violation")
 	dial(t, addr, "").cutOff("PUB a 100000\r\n", "Authorization Violation")
 	dial(t, addr, "").cutOff("CONN", "Authentication Timeout")
-	if n := s.Counters().AuthErrors.Load(); n != 2 {
+	if n := s.Counters().AuthErrors.Load(); n != 3 {
 		t.Errorf("counted %d refused logins", n)
 	}
 }
 
 // A peer that has not said who it is must not make the server remember much.
 func TestMemoryBeforeLogin(t *testing.T) {
-	s, addr := startServer(t, Options{Authenticate: func(*Connect) error { return nil }, AuthTimeout: time.Minute})
+	s, addr := startAuth(t, AuthConfig{Credentials: Credentials{Token: "t"}, Timeout: time.Minute}, Options{})
 	const conns = 200
 	var before, after runtime.MemStats
 	runtime.GC()
 	runtime.ReadMemStats(&before)
-	for range conns {
-		dial(t, addr, "").send("CONNECT {\"user\":\"" + strings.Repeat("x", 4000))
+	for i := range conns {
+		dialFrom(t, addr, fmt.Sprintf("127.0.1.%d", 1+i/maxHalfOpen), "").send("CONNECT {\"user\":\"" + strings.Repeat("x", 4000))
 	}
 	testkit.Eventually(t, func() bool { return s.Conns() == conns }, "all connected")
 	runtime.GC()

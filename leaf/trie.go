@@ -119,6 +119,9 @@ type result struct {
 	once    []target // Once, Uplink and Outbox ports, each a single time
 	groups  []group
 	outbox  bool // one of once is an Outbox
+
+	crossings []crossing // to other accounts
+	passing   bool       // it holds for this message only
 }
 
 // target is a port that gets the message a single time. sub is nil if only queue
@@ -159,14 +162,15 @@ func (g *group) pickFar() int {
 }
 
 func (res *result) reset() {
-	res.subject, res.gen, res.outbox = "", 0, false
+	res.subject, res.gen, res.outbox, res.passing = "", 0, false, false
+	res.crossings = res.crossings[:0]
 	res.plain, res.once, res.groups = res.plain[:0], res.once[:0], res.groups[:0]
 }
 
 // clone returns a copy with memory of its own.
 func (res *result) clone(subject []byte) *result {
 	c := &result{subject: string(subject), gen: res.gen, outbox: res.outbox,
-		plain: slices.Clone(res.plain), once: slices.Clone(res.once)}
+		plain: slices.Clone(res.plain), once: slices.Clone(res.once), crossings: slices.Clone(res.crossings)}
 	for _, g := range res.groups {
 		c.groups = append(c.groups, group{bytes.Clone(g.name), slices.Clone(g.local), slices.Clone(g.far)})
 	}

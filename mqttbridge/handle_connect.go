@@ -5,6 +5,7 @@ import (
 	"errors"
 	"time"
 
+	"github.com/leafd/leafd/internal/msg"
 	"github.com/leafd/leafd/leaf"
 	"github.com/leafd/leafd/mqttbridge/packet"
 )
@@ -21,7 +22,10 @@ func (s *session) handleConnect(body []byte) error {
 	if err := c.Decode(body); err != nil {
 		return err // [MQTT-3.1.4-1]: no CONNACK for what is no CONNECT
 	}
-	if err := s.checkClient(&c); err != nil {
+	if len(c.ClientID) == 0 && !c.CleanStart {
+		return s.refuse(packet.V311, errClientID) // [MQTT-3.1.3-8]
+	}
+	if err := s.login(&c); err != nil {
 		return s.refuse(packet.V311, err)
 	}
 	if err := s.setWill(&c); err != nil {
@@ -51,15 +55,46 @@ func (s *session) checkVersion(body []byte) error {
 	return err
 }
 
-// checkClient answers the questions that have a return code.
-func (s *session) checkClient(c *packet.Connect) *packet.Error {
-	if len(c.ClientID) == 0 && !c.CleanStart {
-		return errClientID // [MQTT-3.1.3-8]
+// login finds out who the client is and gives it its place in the subject space.
+// As in nats-server, a token comes as the password.
+func (s *session) login(c *packet.Connect) *packet.Error {
+	s.version, s.user = c.Version, string(c.Username)
+	s.clientID = string(c.ClientID)
+	if s.clientID == "" { // [MQTT-3.1.3-6]
+		s.clientID = "auto-" + rand.Text()
 	}
-	if auth := s.srv.opts.Auth; auth != nil && auth(string(c.Username), c.Password, c.HasUser) != nil {
+	auth, addr := s.srv.opts.Auth, s.nc.RemoteAddr()
+	l := &leaf.Login{Type: leaf.MQTT, User: s.user, Pass: string(c.Password), Token: string(c.Password)}
+	grant, err := auth.Login(l, s.name(), s)
+	if err != nil {
+		if !errors.Is(err, leaf.ErrNotAuthorized) {
+			return &packet.Error{Reason: packet.ServerUnavailable, Text: err.Error()}
+		}
+		s.pause(auth.Refused(addr))
 		return errNotAuthorized
 	}
+	s.grant = grant
+	s.endHalfOpen()
 	return nil
+}
+
+// Revoked implements [leaf.Client].
+func (s *session) Revoked() { s.close(errNotAuthorized) }
+
+// Ended implements [leaf.Client]. A device learns of it only by asking again.
+func (s *session) Ended(subs []*msg.Sub) {
+	s.srv.log.Info("subscriptions ended; permissions forbid them now", "conn", s.name(), "count", len(subs))
+}
+
+// pause waits, unless the session is being closed.
+func (s *session) pause(d time.Duration) {
+	if d <= 0 {
+		return
+	}
+	select {
+	case <-time.After(d):
+	case <-s.quit:
+	}
 }
 
 // refuse answers with a CONNACK and ends the connection. [MQTT-3.2.2-5]
@@ -74,16 +109,11 @@ func (s *session) refuse(v packet.Version, err *packet.Error) error {
 // connect makes the session what CONNECT says it is and gives it its place in the
 // subject space, once a connection with the same client id has left.
 func (s *session) connect(c *packet.Connect) {
-	s.version, s.user = c.Version, string(c.Username)
-	s.clientID = string(c.ClientID)
-	if s.clientID == "" { // [MQTT-3.1.3-6]
-		s.clientID = "auto-" + rand.Text()
-	}
 	if !c.CleanStart {
 		s.srv.counters.sessionsNotKept.Add(1)
 	}
 	s.keepAlive = time.Duration(c.KeepAlive) * time.Second * 3 / 2
-	s.port = s.srv.opts.Router.Attach(s.name(), s, leaf.EachSub)
+	s.port = s.grant.Port
 	s.port.Echo(true)
 	s.hear()
 	s.connected.Store(true)

@@ -1,11 +1,11 @@
 package mqttbridge
 
 import (
-	"errors"
 	"slices"
 	"testing"
 
 	"github.com/leafd/leafd/internal/testkit"
+	"github.com/leafd/leafd/leaf"
 	"github.com/leafd/leafd/mqttbridge/packet"
 )
 
@@ -20,12 +20,11 @@ func nothing(*packet.Connect) {}
 // What is answered to a CONNECT, byte by byte; a nil answer is a connection closed
 // without one.
 func TestConnectAnswers(t *testing.T) {
-	b := startBroker(t, Options{Auth: func(user string, pass []byte, hasUser bool) error {
-		if hasUser && (user != "u" || string(pass) != "p") {
-			return errors.New("no")
-		}
-		return nil
-	}})
+	b := startBroker(t, Options{})
+	if err := b.opts.Auth.Apply(leaf.AuthConfig{Credentials: leaf.Credentials{
+		Users: []leaf.User{{Name: "u", Password: "p"}, {Name: "guest"}}, NoAuthUser: "guest"}}); err != nil {
+		t.Fatal(err)
+	}
 	name := func(n string, level byte) []byte {
 		body := append(append([]byte{0, byte(len(n))}, n...), level, 2, 0, 0, 0, 1, 'a')
 		return append([]byte{0x10, byte(len(body))}, body...)
@@ -43,7 +42,7 @@ func TestConnectAnswers(t *testing.T) {
 		{"wrong password", hello(func(p *packet.Connect) {
 			p.HasUser, p.Username, p.HasPass, p.Password = true, []byte("u"), true, []byte("q")
 		}), []byte{0x20, 2, 0, 5}, false},
-		{"empty user name is one", hello(func(p *packet.Connect) { p.HasUser = true }), []byte{0x20, 2, 0, 5}, false},
+		{"unknown user", hello(func(p *packet.Connect) { p.HasUser, p.Username = true, []byte("v") }), []byte{0x20, 2, 0, 5}, false},
 		{"empty client id", hello(func(p *packet.Connect) { p.ClientID = nil }), []byte{0x20, 2, 0, 0}, true},
 		{"empty client id, persistent", hello(func(p *packet.Connect) { p.ClientID, p.CleanStart = nil, false }), []byte{0x20, 2, 0, 2}, false},
 		{"persistent session: there is none", hello(func(p *packet.Connect) { p.CleanStart = false }), []byte{0x20, 2, 0, 0}, true},

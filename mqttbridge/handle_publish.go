@@ -47,9 +47,10 @@ func (s *session) handlePublish(flags byte, body []byte) error {
 	if p.QoS == 0 {
 		return nil // a refusal is counted by the router and has no answer
 	}
-	if receipt.Refused != msg.Taken {
+	if receipt.Refused != msg.Taken && receipt.Refused != msg.Forbidden {
 		return errStoreRefused
 	}
+	// As in nats-server, what permissions forbid is acknowledged and goes nowhere. [MQTT-3.3.5-2]
 	as := packet.PUBACK
 	if p.QoS == 2 {
 		as = packet.PUBREC

@@ -1,7 +1,10 @@
 package mqttbridge
 
 import (
+	"errors"
+
 	"github.com/leafd/leafd/internal/msg"
+	"github.com/leafd/leafd/leaf"
 	"github.com/leafd/leafd/mqttbridge/packet"
 )
 
@@ -28,26 +31,41 @@ func (s *session) handleSubscribe(body []byte) error {
 
 // subscribe returns the return code for one filter.
 func (s *session) subscribe(filter string) (code byte) {
-	const granted = 0 // QoS 0, whatever was asked for
-	if _, ok := s.subs.Get(filter); ok {
-		return granted // replaced by its equal [MQTT-3.8.4-3]
+	const granted = 0                      // QoS 0, whatever was asked for
+	if old, ok := s.subs.Get(filter); ok { // replaced by its equal [MQTT-3.8.4-3]
+		if !s.place(old) { // permissions took it away
+			return packet.SubackFailure
+		}
+		return granted
 	}
 	subject, above, err := filterSubjects(filter)
 	if err != nil || s.subs.Len() >= s.srv.opts.MaxSubs {
 		return packet.SubackFailure
 	}
 	sub := &subscription{at: msg.Sub{Subject: subject}}
-	if s.port.Subscribe(&sub.at) != nil {
-		return packet.SubackFailure
-	}
 	if above != "" {
 		sub.above = &msg.Sub{Subject: above}
-		if s.port.Subscribe(sub.above) != nil {
-			s.port.Unsubscribe(&sub.at)
-			return packet.SubackFailure
-		}
+	}
+	if !s.place(sub) {
+		return packet.SubackFailure
 	}
 	s.subs.Put(filter, sub)
 	s.numSubs.Store(int64(s.subs.Len()))
 	return granted
+}
+
+// place subscribes to what is not subscribed yet. The level above is left out where
+// only that is forbidden: permission for a.> is enough for a/#.
+func (s *session) place(sub *subscription) bool {
+	if s.port.Subscribe(&sub.at) != nil {
+		return false
+	}
+	if sub.above == nil {
+		return true
+	}
+	if err := s.port.Subscribe(sub.above); err != nil && !errors.Is(err, leaf.ErrForbidden) {
+		s.port.Unsubscribe(&sub.at)
+		return false
+	}
+	return true
 }

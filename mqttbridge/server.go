@@ -25,10 +25,7 @@ type Options struct {
 	// on the Router is durable.
 	Barrier func(func(error))
 
-	// Auth says whether a client may connect; nil lets everyone in. hasUser tells
-	// an empty user name from none. It runs on the connection's goroutine, may be
-	// slow, and must not keep pass.
-	Auth func(user string, pass []byte, hasUser bool) error
+	Auth *leaf.Auth // who may connect; nil lets everyone in
 
 	MaxPacket  int // bytes of one control packet; 0 means 1 MiB and 8 KiB for what surrounds the payload
 	MaxConns   int // 0 means no limit
@@ -60,7 +57,7 @@ type Server struct {
 	mu       sync.Mutex
 	stopping bool                  // guarded by mu
 	conns    map[*session]struct{} // guarded by mu; all that were accepted and have not ended
-	byID     map[string]*session   // guarded by mu; by client id, from CONNECT on
+	byID     map[string]*session   // guarded by mu; by key, from CONNECT on
 	serving  int                   // guarded by mu; calls of Serve that run
 	stopHelp context.CancelFunc    // guarded by mu; ends helping
 	helping  sync.WaitGroup
@@ -76,6 +73,9 @@ func New(o Options) *Server {
 	o.MaxUnacked = cmp.Or(o.MaxUnacked, 4096)
 	o.ConnectTimeout = cmp.Or(o.ConnectTimeout, 2*time.Second)
 	o.Logger = cmp.Or(o.Logger, slog.Default())
+	if o.Auth == nil {
+		o.Auth = leaf.OpenAuth(o.Router)
+	}
 	return &Server{opts: o, log: o.Logger, look: make(chan struct{}, 1), conns: map[*session]struct{}{}, byID: map[string]*session{}}
 }
 
@@ -181,14 +181,16 @@ func (srv *Server) hurry(keepAlive time.Duration) {
 // that MQTT could be told.
 func (srv *Server) admit(nc net.Conn) *session {
 	s := newSession(srv, nc, srv.lastID.Add(1))
+	s.halfOpen = srv.opts.Auth.Enter(nc.RemoteAddr())
 	srv.mu.Lock()
-	full := srv.opts.MaxConns > 0 && len(srv.conns) >= srv.opts.MaxConns || srv.stopping
+	full := srv.opts.MaxConns > 0 && len(srv.conns) >= srv.opts.MaxConns || srv.stopping || !s.halfOpen
 	if !full {
 		srv.conns[s] = struct{}{}
 	}
 	srv.mu.Unlock()
 	if full {
 		srv.counters.refused.Add(1)
+		s.endHalfOpen()
 		nc.Close()
 		return nil
 	}
@@ -220,8 +222,8 @@ func (srv *Server) snapshot() []*session {
 // published, before register returns. [MQTT-3.1.4-2]
 func (srv *Server) register(s *session) {
 	srv.mu.Lock()
-	old := srv.byID[s.clientID]
-	srv.byID[s.clientID] = s
+	old := srv.byID[s.key()]
+	srv.byID[s.key()] = s
 	srv.mu.Unlock()
 	if old != nil {
 		srv.counters.takeovers.Add(1)
@@ -236,8 +238,8 @@ func (srv *Server) forget(s *session) {
 	defer srv.mu.Unlock()
 	delete(srv.conns, s)
 	srv.counters.ended.add(&s.traffic)
-	if srv.byID[s.clientID] == s {
-		delete(srv.byID, s.clientID)
+	if s.port != nil && srv.byID[s.key()] == s {
+		delete(srv.byID, s.key())
 	}
 }
 

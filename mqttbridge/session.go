@@ -46,17 +46,19 @@ type session struct {
 	user      string
 	keepAlive time.Duration // how long it may be silent; 0 means for ever
 	port      *leaf.Port    // nil until CONNECT was accepted
+	grant     *leaf.Grant   // nil until login
 	connected atomic.Bool
 
 	// Owned by the read loop.
-	carry  []byte                             // a packet whose end has not been read yet
-	subs   table.Table[string, *subscription] // by filter
-	will   *msg.Msg
-	pub    *publisher // nil until it publishes, and while it is parked
-	wrote  bool       // something was appended to out since the last flush
-	inMsgs uint64     // since the last settle
-	inSize uint64     // likewise, bytes of payload
-	acks   *acks      // has a lock of its own; nil until something is to be acknowledged
+	halfOpen bool                               // counted by Auth as one that has not logged in
+	carry    []byte                             // a packet whose end has not been read yet
+	subs     table.Table[string, *subscription] // by filter
+	will     *msg.Msg
+	pub      *publisher // nil until it publishes, and while it is parked
+	wrote    bool       // something was appended to out since the last flush
+	inMsgs   uint64     // since the last settle
+	inSize   uint64     // likewise, bytes of payload
+	acks     *acks      // has a lock of its own; nil until something is to be acknowledged
 
 	unreleased map[uint16]struct{} // ids of QoS 2 messages that came and whose PUBREL did not; owned by the read loop
 
@@ -98,6 +100,7 @@ func (s *session) Resume() {
 		cause = s.guard(s.read)
 	}
 	s.end(cause)
+	s.release()
 	s.in.Leave()
 	close(s.done)
 	s.out.Wait()
@@ -111,6 +114,21 @@ func (s *session) rest() {
 		s.pub = nil
 		p.packet, p.msg = packet.Publish{}, msg.Msg{} // borrowed
 		publishers.Put(p)
+	}
+}
+
+// release gives back what Auth counts.
+func (s *session) release() {
+	s.endHalfOpen()
+	if s.grant != nil {
+		s.grant.Close()
+	}
+}
+
+func (s *session) endHalfOpen() {
+	if s.halfOpen {
+		s.halfOpen = false
+		s.srv.opts.Auth.Leave(s.nc.RemoteAddr())
 	}
 }
 
@@ -394,6 +412,9 @@ func (s *session) report(cause error, fault *packet.Error) {
 			"reason", fault.Reason.String(), "err", fault, "count", since)
 	}
 }
+
+// key tells sessions from one another: client ids are those of an account.
+func (s *session) key() string { return s.grant.Account + " " + s.clientID }
 
 // name is what logs and the router call the session.
 func (s *session) name() string { return "mqtt:" + s.clientID }

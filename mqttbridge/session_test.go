@@ -248,20 +248,15 @@ func TestNoBarrier(t *testing.T) {
 
 // A panic in a handler ends its connection alone.
 func TestPanicEndsOneConnection(t *testing.T) {
-	b := newBroker(t, Options{})
-	b.opts.Auth = func(user string, _ []byte, _ bool) error {
-		if user == "bad" {
-			panic("a bug")
-		}
-		return nil
-	}
+	b := newBroker(t, Options{Barrier: func(func(error)) { panic("a bug") }})
 	ln := newPipeListener()
 	ctx, cancel := context.WithCancel(context.Background())
 	served := make(chan error, 1)
 	go func() { served <- b.Serve(ctx, ln) }()
 	good, bad := ln.dial(t), ln.dial(t)
 	good.login(packet.Connect{Version: packet.V311, CleanStart: true, ClientID: []byte("d")})
-	bad.send(hello(func(p *packet.Connect) { p.HasUser, p.Username = true, []byte("bad") }))
+	bad.login(packet.Connect{Version: packet.V311, CleanStart: true, ClientID: []byte("bad")})
+	bad.send(pub("log/a", "x", 1, 1))
 	bad.expectEnd()
 	good.ping()
 	cancel()

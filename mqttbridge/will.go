@@ -38,7 +38,7 @@ func (s *session) publishWill() {
 	if s.srv.opts.Barrier != nil && s.will.QoS > 0 && receipt.Kept {
 		s.srv.opts.Barrier(func(err error) { s.willKept(err) })
 	}
-	if s.will.QoS > 0 && receipt.Refused != msg.Taken {
+	if s.will.QoS > 0 && receipt.Refused != msg.Taken && receipt.Refused != msg.Forbidden {
 		s.willKept(errStoreRefused)
 	}
 	s.will = nil

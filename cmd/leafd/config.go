@@ -1,14 +1,17 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/leafd/leafd/hw"
+	"github.com/leafd/leafd/leaf"
 	"github.com/leafd/leafd/storefwd"
 	"github.com/nats-io/nats-server/v2/conf"
 )
@@ -24,11 +27,11 @@ type Config struct {
 	PidFile    string
 	Debug      bool
 
-	Auth           Auth
-	MaxPayload     int   // bytes
-	MaxControlLine int   // bytes
-	MaxPending     int   // bytes waiting for one connection
-	MaxMemory      int64 // bytes of the process, half of which may wait for connections; 0: as ownMemory says
+	Auth           leaf.AuthConfig // of all listeners
+	MaxPayload     int             // bytes
+	MaxControlLine int             // bytes
+	MaxPending     int             // bytes waiting for one connection
+	MaxMemory      int64           // bytes of the process, half of which may wait for connections; 0: as ownMemory says
 	MaxConnections int
 	MaxSubs        int // of one connection; 0: no limit
 	PingInterval   time.Duration
@@ -43,24 +46,12 @@ type Config struct {
 	Devices  []hw.Device // by name, checked by hw.Check
 }
 
-// Auth says who may connect. With neither Users nor Token, anyone may.
-type Auth struct {
-	Users   []User
-	Token   string
-	Timeout time.Duration // for the first CONNECT
-}
-
-// Anyone reports whether no credentials are asked for.
-func (a *Auth) Anyone() bool { return len(a.Users) == 0 && a.Token == "" }
-
-// User is a name and a password in plain text.
-type User struct{ Name, Password string }
-
 // Remote is the hub a leafnode link is kept to.
 type Remote struct {
 	URLs             []*url.URL // scheme nats-leaf, port filled in, user and password in User
 	Credentials      string     // path of a .creds file; empty: none
 	NKey             string     // seed of a user; empty: none
+	Account          string     // of the messages that it carries
 	KeepOrder        bool       // try URLs as listed, not shuffled
 	FirstInfoTimeout time.Duration
 	Reconnect        time.Duration // longest delay between attempts to connect
@@ -71,7 +62,6 @@ type Remote struct {
 // MQTT is the MQTT listener.
 type MQTT struct {
 	Listen         string // host:port
-	Auth           Auth   // that of the NATS listener unless the block has its own
 	MaxPacket      int    // bytes
 	MaxPending     int    // bytes waiting for one connection
 	MaxConns       int
@@ -125,7 +115,7 @@ const storeMaxSize = 512 << 20 << (3 * (^uint(0) >> 63))
 func defaultConfig() *Config {
 	return &Config{
 		Listen:         "127.0.0.1:4222",
-		Auth:           Auth{Timeout: 2 * time.Second},
+		Auth:           leaf.AuthConfig{Timeout: 2 * time.Second},
 		MaxPayload:     1 << 20,
 		MaxControlLine: 4 << 10,
 		MaxPending:     8 << 20,
@@ -160,7 +150,7 @@ func defaultMQTT(maxPayload int) *MQTT {
 }
 
 func defaultRemote() *Remote {
-	return &Remote{FirstInfoTimeout: 5 * time.Second, Reconnect: 800 * time.Millisecond}
+	return &Remote{Account: leaf.GlobalAccount, FirstInfoTimeout: 5 * time.Second, Reconnect: 800 * time.Millisecond}
 }
 
 func defaultOutbox(name string) Outbox {
@@ -264,6 +254,26 @@ func (c *Config) crossCheck(r *reader) {
 	}
 	c.checkOutboxes(r)
 	c.checkDevices(r)
+	c.checkRemoteAccount(r)
+	c.checkAccounts(r)
+}
+
+// checkRemoteAccount finds a link of an account that is not there or may have none,
+// and outboxes that could not use it.
+func (c *Config) checkRemoteAccount(r *reader) {
+	if c.Remote == nil || c.Remote.Account == leaf.GlobalAccount {
+		return
+	}
+	const key = "leafnodes.remotes[0].account"
+	i := slices.IndexFunc(c.Auth.Accounts, func(a leaf.AccountConfig) bool { return a.Name == c.Remote.Account })
+	switch {
+	case i < 0:
+		r.fail(key, fmt.Sprintf("%q is not one of the accounts", c.Remote.Account), "name one of them, or add it")
+	case c.Auth.Accounts[i].NoLink:
+		r.fail(key, fmt.Sprintf("account %q has max_leafnodes: 0", c.Remote.Account), "raise that")
+	case len(c.Outboxes) > 0:
+		r.fail(key, "outboxes are in the global account, whose messages this link does not carry", "remove the account, or the outboxes")
+	}
 }
 
 // failedUnder reports whether an error was recorded about the block, so that a
@@ -298,13 +308,16 @@ func (c *Config) checkListeners(r *reader) {
 	if c.Auth.Anyone() && !isLoopback(c.Listen) {
 		r.warnings = append(r.warnings, fmt.Sprintf("NATS clients on %s need no credentials: anyone who reaches it may publish and subscribe; add authorization { … }", c.Listen))
 	}
-	if c.MQTT != nil && c.MQTT.Auth.Anyone() && !isLoopback(c.MQTT.Listen) {
+	if c.MQTT != nil && c.mqttAuth().Anyone() && !isLoopback(c.MQTT.Listen) {
 		r.warnings = append(r.warnings, fmt.Sprintf("MQTT clients on %s need no credentials: anyone who reaches it may publish and subscribe; add mqtt.authorization { … }", c.MQTT.Listen))
 	}
 	if c.HTTP != "" && !isLoopback(c.HTTP) {
 		r.warnings = append(r.warnings, fmt.Sprintf("monitoring on %s needs no credentials: anyone who reaches it may read it", c.HTTP))
 	}
 }
+
+// mqttAuth is who may connect over MQTT.
+func (c *Config) mqttAuth() *leaf.Credentials { return cmp.Or(c.Auth.MQTT, &c.Auth.Credentials) }
 
 func sameListener(a, b string) bool {
 	ah, ap, _ := net.SplitHostPort(a)

@@ -33,7 +33,7 @@ func readTop(b *block, c *Config) {
 	b.dur(&c.PingInterval, time.Second, time.Hour, "ping_interval")
 	b.integer(&c.PingMax, 1, 100, "ping_max")
 	b.dur(&c.WriteDeadline, 100*time.Millisecond, 5*time.Minute, "write_deadline")
-	b.sub(func(b *block) { readAuth(b, &c.Auth) }, "authorization")
+	readAuth(b, &c.Auth)
 
 	b.addr(&c.HTTP, "127.0.0.1", "http", "http_port", "monitor_port")
 	b.boolean(&c.Debug, "debug")
@@ -46,7 +46,7 @@ func readTop(b *block, c *Config) {
 	b.sub(func(b *block) { b.oneOf(&c.Clock, []string{"auto", "always", "never"}, "trust") }, "clock")
 	b.sub(func(b *block) { c.Devices = readHardware(b) }, "hardware")
 	b.notYet(
-		"accounts cluster gateway mappings maps no_auth_user system_account system no_system_account no_system no_sys_acc",
+		"cluster gateway mappings maps no_system_account no_system no_sys_acc",
 		"operator operators roots root root_operators root_operator trusted trusted_keys default_sentinel: remove it; leafd knows users with passwords and a token",
 		"resolver account_resolver accounts_resolver resolver_tls resolver_preload resolver_pinned_accounts",
 		"tls allow_non_tls ocsp ocsp_cache https https_port websocket ws proxies proxy_protocol",
@@ -57,57 +57,6 @@ func readTop(b *block, c *Config) {
 		"max_sub_tokens max_subscription_tokens lame_duck_duration lame_duck_grace_period no_header_support connect_error_reports",
 		"reconnect_error_reports server_tags server_metadata feature_flags no_fast_producer_stall max_closed_clients",
 	)
-}
-
-// readAuth reads who may connect: one user, or a list, or a token.
-func readAuth(b *block, a *Auth) {
-	var one User
-	hasUser := b.str(&one.Name, "user", "username")
-	hasPass := readPassword(b, &one.Password)
-	hasToken := b.str(&a.Token, "token")
-	b.dur(&a.Timeout, 100*time.Millisecond, time.Minute, "timeout")
-	b.subs(func(b *block) {
-		var u User
-		b.str(&u.Name, "user", "username")
-		readPassword(b, &u.Password)
-		b.notYet("permission permissions authorization nkey allowed_connection_types connection_types clients proxy_required account")
-		for _, other := range a.Users {
-			if other.Name == u.Name {
-				b.r.fail(b.path, fmt.Sprintf("user %q is there twice", u.Name), "keep one of them")
-			}
-		}
-		needBoth(b, u)
-		a.Users = append(a.Users, u)
-	}, "users")
-	b.notYet("permissions default_permission default_permissions auth_callout auth_hook proxy_required nkey account")
-
-	switch {
-	case hasUser && hasToken, hasUser && b.has("users"), hasToken && b.has("users"):
-		b.r.fail(b.path, "user, users and token exclude one another", "keep one of them")
-	case hasUser || hasPass:
-		needBoth(b, one)
-		a.Users = []User{one}
-	case a.Anyone() && !b.failedUnder(b.path):
-		b.r.fail(b.path, "names neither users nor a token, so that anyone may connect", "add some, or remove the block if that is meant")
-	}
-}
-
-func needBoth(b *block, u User) {
-	if (u.Name == "" || u.Password == "") && !b.failedUnder(b.path) {
-		b.r.fail(b.path, "needs both user and password", "add the other")
-	}
-}
-
-func readPassword(b *block, dst *string) bool {
-	if !b.str(dst, "password", "pass") {
-		return false
-	}
-	for _, hash := range []string{"$2a$", "$2b$", "$2y$"} {
-		if strings.HasPrefix(*dst, hash) {
-			b.r.fail(b.join("password"), "leafd does not have bcrypt passwords yet", "write the password itself, in a file that only leafd may read")
-		}
-	}
-	return true
 }
 
 // readLeafnodes reads the one hub.
@@ -158,10 +107,7 @@ func readRemote(b *block) *Remote {
 	if rem.Credentials != "" && rem.NKey != "" {
 		b.r.fail(b.join("nkey"), "excludes credentials, which is set too", "keep one of them")
 	}
-	var account string
-	if b.str(&account, "account", "local"); account != "" && account != "$G" {
-		b.r.fail(b.join("account"), fmt.Sprintf("leafd does not have accounts yet, so there is no %q", account), "remove it")
-	}
+	b.str(&rem.Account, "account", "local")
 	compression := "off"
 	b.compression(&compression)
 	b.boolean(&rem.KeepOrder, "no_randomize", "dont_randomize")
@@ -251,13 +197,7 @@ func readMQTT(b *block, c *Config) *MQTT {
 	b.integer(&q.MaxSubs, 1, 1e6, "max_subscriptions", "max_subs")
 	b.dur(&q.WriteDeadline, 100*time.Millisecond, 5*time.Minute, "write_deadline")
 	b.dur(&q.ConnectTimeout, 100*time.Millisecond, time.Minute, "connect_timeout")
-	q.Auth = c.Auth
-	q.Auth.Timeout = q.ConnectTimeout
-	b.sub(func(b *block) {
-		q.Auth = Auth{Timeout: q.ConnectTimeout}
-		readAuth(b, &q.Auth)
-	}, "authorization", "authentication")
-	q.ConnectTimeout = q.Auth.Timeout
+	c.Auth.MQTT = readListenerAuth(b, c.Auth.Credentials, &q.ConnectTimeout)
 	if q.MaxPending < q.MaxPacket {
 		b.r.fail(b.join("max_pending_bytes"), fmt.Sprintf("%s is less than max_packet, %s", showSize(int64(q.MaxPending)), showSize(int64(q.MaxPacket))), "raise it or lower max_packet")
 	}
@@ -265,7 +205,7 @@ func readMQTT(b *block, c *Config) *MQTT {
 		b.r.fail(b.join("max_packet"), fmt.Sprintf("%s lets in messages larger than max_payload, %s", showSize(int64(q.MaxPacket)), showSize(int64(c.MaxPayload))), "raise max_payload or lower it")
 	}
 	b.notYet(
-		"tls no_auth_user ack_wait ackwait js_api_timeout api_timeout js_domain stream_replicas consumer_replicas",
+		"tls ack_wait ackwait js_api_timeout api_timeout js_domain stream_replicas consumer_replicas",
 		"max_ack_pending max_pending max_inflight: remove it; it counts messages, max_pending_bytes bounds the bytes waiting for one client",
 		"consumer_memory_storage consumer_inactive_threshold consumer_auto_cleanup reject_qos2_publish downgrade_qos2_subscribe",
 	)

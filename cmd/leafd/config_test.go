@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/leafd/leafd/hw"
+	"github.com/leafd/leafd/leaf"
 	"github.com/leafd/leafd/storefwd"
 	"github.com/nats-io/nats-server/v2/conf"
 	"github.com/nats-io/nkeys"
@@ -24,6 +25,13 @@ var testSeed = func() string {
 	kp, _ := nkeys.FromRawSeed(nkeys.PrefixByteUser, []byte("a seed for the tests of leafd 32"))
 	seed, _ := kp.Seed()
 	return string(seed)
+}()
+
+// testUser is its public key.
+var testUser = func() string {
+	kp, _ := nkeys.FromSeed([]byte(testSeed))
+	key, _ := kp.PublicKey()
+	return key
 }()
 
 // write puts files into one directory and returns the path of the first.
@@ -109,8 +117,9 @@ hardware { devices {
 	want.MaxPayload, want.MaxControlLine, want.MaxPending = 2<<20, 8000, 16<<20
 	want.MaxConnections, want.MaxSubs, want.PingMax = 100, 50, 3
 	want.PingInterval, want.WriteDeadline = 30*time.Second, 5*time.Second
-	want.Auth = Auth{Users: []User{{"a", "x y"}, {"b", "12"}}, Timeout: 1500 * time.Millisecond}
-	want.MQTT = &MQTT{Listen: "10.0.0.1:1884", Auth: Auth{Users: []User{{"m", "n"}}, Timeout: 3 * time.Second},
+	want.Auth = leaf.AuthConfig{Credentials: leaf.Credentials{Users: []leaf.User{{Name: "a", Password: "x y"}, {Name: "b", Password: "12"}}},
+		MQTT: &leaf.Credentials{Users: []leaf.User{{Name: "m", Password: "n"}}}, Timeout: 1500 * time.Millisecond}
+	want.MQTT = &MQTT{Listen: "10.0.0.1:1884",
 		MaxPacket: 64 << 10, MaxPending: 1 << 20, MaxConns: 10, MaxSubs: 9, WriteDeadline: time.Second, ConnectTimeout: 3 * time.Second}
 	want.Store = Store{"/data/leafd", 4 << 20, time.Second, 500 * time.Millisecond, 100 << 20, 2 << 20}
 	want.Clock = "never"
@@ -132,9 +141,108 @@ hardware { devices {
 		t.Errorf("urls %s", got)
 	}
 	remote.URLs = nil
-	if want := (&Remote{NKey: testSeed, KeepOrder: true, FirstInfoTimeout: 3 * time.Second, Reconnect: 2 * time.Second,
+	if want := (&Remote{NKey: testSeed, Account: "$G", KeepOrder: true, FirstInfoTimeout: 3 * time.Second, Reconnect: 2 * time.Second,
 		DenyImports: []string{"x.>"}, DenyExports: []string{"a.b", "c.*"}}); !reflect.DeepEqual(remote, want) {
 		t.Errorf("got  %+v\nwant %+v", remote, want)
+	}
+}
+
+// importing is a configuration of an account B that imports from A.
+func importing(what string) string {
+	return "accounts { A { exports: [ { stream: a.* }, { service: s } ] }, B { imports: [ { " + what + " } ] } }"
+}
+
+func TestConfigAccounts(t *testing.T) {
+	c, err := load(t, `
+system_account: SYS
+accounts {
+  SYS { users: [ { user: admin, password: x } ] }
+  A {
+    default_permissions { publish: d }
+    users: [ { user: a, password: x }, { nkey: `+testUser+`, permissions { publish: e } } ]
+    exports: [ { stream: "t.>" }, { stream: "p.*", accounts: [ B ] }, { service: s, response_type: chunked, threshold: "5s" }, { service: "r.*", response: stream } ]
+    limits { max_connections: 5, max_subs: -1, max_payload: 1000, max_leafnodes: 1 }
+  }
+  B {
+    imports: [ { stream: { account: A, subject: "t.>" }, prefix: "from.a." }, { stream: { account: A, subject: "p.*" }, to: "q.$1" }, { service: { account: A, subject: s }, to: local } ]
+  }
+}
+no_auth_user: a
+leafnodes { remotes: [ { url: "nats://hub", account: A } ] }`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	perms := func(s string) *leaf.Permissions {
+		return &leaf.Permissions{Publish: leaf.SubjectList{Allow: []string{s}}}
+	}
+	want := leaf.AuthConfig{Timeout: 2 * time.Second, SystemAccount: "SYS",
+		Credentials: leaf.Credentials{NoAuthUser: "a", Users: []leaf.User{{Name: "a", Password: "x", Account: "A", Permissions: perms("d")},
+			{NKey: testUser, Account: "A", Permissions: perms("e")}, {Name: "admin", Password: "x", Account: "SYS"}}},
+		Accounts: []leaf.AccountConfig{
+			{Name: "A", Limits: leaf.Limits{MaxConns: 5, MaxPayload: 1000}, Exports: []leaf.Export{{Subject: "t.>"}, {Subject: "p.*", Accounts: []string{"B"}},
+				{Subject: "s", Service: true, Response: leaf.Chunked, Threshold: 5 * time.Second}, {Subject: "r.*", Service: true, Response: leaf.Streamed}}},
+			{Name: "B", Imports: []leaf.Import{{Account: "A", Subject: "t.>", Prefix: "from.a"}, {Account: "A", Subject: "p.*", To: "q.$1"}, {Account: "A", Subject: "s", Service: true, To: "local"}}},
+			{Name: "SYS"},
+		}}
+	if !reflect.DeepEqual(c.Auth, want) || c.Remote.Account != "A" {
+		t.Errorf("got  %+v\nwant %+v", c.Auth, want)
+	}
+	if c, err = load(t, "accounts: [ A, B ]"); err != nil || len(c.Auth.Accounts) != 2 || !c.Auth.Anyone() {
+		t.Errorf("%+v, %v", c, err)
+	}
+}
+
+// userWith is a configuration of one user with permissions.
+func userWith(permissions string) string {
+	return "authorization { users: [ { user: a, password: b, permissions: { " + permissions + " } } ] }"
+}
+
+func TestConfigPermissions(t *testing.T) {
+	for _, c := range []struct {
+		text string
+		want *leaf.Permissions
+	}{
+		{"", &leaf.Permissions{}},
+		{"publish: a.>", &leaf.Permissions{Publish: leaf.SubjectList{Allow: []string{"a.>"}}}},
+		{"pub: [a, b], sub: c", &leaf.Permissions{Publish: leaf.SubjectList{Allow: []string{"a", "b"}}, Subscribe: leaf.SubjectList{Allow: []string{"c"}}}},
+		{"export: { deny: [\"a q*\", \"b *\"], allow: \">\" }", &leaf.Permissions{Subscribe: leaf.SubjectList{Allow: []string{">"}, Deny: []string{"a q*", "b *"}}}},
+		{"allow_responses: true", &leaf.Permissions{Responses: &leaf.Responses{Max: 1, Expires: 2 * time.Minute}}},
+		{"allow_responses: false", &leaf.Permissions{}},
+		{"publish_allow_responses: { max: -1, ttl: \"5s\" }", &leaf.Permissions{Responses: &leaf.Responses{Max: -1, Expires: 5 * time.Second}}},
+	} {
+		cfg, err := load(t, userWith(c.text))
+		if err != nil {
+			t.Errorf("%s: %v", c.text, err)
+			continue
+		}
+		if got := cfg.Auth.Users[0].Permissions; !reflect.DeepEqual(got, c.want) {
+			t.Errorf("%s: %+v", c.text, got)
+		}
+	}
+	cfg, err := load(t, `authorization { default_permissions: { publish: d }, users: [ { user: a, password: b }, { user: c, password: d, permission: { publish: e } } ] }`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if u := cfg.Auth.Users; u[0].Permissions.Publish.Allow[0] != "d" || u[1].Permissions.Publish.Allow[0] != "e" {
+		t.Errorf("%+v", u)
+	}
+}
+
+// A listener without an authorization of its own has that of the NATS listener,
+// and may have another user for those who show nothing.
+func TestConfigMQTTNoAuthUser(t *testing.T) {
+	c, err := load(t, `authorization { users: [ { user: a, password: b }, { nkey: `+testUser+`, clients: mqtt } ] }
+no_auth_user: a
+mqtt { listen: 1883, no_auth_user: `+testUser+` }`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := leaf.Credentials{Users: []leaf.User{{Name: "a", Password: "b"}, {NKey: testUser, Types: []leaf.ConnType{leaf.MQTT}}}, NoAuthUser: "a"}
+	if !reflect.DeepEqual(c.Auth.Credentials, want) {
+		t.Errorf("%+v", c.Auth)
+	}
+	if want.NoAuthUser = testUser; !reflect.DeepEqual(*c.Auth.MQTT, want) {
+		t.Errorf("%+v", c.Auth.MQTT)
 	}
 }
 
@@ -143,7 +251,7 @@ func TestConfigMQTTInheritsAuthorization(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if c.MQTT.Listen != "0.0.0.0:1883" || c.MQTT.Auth.Token != "s3cret" {
+	if c.MQTT.Listen != "0.0.0.0:1883" || c.mqttAuth().Token != "s3cret" {
 		t.Errorf("got %+v", c.MQTT)
 	}
 }
@@ -261,7 +369,24 @@ var badConfigs = []struct{ text, want string }{
 	{"authorization { users: [ {user: a, password: b}, {user: a, password: c} ] }", `user "a" is there twice`},
 	{"authorization { users: [ a, b ] }", `key "authorization.users[0]": must be a block`},
 	{"authorization { user: a, password: $2a$11$abc }", "bcrypt"},
-	{"authorization { users: [ {nkey: U} ] }", "leafd does not have this nats-server key yet"},
+	{"authorization { users: [ {nkey: U} ] }", "is not the public key of a user"},
+	{"authorization { users: [ {nkey: " + testUser + ", user: a} ] }", "has both an nkey and a user"},
+	{"authorization { users: [ {password: a} ] }", "names neither a user nor an nkey"},
+	{"authorization { users: [ {nkey: " + testUser + "}, {nkey: " + testUser + "} ] }", "is there twice"},
+	{"authorization { users: [ {user: a, password: b, clients: [STANDARD, LEAFNODE] } ] }", `no listener for "LEAFNODE"`},
+	{"authorization { users: [ {user: a, password: b, account: A } ] }", "leafd does not have this nats-server key yet"},
+	{"authorization { users: [ {user: a, password: b} ] }\nno_auth_user: c", `"c" is not one of the users`},
+	{"authorization { user: a, password: b, permissions: { publish: a } }", "does not apply these to a single user"},
+	{userWith("publish: [ a..b ]"), `"a..b" is not a subject`},
+	{userWith("publish: [ \"a q\" ]"), "names a queue group, which publishers have none of"},
+	{userWith("subscribe: [ \"a q r\" ]"), `"a q r" is not a subject`},
+	{userWith("subscribe: { allow: [] }"), "is empty"},
+	{userWith("subscribe: { permit: a }"), `unknown key`},
+	{userWith("pub: a, publish: b"), "says the same as"},
+	{userWith("allow_responses: 5"), "must be a block"},
+	{userWith("allow_responses: { max: 1, expires: soon }"), "is not a duration"},
+	{"no_auth_user: c", `"c" is not one of the users`},
+	{"mqtt { listen: 1883, no_auth_user: c }", `key "mqtt.no_auth_user": "c" is not one of the users`},
 	{"leafnodes { listen: 7422 }", "takes no leafnodes itself"},
 	{"leafnodes { }", "names no hub"},
 	{"leafnodes { remotes: [ { url: \"nats://a\" }, { url: \"nats://b\" } ] }", "names 2 hubs"},
@@ -272,7 +397,38 @@ var badConfigs = []struct{ text, want string }{
 	{"leafnodes { remotes: [ { url: \"nats://hub:99999\" } ] }", "out of range"},
 	{"leafnodes { remotes: [ { url: \"nats://hub/x\" } ] }", "something after the port"},
 	{"leafnodes { remotes: [ { account: \"$G\" } ] }", `key "leafnodes.remotes[0].url": is missing`},
-	{"leafnodes { remotes: [ { url: \"nats://a\", account: EDGE } ] }", "does not have accounts yet"},
+	{"leafnodes { remotes: [ { url: \"nats://a\", account: EDGE } ] }", `"EDGE" is not one of the accounts`},
+	{"accounts { E { limits { max_leafnodes: 0 } } }\nleafnodes { remotes: [ { url: \"nats://a\", local: E } ] }", "has max_leafnodes: 0"},
+	{"accounts { E { } }\nleafnodes { remotes: [ { url: \"nats://a\", local: E } ] }\noutbox { t { subject: a } }", "outboxes are in the global account"},
+	{"accounts { $G { } }", "cannot be the name of an account"},
+	{"accounts { A: 1 }", "must be a block"},
+	{"accounts { A { mappings: { a: b } } }", "does not have this nats-server key yet; remove it; publish on"},
+	{"accounts { A { jetstream: enabled } }", "the hub keeps streams"},
+	{"accounts { A { limits { max_connections: 0 } } }", "0 lets nothing in"},
+	{"accounts { A { users: [ {user: a, password: b} ] }, B { users: [ {user: a, password: b} ] } }", `user "a" is there twice`},
+	{"authorization { user: a, password: b }\naccounts { B { users: [ {user: c, password: b} ] } }", "exclude one another"},
+	{"authorization { token: a }\naccounts { B { users: [ {user: c, password: b} ] } }", "exclude one another"},
+	{"accounts { A { exports: [ { } ] } }", "must have either stream or service"},
+	{"accounts { A { exports: [ { stream: a, response: single } ] } }", "is for a service"},
+	{"accounts { A { exports: [ { service: a, response: many } ] } }", "must be one of"},
+	{"accounts { A { exports: [ { service: a, latency: b } ] } }", "does not have this nats-server key yet"},
+	{"accounts { A { exports: [ { stream: a, accounts: [ X ] } ] } }", `there is no account "X"`},
+	{"accounts { A { imports: [ { stream: a } ] } }", "must be a block"},
+	{"accounts { A { imports: [ { stream: { account: B } } ] } }", "needs account and subject"},
+	{"accounts { A { imports: [ { stream: { account: B, subject: a } } ] } }", "there is no such account"},
+	{importing("stream: { account: A, subject: b }"), "does not export it"},
+	{importing("service: { account: A, subject: a.1 }"), "does not export it"},
+	{importing("stream: { account: A, subject: a.> }"), "does not export it"},
+	{importing("stream: { account: A, subject: a.* }, to: b"), "each wildcard must be used once"},
+	{importing("stream: { account: A, subject: a.* }, to: b.*.*"), "each wildcard must be used once"},
+	{importing("stream: { account: A, subject: a.* }, prefix: c, to: b"), `is for a stream without "to"`},
+	{importing("stream: { account: A, subject: a.* }, prefix: \"c.*\""), "is not a subject without wildcards"},
+	{importing("service: { account: A, subject: s }, share: true"), "does not have this nats-server key yet"},
+	{"accounts { A { exports: [ {stream: a} ], imports: [ {stream: {account: B, subject: a}} ] }, B { exports: [ {stream: a} ], imports: [ {stream: {account: A, subject: a}} ] } }", "import forms a cycle"},
+	{"accounts { A { exports: [ {service: a} ], imports: [ {service: {account: B, subject: a}} ] }, B { exports: [ {service: a} ], imports: [ {service: {account: A, subject: a}} ] } }", "import forms a cycle"},
+	{"system_account: S", `"S" is not one of the accounts`},
+	{"operator: x", "does not have this nats-server key yet"}, {"resolver: MEMORY", "does not have this nats-server key yet"},
+	{"mappings { a: b }", "does not have this nats-server key yet"},
 	{"leafnodes { remotes: [ { url: \"nats://a\", nkey: SUAXYZ } ] }", "is not the seed of a user"},
 	{"leafnodes { remotes: [ { url: \"nats://a\", nkey: " + testSeed + ", creds: x } ] }", "excludes credentials"},
 	{"leafnodes { remotes: [ { url: \"nats://a\", compression: s2_auto } ] }", "does not have compression yet"},
@@ -496,8 +652,10 @@ func TestDeployConfigShowsDefaults(t *testing.T) {
 	want.File, want.Warnings, want.Devices = c.File, c.Warnings, c.Devices
 	want.ServerName, want.HTTP, want.PidFile, want.Auth.Users = c.ServerName, c.HTTP, c.PidFile, c.Auth.Users
 	want.MaxMemory = c.MaxMemory
+	want.Auth.MQTT, want.Auth.NoAuthUser = c.Auth.MQTT, c.Auth.NoAuthUser
+	want.Auth.Accounts, want.Auth.SystemAccount = c.Auth.Accounts, "$SYS"
 	want.MQTT = defaultMQTT(want.MaxPayload)
-	want.MQTT.Listen, want.MQTT.Auth = c.MQTT.Listen, c.MQTT.Auth
+	want.MQTT.Listen = c.MQTT.Listen
 	want.Remote = defaultRemote()
 	want.Remote.URLs, want.Remote.Credentials = c.Remote.URLs, c.Remote.Credentials
 	want.Remote.DenyImports, want.Remote.DenyExports = c.Remote.DenyImports, c.Remote.DenyExports

@@ -3,7 +3,6 @@ package main
 import (
 	"cmp"
 	"context"
-	"crypto/subtle"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -33,6 +32,7 @@ type daemon struct {
 	sys  string // root of sysfs
 
 	router  *leaf.Router
+	auth    *leaf.Auth
 	buffers *leaf.Budget // of all connections
 	nats    *leaf.Server
 	link    *leaf.Link         // nil without a remote
@@ -63,6 +63,9 @@ func newDaemon(cfg *Config, log *slog.Logger) (d *daemon, err error) {
 			return nil, fmt.Errorf("server_name is not set and the host has no name: %w", err)
 		}
 	}
+	if d.auth, err = leaf.NewAuth(cfg.Auth, d.router); err != nil {
+		return nil, err
+	}
 	pair, err := nkeys.CreateServer()
 	if err != nil {
 		return nil, err
@@ -76,7 +79,7 @@ func newDaemon(cfg *Config, log *slog.Logger) (d *daemon, err error) {
 				return nil, err
 			}
 		}
-		if d.link, err = leaf.NewLink(d.linkOptions(), d.router); err != nil {
+		if d.link, err = leaf.NewLink(d.linkOptions(), d.linkRouter()); err != nil {
 			return nil, err
 		}
 	}
@@ -207,26 +210,28 @@ func (d *daemon) natsOptions() leaf.Options {
 	c := d.cfg
 	o := leaf.Options{ServerID: d.id, ServerName: d.name, MaxPayload: c.MaxPayload, MaxControlLine: c.MaxControlLine,
 		MaxConns: c.MaxConnections, MaxSubs: c.MaxSubs, PingInterval: c.PingInterval, PingMax: c.PingMax,
-		Outbound:    leaf.OutboundOptions{MaxPending: c.MaxPending, WriteDeadline: c.WriteDeadline, Budget: d.buffers},
-		AuthTimeout: c.Auth.Timeout, Logger: d.log}
-	if !c.Auth.Anyone() {
-		o.Authenticate = func(who *leaf.Connect) error { return c.Auth.check(who.User, who.Pass, who.Token) }
-	}
+		Outbound: leaf.OutboundOptions{MaxPending: c.MaxPending, WriteDeadline: c.WriteDeadline, Budget: d.buffers},
+		Auth:     d.auth, Logger: d.log}
 	return o
 }
 
 func (d *daemon) mqttOptions() mqttbridge.Options {
 	c := d.cfg.MQTT
-	o := mqttbridge.Options{Router: d.router, MaxPacket: c.MaxPacket, MaxConns: c.MaxConns, MaxSubs: c.MaxSubs,
+	o := mqttbridge.Options{Router: d.router, Auth: d.auth, MaxPacket: c.MaxPacket, MaxConns: c.MaxConns, MaxSubs: c.MaxSubs,
 		MaxPending: c.MaxPending, WriteDeadline: c.WriteDeadline, Budget: d.buffers, ConnectTimeout: c.ConnectTimeout, Logger: d.log}
 	if d.store != nil {
 		o.Barrier = d.store.Barrier
 	}
-	if !c.Auth.Anyone() {
-		// As in nats-server, a token is given as the password.
-		o.Auth = func(user string, pass []byte, _ bool) error { return c.Auth.check(user, string(pass), string(pass)) }
-	}
 	return o
+}
+
+// linkRouter is the subject space that the link is for.
+func (d *daemon) linkRouter() *leaf.Router {
+	r, ok := d.auth.Router(d.cfg.Remote.Account)
+	if !ok {
+		panic("leafd: the account of the remote was not checked")
+	}
+	return r
 }
 
 func (d *daemon) linkOptions() leaf.LinkOptions {
@@ -245,21 +250,6 @@ func (d *daemon) attach(name string, s msg.Sink) hw.Port {
 	p := d.router.Attach(name, s, leaf.EachSub)
 	p.Echo(false)
 	return p
-}
-
-// check compares in constant time; every user is looked at.
-func (a *Auth) check(user, pass, token string) error {
-	ok := 0
-	if a.Token != "" {
-		ok |= subtle.ConstantTimeCompare([]byte(token), []byte(a.Token))
-	}
-	for _, u := range a.Users {
-		ok |= subtle.ConstantTimeCompare([]byte(user), []byte(u.Name)) & subtle.ConstantTimeCompare([]byte(pass), []byte(u.Password))
-	}
-	if ok == 0 {
-		return errors.New("unknown user or wrong password")
-	}
-	return nil
 }
 
 func (d *daemon) listen() (err error) {

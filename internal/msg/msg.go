@@ -87,10 +87,11 @@ const (
 	Expired                  // older than it may be delivered
 	StoreFull                // a durable log refused it for lack of room
 	Denied                   // the recipient may not have it
+	Forbidden                // the publisher may not publish there
 	NumDrops                 // how many values there are
 )
 
-var dropNames = [NumDrops]string{"taken", "kept", "no_quota", "slow_consumer", "gone", "expired", "store_full", "denied"}
+var dropNames = [NumDrops]string{"taken", "kept", "no_quota", "slow_consumer", "gone", "expired", "store_full", "denied", "forbidden"}
 
 func (d Drop) String() string {
 	if d < NumDrops {
@@ -103,5 +104,5 @@ func (d Drop) String() string {
 type Receipt struct {
 	Taken   int  // sinks that took it, durable logs included
 	Kept    bool // at least one durable log took it: acknowledge after a barrier only
-	Refused Drop // why a durable log refused it; Taken if none did
+	Refused Drop // why a durable log refused it, or Forbidden; Taken if nothing did
 }

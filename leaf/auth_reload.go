@@ -1,0 +1,113 @@
+package leaf
+
+import (
+	"fmt"
+
+	"github.com/leafd/leafd/internal/msg"
+)
+
+// Apply replaces the configuration: who may connect to which listener, what each
+// user may do, the accounts, their limits, and what they share. It is for all
+// goroutines, and may run while clients log in, publish and subscribe.
+//
+// If cfg cannot be used it changes nothing and says why. Else, when it returns,
+// the following is so for everyone who is connected, as with nats-server:
+//
+//   - Who would not be let in any more with what they showed, or is in another
+//     account now, has been told so and is being disconnected ([Client.Revoked]). A
+//     user whose password or token reads differently in cfg is one of them, for
+//     what the client showed is not kept to be checked again.
+//   - The others have the permissions of their user in cfg. Their subscriptions
+//     that it forbids have ended ([Client.Ended]); no message is delivered to them
+//     that was published after Apply returned.
+//   - Messages and requests cross accounts as cfg says. Answers to requests under
+//     way still find their way back.
+//
+// Limits of an account hold for those who connect from now on. Connections that
+// nothing of this is about notice nothing.
+func (a *Auth) Apply(cfg AuthConfig) error {
+	a.mu.Lock()
+	accounts, sh, err := a.newAccounts(&cfg, a.accounts)
+	var st *authState
+	if err == nil {
+		st, err = compile(&cfg, accounts)
+	}
+	if err != nil {
+		a.mu.Unlock()
+		return fmt.Errorf("authorization: %w", err)
+	}
+	all := []*account{}
+	for _, w := range accounts {
+		all = append(all, w)
+	}
+	for name, w := range a.accounts {
+		if accounts[name] == nil {
+			all = append(all, w)
+		}
+	}
+	a.accounts = accounts
+	for _, w := range accounts {
+		w.limits = Limits{}
+	}
+	for i := range cfg.Accounts {
+		accounts[cfg.Accounts[i].Name].limits = cfg.Accounts[i].Limits
+	}
+	a.state.Store(st)
+	a.share(all, sh)
+	revoked, ended := a.review(st)
+	a.mu.Unlock()
+	for _, g := range revoked {
+		g.client.Revoked()
+	}
+	for g, subs := range ended {
+		g.client.Ended(subs)
+	}
+	return nil
+}
+
+// review needs mu. It gives everyone the rights that they have now, and returns who
+// may not stay, and which subscriptions were taken away from whom.
+func (a *Auth) review(st *authState) (revoked []*Grant, ended map[*Grant][]*msg.Sub) {
+	ended = map[*Grant][]*msg.Sub{}
+	for g := range a.grants {
+		was := g.who
+		now := st.lists[g.by].again(was)
+		if now == nil || now.account != was.account || !now.mayUse(g.by) {
+			revoked = append(revoked, g)
+			g.Port.setRights(nothing)
+			continue
+		}
+		g.who = now
+		if now.rights == nil && was.rights == nil {
+			continue
+		}
+		if subs := g.Port.setRights(now.rights); len(subs) > 0 {
+			ended[g] = subs
+		}
+	}
+	return revoked, ended
+}
+
+// nothing is what one may do who is being disconnected.
+var nothing = &rights{publish: direction{allow: &node{}}}
+
+// again returns who somebody is now who was let in as w, or nil if they would not
+// be let in.
+func (k *keyring) again(w *identity) *identity {
+	switch {
+	case k.anyone != nil:
+		return k.anyone
+	case w.guest:
+		return k.noAuth.asGuest()
+	case w.nkey:
+		return k.nkeys[w.name]
+	}
+	now := k.users[w.name]
+	if w.name == "" {
+		now = k.token
+	}
+	if now == nil || now.secret != w.secret {
+		return nil
+	}
+	return now
+}
