@@ -23,6 +23,7 @@ type conn struct {
 	id     uint64
 	in     *Inbound
 	out    *Outbound
+	nonce  string          // static after newConn: what an nkey has to sign; empty if none may
 	served *sync.WaitGroup // static after admit; done once the connection has ended
 
 	// Owned by the reader; static once the client has connected.
@@ -33,8 +34,12 @@ type conn struct {
 	parser   *parser // nil while the connection is parked, unless an operation is incomplete
 	ready    bool    // CONNECT was accepted, or none is needed
 	halfOpen bool    // counted by auth as one that has not logged in
-	nonce    string  // what an nkey has to sign; empty if none may
 	grant    *Grant  // nil before ready
+
+	tracer *tracer // owned by the reader; nil: no trace
+
+	news      atomic.Bool // Reload has changed what the reader goes by
+	asyncInfo atomic.Bool // the client takes an INFO at any time
 
 	plain bool // guarded by out.mu: the client does not understand headers
 
@@ -55,6 +60,7 @@ func (c *conn) read() (err error) {
 	for n := 0; ; {
 		b, err := c.in.Next(n == 0)
 		if err == nil {
+			c.overhear(b)
 			err = c.handle(b)
 			n++
 		}
@@ -187,7 +193,7 @@ func (c *conn) handleSub(o *op) error {
 	if _, ok := c.subs.Get(string(o.sid)); ok {
 		return nil // a repeated sid changes nothing, as in nats-server
 	}
-	if most := least(c.srv.opts.MaxSubs, c.grant.Limits.MaxSubs); most > 0 && c.subs.Len() >= most {
+	if most := least(c.srv.opts.Load().MaxSubs, c.grant.Limits.MaxSubs); most > 0 && c.subs.Len() >= most {
 		return errTooManySubs
 	}
 	c.subs.Put(string(sub.SID), sub)

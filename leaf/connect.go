@@ -66,6 +66,7 @@ type clientInfo struct {
 	ClientID     uint64 `json:"client_id"`
 	ClientIP     string `json:"client_ip,omitempty"`
 	Nonce        string `json:"nonce,omitempty"`
+	LameDuck     bool   `json:"ldm,omitempty"`
 }
 
 // newNonce is what one client has to sign with its nkey: 16 random bytes.
@@ -75,11 +76,14 @@ func newNonce() string {
 	return base64.RawURLEncoding.EncodeToString(b[:])
 }
 
+// infoLine is what c is told of the server. Safe for all goroutines.
 func (s *Server) infoLine(c *conn) []byte {
-	info := clientInfo{ServerID: s.opts.ServerID, ServerName: s.opts.ServerName, Version: ProtocolVersion, Proto: 1,
-		Go: runtime.Version(), Headers: true, AuthRequired: !c.ready,
-		MaxPayload: s.opts.MaxPayload, ClientID: c.id, Nonce: c.nonce}
+	o := s.opts.Load()
+	info := clientInfo{ServerID: o.ServerID, ServerName: o.ServerName, Version: ProtocolVersion, Proto: 1,
+		Go: runtime.Version(), Headers: !o.NoHeaders, AuthRequired: s.auth.Required(Standard),
+		MaxPayload: o.MaxPayload, ClientID: c.id, Nonce: c.nonce, LameDuck: s.lame.Load()}
 	info.Host, info.Port = splitAddr(c.nc.LocalAddr())
+	info.Host, info.Port = cmp.Or(o.AdvertiseHost, info.Host), cmp.Or(o.AdvertisePort, info.Port)
 	info.ClientIP, _ = splitAddr(c.nc.RemoteAddr())
 	b, err := json.Marshal(info)
 	if err != nil {
@@ -117,13 +121,15 @@ func (c *conn) handleConnect(arg []byte) error {
 			return c.refuse(l, info.Name, err)
 		}
 	}
-	c.headers, c.noResponders = info.Headers, info.NoResponders
+	c.headers = info.Headers && !c.srv.opts.Load().NoHeaders
+	c.noResponders = info.NoResponders && c.headers
 	c.out.mu.Lock() // Deliver reads headers under it
-	c.plain = !info.Headers
+	c.plain = !c.headers
 	c.out.mu.Unlock()
 	c.verbose, c.pedantic = info.Verbose, info.Pedantic
 	c.port.Echo(info.Echo == nil || *info.Echo)
 	c.in.Trust()
+	c.asyncInfo.Store(info.Protocol >= 1)
 	return nil
 }
 

@@ -15,16 +15,19 @@ import (
 // in between is conn.go.
 
 func newConn(s *Server, nc net.Conn, id uint64) *conn {
+	o := s.opts.Load()
 	c := &conn{srv: s, nc: nc, id: id, in: NewInbound(nc), plain: true,
 		verbose: true, pedantic: true} // as nats-server is until it is told otherwise
-	c.out = NewOutbound(nc, s.opts.Outbound, c.in.Wake)
+	c.out = NewOutbound(nc, o.Outbound, c.in.Wake)
+	c.out.setTap(c.outTap(o))
+	c.news.Store(true)
+	if s.auth.challenges(Standard) {
+		c.nonce = newNonce()
+	}
 	if !s.auth.Required(Standard) && c.enter(&Login{}) == nil {
 		return c
 	}
 	c.port = s.router.Attach(c.name(), c, EachSub)
-	if s.auth.challenges(Standard) {
-		c.nonce = newNonce()
-	}
 	return c
 }
 
@@ -39,7 +42,7 @@ func (c *conn) newParser() *parser {
 
 // limit sets what the client may say: before it has said who it is, CONNECT alone.
 func (c *conn) limit(p *parser) {
-	o := &c.srv.opts
+	o := c.srv.opts.Load()
 	p.verbs, p.maxLine, p.maxPayload = loginVerbs, min(o.MaxControlLine, maxLoginLine), o.MaxPayload
 	if c.ready {
 		p.verbs, p.maxLine, p.maxPayload = clientVerbs, o.MaxControlLine, least(o.MaxPayload, c.grant.Limits.MaxPayload)
@@ -99,7 +102,7 @@ func (c *conn) end(err error) {
 // whether it is there, and ends one that has not answered. It reports whether the
 // client has a goroutine.
 func (c *conn) tick(now time.Time) (awake bool) {
-	o := &c.srv.opts
+	o := c.srv.opts.Load()
 	if now.Sub(c.in.Heard()) < o.PingInterval*time.Duration(1+c.pings.Load()) {
 		return c.in.Nudge(now)
 	}

@@ -19,6 +19,7 @@ import (
 // LinkOptions say where the hub is and how to behave toward it. URLs is needed;
 // for the rest the zero value is good.
 type LinkOptions struct {
+	Disabled    bool     // keep no link; URLs may be empty then
 	URLs        []string // nats-leaf://[user[:password]@]host[:port], port 7422 if absent; a user alone is a token too
 	NoRandomize bool     // try URLs as listed, not shuffled
 
@@ -99,16 +100,20 @@ type LinkStatus struct {
 // link_urls.go.
 type Link struct {
 	// Static after NewLink.
-	opts   LinkOptions
 	router *Router
 	log    *slog.Logger
 	dial   func(ctx context.Context, addr string) (net.Conn, error)
 
+	// Owned by Run; while a session lasts they do not change.
+	opts LinkOptions
+	urls *urlPool
+
 	// Owned by Run.
-	urls    *urlPool
 	backoff backoff
 	history history
 	banned  banned
+
+	next chan *linkSetup // of one; what Reconfigure wants
 
 	running    atomic.Bool
 	live       atomic.Pointer[session] // nil while down
@@ -123,14 +128,25 @@ type Link struct {
 	ups    int           // guarded by mu
 	up     chan struct{} // guarded by mu; closed while the link is up
 	down   chan struct{} // guarded by mu; closed while it is not
+	end    func()        // guarded by mu; ends the session that runs; nil if none does
+}
+
+// linkSetup is options that were checked.
+type linkSetup struct {
+	opts LinkOptions
+	urls *urlPool
 }
 
 type linkCounters struct {
 	inMsgs, inBytes, outMsgs, outBytes, refused, complaints atomic.Uint64
 }
 
-// NewLink checks the options and makes a link, which does nothing before Run.
-func NewLink(o LinkOptions, r *Router) (*Link, error) {
+// checkLink says what is wrong with the options.
+func checkLink(o LinkOptions) (*linkSetup, error) {
+	o.setDefaults()
+	if o.Disabled {
+		return &linkSetup{opts: o}, nil
+	}
 	urls, err := newURLPool(o.URLs, o.NoRandomize)
 	if err != nil {
 		return nil, fmt.Errorf("link: %w", err)
@@ -152,8 +168,17 @@ func NewLink(o LinkOptions, r *Router) (*Link, error) {
 			}
 		}
 	}
-	o.setDefaults()
-	l := &Link{opts: o, router: r, urls: urls, log: o.Logger.With("conn", "link"),
+	return &linkSetup{o, urls}, nil
+}
+
+// NewLink checks the options and makes a link, which does nothing before Run.
+func NewLink(o LinkOptions, r *Router) (*Link, error) {
+	setup, err := checkLink(o)
+	if err != nil {
+		return nil, err
+	}
+	o = setup.opts
+	l := &Link{opts: o, router: r, urls: setup.urls, log: o.Logger.With("conn", "link"), next: make(chan *linkSetup, 1),
 		up: make(chan struct{}), down: make(chan struct{})}
 	close(l.down)
 	dialer := &net.Dialer{Timeout: o.DialTimeout}
@@ -189,11 +214,25 @@ func (l *Link) Run(ctx context.Context) error {
 	defer l.running.Store(false)
 	defer l.enter(LinkStopped, nil)
 	for {
+		l.adopt(nil)
+		if l.opts.Disabled {
+			l.enter(LinkStopped, nil)
+			select {
+			case <-ctx.Done():
+				return nil
+			case s := <-l.next:
+				l.adopt(s)
+			}
+			continue
+		}
 		u := l.urls.take()
 		l.attempt(u)
 		up, err := l.session(ctx, u)
 		if ctx.Err() != nil {
 			return nil
+		}
+		if len(l.next) > 0 { // Reconfigure ended it
+			continue
 		}
 		switch {
 		case up == 0:
@@ -208,9 +247,46 @@ func (l *Link) Run(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return nil
+		case s := <-l.next:
+			l.adopt(s)
 		case <-time.After(wait):
 		}
 	}
+}
+
+// Reconfigure puts other options in force: the link that is up ends and begins anew
+// with them. If they are wrong it changes nothing and says why. Logger stays what
+// NewLink was given.
+func (l *Link) Reconfigure(o LinkOptions) error {
+	setup, err := checkLink(o)
+	if err != nil {
+		return err
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	select {
+	case <-l.next: // never taken up, and out of date
+	default:
+	}
+	l.next <- setup
+	if l.end != nil {
+		l.end()
+	}
+	return nil
+}
+
+// adopt puts s in force, or what Reconfigure wants if it wants anything.
+func (l *Link) adopt(s *linkSetup) {
+	if s == nil {
+		select {
+		case s = <-l.next:
+		default:
+			return
+		}
+	}
+	s.opts.Logger = l.opts.Logger
+	l.opts, l.urls = s.opts, s.urls
+	l.backoff, l.history, l.banned = backoff{}, history{}, banned{}
 }
 
 // stableAfter is how long a link must have been up to count as repaired.
@@ -219,6 +295,13 @@ const stableAfter = 10 * time.Second
 // session makes one connection to the hub, serves it until it ends and says why
 // it did. up is how long the link was up, 0 if it did not come up.
 func (l *Link) session(ctx context.Context, u hubURL) (up time.Duration, err error) {
+	ctx, end := context.WithCancel(ctx)
+	defer end()
+	l.setEnd(end)
+	defer l.setEnd(nil)
+	if len(l.next) > 0 { // it came before it could end this
+		return 0, context.Canceled
+	}
 	nc, err := l.dial(ctx, u.addr)
 	if err != nil {
 		return 0, err
@@ -229,6 +312,12 @@ func (l *Link) session(ctx context.Context, u hubURL) (up time.Duration, err err
 		return 0, err
 	}
 	return max(1, time.Since(s.since)), err
+}
+
+func (l *Link) setEnd(end func()) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.end = end
 }
 
 // attempt notes that an address is being tried.

@@ -33,15 +33,17 @@ type OutboundOptions struct {
 // waits any more. While nothing waits no buffer is held. Safe for all goroutines.
 type Outbound struct {
 	// Static after NewOutbound.
-	nc       net.Conn
-	raw      syscall.RawConn // nil if nc has no file descriptor: then every flush takes the goroutine
-	max      int
-	deadline time.Duration
-	gone     func() // called when nc is closed, perhaps with mu held; may be nil
-	budget   *Budget
+	nc     net.Conn
+	raw    syscall.RawConn // nil if nc has no file descriptor: then every flush takes the goroutine
+	gone   func()          // called when nc is closed, perhaps with mu held; may be nil
+	budget *Budget
 
 	// Guarded by mu.
-	mu      sync.Mutex
+	mu       sync.Mutex
+	max      int
+	deadline time.Duration
+	tap      *tracer // reads along; nil: no trace
+
 	chunks  [][]byte      // appended, not yet taken for writing
 	pending int           // bytes in chunks and in flight
 	busy    bool          // a writer (a Flush, or the goroutine) owns the socket's write side
@@ -66,12 +68,7 @@ type Outbound struct {
 // NewOutbound takes over the write side of nc. Close closes nc; gone, if not nil, is
 // called then. It must be quick and must not call the Outbound.
 func NewOutbound(nc net.Conn, o OutboundOptions, gone func()) *Outbound {
-	if o.MaxPending <= 0 {
-		o.MaxPending = 8 << 20
-	}
-	if o.WriteDeadline <= 0 {
-		o.WriteDeadline = 10 * time.Second
-	}
+	o.setDefaults()
 	out := &Outbound{nc: nc, max: o.MaxPending, deadline: o.WriteDeadline, gone: gone, budget: o.Budget}
 	out.raw = rawConn(nc)
 	out.writeFn = out.writeOnce
@@ -216,14 +213,20 @@ func (o *Outbound) hangUp() {
 // writeFlight needs mu and busy, and lets go of mu while it writes. It reports
 // whether everything taken was written.
 func (o *Outbound) writeFlight(wait bool) bool {
+	var tap *tracer
 	if len(o.flight) == 0 {
 		o.flight, o.chunks = o.chunks, o.flight
+		tap = o.tap
 	}
+	deadline := o.deadline
 	o.mu.Unlock()
+	if tap != nil {
+		tap.flight(o.flight)
+	}
 	o.wait, o.wrote, o.werr = wait, 0, nil
 	if wait {
 		o.timed = true
-		o.nc.SetWriteDeadline(time.Now().Add(o.deadline))
+		o.nc.SetWriteDeadline(time.Now().Add(deadline))
 	}
 	o.writeSocket()
 	o.mu.Lock()

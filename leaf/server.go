@@ -31,6 +31,14 @@ type Options struct {
 
 	Auth *Auth // who may connect; nil lets everyone in
 
+	AdvertiseHost string // what INFO tells clients of where the server is; empty: the listener's own
+	AdvertisePort int    // 0: the listener's own
+	NoHeaders     bool   // clients get no header support
+
+	Trace        bool // log at LevelTrace what clients and server say
+	TraceHeaders bool // of messages only the headers
+	TraceMax     int  // bytes of a message shown; 0: all
+
 	Logger *slog.Logger // nil means slog.Default
 }
 
@@ -41,8 +49,9 @@ type Counters struct {
 
 // Server serves NATS clients. Its methods are safe for all goroutines.
 type Server struct {
+	opts atomic.Pointer[Options] // what it points to is never changed, Reload replaces it
+
 	// Static after New.
-	opts   Options
 	router *Router
 	auth   *Auth
 	log    *slog.Logger
@@ -53,6 +62,7 @@ type Server struct {
 	counters Counters
 	lastID   atomic.Uint64
 	stopping atomic.Bool
+	lame     atomic.Bool // LameDuck was called
 
 	mu       sync.Mutex
 	conns    map[*conn]struct{} // guarded by mu
@@ -63,24 +73,16 @@ type Server struct {
 
 // New makes a server for the subject space r. It does not listen on its own.
 func New(o Options, r *Router) *Server {
-	def := func(v *int, d int) {
-		if *v <= 0 {
-			*v = d
-		}
-	}
-	def(&o.MaxPayload, 1<<20)
-	def(&o.MaxControlLine, 4096)
-	def(&o.PingMax, 2)
-	if o.PingInterval <= 0 {
-		o.PingInterval = 2 * time.Minute
-	}
+	o.setDefaults()
 	if o.Auth == nil {
 		o.Auth = OpenAuth(r)
 	}
 	if o.Logger == nil {
 		o.Logger = slog.Default()
 	}
-	return &Server{opts: o, router: r, auth: o.Auth, quit: make(chan struct{}), log: o.Logger, conns: map[*conn]struct{}{}}
+	s := &Server{router: r, auth: o.Auth, quit: make(chan struct{}), log: o.Logger, conns: map[*conn]struct{}{}}
+	s.opts.Store(&o)
+	return s
 }
 
 // Router returns the subject space it serves.
@@ -175,7 +177,8 @@ func PauseAccept(ctx context.Context, log *slog.Logger, ln net.Listener, err err
 func (s *Server) admit(nc net.Conn) *conn {
 	c := newConn(s, nc, s.lastID.Add(1))
 	s.mu.Lock()
-	full := s.opts.MaxConns > 0 && len(s.conns) >= s.opts.MaxConns || s.stopping.Load()
+	most := s.opts.Load().MaxConns
+	full := most > 0 && len(s.conns) >= most || s.stopping.Load()
 	if !full {
 		s.conns[c] = struct{}{}
 	}
@@ -231,8 +234,10 @@ func (s *Server) pause(d time.Duration) {
 // keep pings silent clients and nudges those that could be parked. One goroutine
 // serves all connections, so that an idle one needs no timer.
 func (s *Server) keep(ctx context.Context) {
-	seldom := min(max(s.opts.PingInterval/4, 10*time.Millisecond), 5*time.Second)
-	t := time.NewTimer(seldom)
+	seldom := func() time.Duration {
+		return min(max(s.opts.Load().PingInterval/4, 10*time.Millisecond), 5*time.Second)
+	}
+	t := time.NewTimer(seldom())
 	defer t.Stop()
 	var list []*conn
 	for was := 0; ; {
@@ -249,8 +254,8 @@ func (s *Server) keep(ctx context.Context) {
 			}
 			clear(list)
 			was = GiveBack(was, awake)
-			if t.Reset(seldom); awake > 0 {
-				t.Reset(min(seldom, linger))
+			if t.Reset(seldom()); awake > 0 {
+				t.Reset(min(seldom(), linger))
 			}
 		}
 	}

@@ -63,7 +63,7 @@ func (s *session) login(c *packet.Connect) *packet.Error {
 	if s.clientID == "" { // [MQTT-3.1.3-6]
 		s.clientID = "auto-" + rand.Text()
 	}
-	auth, addr := s.srv.opts.Auth, s.nc.RemoteAddr()
+	auth, addr := s.srv.opts.Load().Auth, s.nc.RemoteAddr()
 	l := &leaf.Login{Type: leaf.MQTT, User: s.user, Pass: string(c.Password), Token: string(c.Password)}
 	grant, err := auth.Login(l, s.name(), s)
 	if err != nil {

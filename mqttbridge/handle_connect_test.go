@@ -21,7 +21,7 @@ func nothing(*packet.Connect) {}
 // without one.
 func TestConnectAnswers(t *testing.T) {
 	b := startBroker(t, Options{})
-	if err := b.opts.Auth.Apply(leaf.AuthConfig{Credentials: leaf.Credentials{
+	if err := b.opts.Load().Auth.Apply(leaf.AuthConfig{Credentials: leaf.Credentials{
 		Users: []leaf.User{{Name: "u", Password: "p"}, {Name: "guest"}}, NoAuthUser: "guest"}}); err != nil {
 		t.Fatal(err)
 	}

@@ -75,7 +75,7 @@ func (s *session) receive(id uint16) (again bool, err error) {
 		s.acknowledge(id, packet.PUBREC, false)
 		return true, nil
 	}
-	if len(s.unreleased) >= s.srv.opts.MaxUnacked {
+	if len(s.unreleased) >= s.srv.opts.Load().MaxUnacked {
 		return false, errUnreleased
 	}
 	if s.unreleased == nil {

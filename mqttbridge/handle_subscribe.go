@@ -39,7 +39,7 @@ func (s *session) subscribe(filter string) (code byte) {
 		return granted
 	}
 	subject, above, err := filterSubjects(filter)
-	if err != nil || s.subs.Len() >= s.srv.opts.MaxSubs {
+	if err != nil || s.subs.Len() >= s.srv.opts.Load().MaxSubs {
 		return packet.SubackFailure
 	}
 	sub := &subscription{at: msg.Sub{Subject: subject}}

@@ -14,7 +14,7 @@ func TestPermissions(t *testing.T) {
 	user := func(name string, p *leaf.Permissions) leaf.User {
 		return leaf.User{Name: name, Password: "p", Permissions: p}
 	}
-	if err := b.opts.Auth.Apply(leaf.AuthConfig{Credentials: leaf.Credentials{Users: []leaf.User{
+	if err := b.opts.Load().Auth.Apply(leaf.AuthConfig{Credentials: leaf.Credentials{Users: []leaf.User{
 		user("free", nil),
 		user("dev", &leaf.Permissions{
 			Publish:   leaf.SubjectList{Allow: []string{"up.>", "log.>"}, Deny: []string{"up.secret", "log.no"}},
@@ -87,7 +87,7 @@ func TestReload(t *testing.T) {
 	}
 	cfg := leaf.AuthConfig{Accounts: []leaf.AccountConfig{{Name: "B"}}}
 	cfg.Users = append(users(), leaf.User{Name: "b", Account: "B"}, leaf.User{Name: "gone"})
-	if err := b.opts.Auth.Apply(cfg); err != nil {
+	if err := b.opts.Load().Auth.Apply(cfg); err != nil {
 		t.Fatal(err)
 	}
 	connect := func(user, pass, id string) *client {
@@ -102,7 +102,7 @@ func TestReload(t *testing.T) {
 	a.expectMessage("y", "1")
 	other.ping() // and nothing before
 	cfg.Users = append(users("x.>"), leaf.User{Name: "b", Account: "B"})
-	if err := b.opts.Auth.Apply(cfg); err != nil {
+	if err := b.opts.Load().Auth.Apply(cfg); err != nil {
 		t.Fatal(err)
 	}
 	gone.expectEnd()
@@ -112,7 +112,7 @@ func TestReload(t *testing.T) {
 	a.send([]byte{0x82, 8, 0, 1, 0, 3, 'x', '/', '#', 0})
 	a.expect(0x90, 3, 0, 1, 0x80)
 	cfg.Users = append(users(), leaf.User{Name: "b", Account: "B"})
-	if err := b.opts.Auth.Apply(cfg); err != nil {
+	if err := b.opts.Load().Auth.Apply(cfg); err != nil {
 		t.Fatal(err)
 	}
 	a.subscribe("x/#")

@@ -43,9 +43,8 @@ type Options struct {
 
 // Server serves MQTT clients. Its methods are safe for all goroutines.
 type Server struct {
-	// Static after New.
-	opts Options
-	log  *slog.Logger
+	opts atomic.Pointer[Options] // what it points to is never changed, Reload replaces it
+	log  *slog.Logger            // static after New
 
 	counters counters
 	faults   faults
@@ -68,15 +67,33 @@ func New(o Options) *Server {
 	if o.Router == nil {
 		o.Router = leaf.NewRouter()
 	}
-	o.MaxPacket = cmp.Or(o.MaxPacket, 1<<20+8<<10)
-	o.MaxSubs = cmp.Or(o.MaxSubs, 4096)
-	o.MaxUnacked = cmp.Or(o.MaxUnacked, 4096)
-	o.ConnectTimeout = cmp.Or(o.ConnectTimeout, 2*time.Second)
 	o.Logger = cmp.Or(o.Logger, slog.Default())
 	if o.Auth == nil {
 		o.Auth = leaf.OpenAuth(o.Router)
 	}
-	return &Server{opts: o, log: o.Logger, look: make(chan struct{}, 1), conns: map[*session]struct{}{}, byID: map[string]*session{}}
+	o.setDefaults()
+	srv := &Server{log: o.Logger, look: make(chan struct{}, 1), conns: map[*session]struct{}{}, byID: map[string]*session{}}
+	srv.opts.Store(&o)
+	return srv
+}
+
+func (o *Options) setDefaults() {
+	o.MaxPacket = cmp.Or(o.MaxPacket, 1<<20+8<<10)
+	o.MaxSubs = cmp.Or(o.MaxSubs, 4096)
+	o.MaxUnacked = cmp.Or(o.MaxUnacked, 4096)
+	o.ConnectTimeout = cmp.Or(o.ConnectTimeout, 2*time.Second)
+}
+
+// Reload puts o in force, for devices that are connected as well. Router, Auth, Barrier
+// and Logger stay what New was given.
+func (srv *Server) Reload(o Options) {
+	was := srv.opts.Load()
+	o.Router, o.Auth, o.Barrier, o.Logger = was.Router, was.Auth, was.Barrier, was.Logger
+	o.setDefaults()
+	srv.opts.Store(&o)
+	for _, s := range srv.snapshot() {
+		s.out.SetLimits(leaf.OutboundOptions{MaxPending: o.MaxPending, WriteDeadline: o.WriteDeadline})
+	}
 }
 
 // Serve accepts devices from ln until ctx ends, and returns when the last of them
@@ -181,9 +198,10 @@ func (srv *Server) hurry(keepAlive time.Duration) {
 // that MQTT could be told.
 func (srv *Server) admit(nc net.Conn) *session {
 	s := newSession(srv, nc, srv.lastID.Add(1))
-	s.halfOpen = srv.opts.Auth.Enter(nc.RemoteAddr())
+	s.halfOpen = srv.opts.Load().Auth.Enter(nc.RemoteAddr())
 	srv.mu.Lock()
-	full := srv.opts.MaxConns > 0 && len(srv.conns) >= srv.opts.MaxConns || srv.stopping || !s.halfOpen
+	o := srv.opts.Load()
+	full := o.MaxConns > 0 && len(srv.conns) >= o.MaxConns || srv.stopping || !s.halfOpen
 	if !full {
 		srv.conns[s] = struct{}{}
 	}
@@ -196,6 +214,23 @@ func (srv *Server) admit(nc net.Conn) *session {
 	}
 	srv.counters.accepted.Add(1)
 	return s
+}
+
+// LameDuck closes the devices that are connected one after another, from grace after
+// the call on until over after it, so that they do not all come to the next broker at
+// once. MQTT has no notice to give them. It returns when all are closed or ctx ends;
+// whoever calls it has closed the listener.
+func (srv *Server) LameDuck(ctx context.Context, grace, over time.Duration) {
+	devices := srv.snapshot()
+	if len(devices) == 0 {
+		return
+	}
+	select {
+	case <-ctx.Done():
+		return
+	case <-time.After(grace):
+	}
+	leaf.Stagger(ctx, len(devices), over-grace, func(i int) { devices[i].close(errShutdown) })
 }
 
 // shutdown ends every connection. Those accepted from now on are turned away.

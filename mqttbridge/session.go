@@ -77,14 +77,14 @@ func newSession(srv *Server, nc net.Conn, id uint64) *session {
 		srv: srv, nc: nc, id: id, start: time.Now(), in: leaf.NewInbound(nc),
 		done: make(chan struct{}), quit: make(chan struct{}),
 	}
-	s.out = leaf.NewOutbound(nc, leaf.OutboundOptions{MaxPending: srv.opts.MaxPending, WriteDeadline: srv.opts.WriteDeadline,
-		Budget: srv.opts.Budget}, s.in.Wake)
+	s.out = leaf.NewOutbound(nc, leaf.OutboundOptions{MaxPending: srv.opts.Load().MaxPending, WriteDeadline: srv.opts.Load().WriteDeadline,
+		Budget: srv.opts.Load().Budget}, s.in.Wake)
 	return s
 }
 
 // serve is the connection's first goroutine.
 func (s *session) serve() {
-	s.setReadDeadline(s.start.Add(s.srv.opts.ConnectTimeout))
+	s.setReadDeadline(s.start.Add(s.srv.opts.Load().ConnectTimeout))
 	s.Resume()
 }
 
@@ -128,7 +128,7 @@ func (s *session) release() {
 func (s *session) endHalfOpen() {
 	if s.halfOpen {
 		s.halfOpen = false
-		s.srv.opts.Auth.Leave(s.nc.RemoteAddr())
+		s.srv.opts.Load().Auth.Leave(s.nc.RemoteAddr())
 	}
 }
 
@@ -157,7 +157,7 @@ func (s *session) read() error {
 		if err != nil {
 			return err
 		}
-		if s.acks != nil && s.acks.wait(s.srv.opts.MaxUnacked, s.quit) {
+		if s.acks != nil && s.acks.wait(s.srv.opts.Load().MaxUnacked, s.quit) {
 			s.hear() // it was we who did not listen
 		}
 	}
@@ -170,7 +170,7 @@ func (s *session) settle() {
 	if s.port == nil {
 		return
 	}
-	if s.acks != nil && s.acks.commit(s.srv.opts.Barrier) {
+	if s.acks != nil && s.acks.commit(s.srv.opts.Load().Barrier) {
 		s.wrote = true
 	}
 	if s.wrote {
@@ -253,7 +253,7 @@ func (s *session) keep(b []byte, size int) {
 // header reads a packet's header and holds it to the limits before its body is
 // waited for.
 func (s *session) header(b []byte) (packet.Header, bool, error) {
-	limit := s.srv.opts.MaxPacket
+	limit := s.srv.opts.Load().MaxPacket
 	if s.port == nil {
 		limit = min(limit, maxConnect)
 		if packet.Type(b[0]>>4) != packet.CONNECT {

@@ -35,8 +35,8 @@ func (s *session) publishWill() {
 	}
 	receipt := s.port.Publish(s.will)
 	s.srv.counters.wills.Add(1)
-	if s.srv.opts.Barrier != nil && s.will.QoS > 0 && receipt.Kept {
-		s.srv.opts.Barrier(func(err error) { s.willKept(err) })
+	if s.srv.opts.Load().Barrier != nil && s.will.QoS > 0 && receipt.Kept {
+		s.srv.opts.Load().Barrier(func(err error) { s.willKept(err) })
 	}
 	if s.will.QoS > 0 && receipt.Refused != msg.Taken && receipt.Refused != msg.Forbidden {
 		s.willKept(errStoreRefused)

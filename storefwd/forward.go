@@ -71,8 +71,9 @@ func (o *ForwarderOptions) setDefaults() {
 //
 // Its Inbox must be subscribed for it; the acknowledgements come to Deliver.
 type Forwarder struct {
+	o ForwarderOptions // owned by Run; while a session lasts it does not change
+
 	// Static after NewForwarder.
-	o      ForwarderOptions
 	s      *Store
 	l      *Log
 	up     Uplink
@@ -106,6 +107,7 @@ type Forwarder struct {
 	mu       sync.Mutex
 	attempt  uint64                   // counts sessions; acknowledgements carry it
 	resync   func(error)              // ends the session that runs
+	tuning   *Tuning                  // what Retune wants; nil: nothing
 	request  uint64                   // counts requests
 	answers  map[uint64]chan *msg.Msg // to the requests that are out
 	repeats  bool                     // the hub knew one already, since the last resume
@@ -194,6 +196,7 @@ func (f *Forwarder) Run(ctx context.Context) error {
 	}
 	f.c = c
 	for pause := f.o.RetryMin; ; {
+		f.retune()
 		f.setState(Connecting, "")
 		select {
 		case <-f.up.Up():

@@ -2,10 +2,12 @@ package main
 
 import (
 	"cmp"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"net"
 	"net/url"
+	"os"
 	"slices"
 	"strings"
 	"time"
@@ -24,8 +26,20 @@ type Config struct {
 	ServerName string   // empty: the host's name
 	Listen     string   // host:port for NATS clients; port 0 is any free one
 	HTTP       string   // host:port of monitoring; empty: off
-	PidFile    string
-	Debug      bool
+
+	ServerTags      []string
+	ClientAdvertise string // host or host:port that INFO tells clients; empty: the listener's own
+	PidFile         string
+	PortsFileDir    string // empty: no ports file
+
+	Log             Log
+	Debug           bool
+	Trace           bool // what NATS clients and the server say to one another
+	TraceHeaders    bool // of messages only the headers
+	MaxTracedMsgLen int  // bytes of a traced message; 0: all
+
+	LameDuckGrace    time.Duration // from the notice to the first connection closed
+	LameDuckDuration time.Duration // from the notice to the last connection closed, at most
 
 	Auth           leaf.AuthConfig // of all listeners
 	MaxPayload     int             // bytes
@@ -37,6 +51,7 @@ type Config struct {
 	PingInterval   time.Duration
 	PingMax        int // pings without an answer before a connection is cut
 	WriteDeadline  time.Duration
+	NoHeaders      bool // clients get no header support
 
 	Remote   *Remote // the hub; nil: none
 	MQTT     *MQTT   // nil: no MQTT listener
@@ -44,10 +59,27 @@ type Config struct {
 	Outboxes []Outbox    // by name
 	Clock    string      // whether the wall clock is trusted: auto, always, never
 	Devices  []hw.Device // by name, checked by hw.Check
+
+	httpHost string         // of monitoring when only a port is given; empty: that of Listen
+	flagUser leaf.User      // of --user and --pass, until lay has put it in place
+	places   map[string]pos // where each key that was read stands, by path
+}
+
+// Log is where log lines go and how they look. Without File and Syslog it is
+// standard error.
+type Log struct {
+	File         string
+	SizeLimit    int64 // bytes after which a new file is begun; 0: no limit
+	MaxFiles     int   // the current one included; 0: all are kept
+	Time         bool  // lines begin with the time, but in the journal
+	UTC          bool
+	Syslog       bool
+	RemoteSyslog string // udp://host:port, tcp://host:port or unix:///path; empty: this machine's
 }
 
 // Remote is the hub a leafnode link is kept to.
 type Remote struct {
+	Disabled         bool
 	URLs             []*url.URL // scheme nats-leaf, port filled in, user and password in User
 	Credentials      string     // path of a .creds file; empty: none
 	NKey             string     // seed of a user; empty: none
@@ -108,6 +140,16 @@ type Outbox struct {
 	DuplicateWindow time.Duration // how long a publisher's Nats-Msg-Id is remembered; 0: not
 }
 
+// outbox is the one of that name; nil if there is none.
+func (c *Config) outbox(name string) *Outbox {
+	for i := range c.Outboxes {
+		if c.Outboxes[i].Name == name {
+			return &c.Outboxes[i]
+		}
+	}
+	return nil
+}
+
 // storeMaxSize is the largest store.db: bbolt maps it into memory, and on 32-bit
 // machines addresses are few.
 const storeMaxSize = 512 << 20 << (3 * (^uint(0) >> 63))
@@ -115,6 +157,7 @@ const storeMaxSize = 512 << 20 << (3 * (^uint(0) >> 63))
 func defaultConfig() *Config {
 	return &Config{
 		Listen:         "127.0.0.1:4222",
+		httpHost:       "127.0.0.1",
 		Auth:           leaf.AuthConfig{Timeout: 2 * time.Second},
 		MaxPayload:     1 << 20,
 		MaxControlLine: 4 << 10,
@@ -124,6 +167,10 @@ func defaultConfig() *Config {
 		PingMax:        2,
 		WriteDeadline:  10 * time.Second,
 		Clock:          "auto",
+		Log:            Log{Time: true, UTC: true},
+
+		LameDuckGrace:    10 * time.Second,
+		LameDuckDuration: 2 * time.Minute,
 		Store: Store{
 			Dir:            "/var/lib/leafd",
 			JournalSize:    8 << 20,
@@ -133,6 +180,14 @@ func defaultConfig() *Config {
 			Reserve:        1 << 20,
 		},
 	}
+}
+
+// likeNATSServer gives the defaults of nats-server where leafd's own are others, for
+// when it is started under that name.
+func (c *Config) likeNATSServer() {
+	c.Listen = "0.0.0.0:4222"
+	c.Log.UTC = false
+	c.httpHost = ""
 }
 
 // mqttOverhead is what a PUBLISH packet may weigh beside its payload.
@@ -162,7 +217,14 @@ func defaultOutbox(name string) Outbox {
 
 // loadConfig reads the file at path and whatever it includes. The error is a
 // configErrors with everything that is wrong, not the first thing only.
-func loadConfig(path string) (*Config, error) {
+func loadConfig(path string) (*Config, error) { return loadWith(path, nil) }
+
+// loadWith is loadConfig with the flags laid over the file. Without a path the flags
+// alone are the configuration.
+func loadWith(path string, f *flags) (*Config, error) {
+	if path == "" {
+		return readConfig("", nil, f)
+	}
 	if errs := scanFile(path); len(errs) > 0 {
 		errs.sort()
 		return nil, errs
@@ -171,12 +233,13 @@ func loadConfig(path string) (*Config, error) {
 	if err != nil {
 		return nil, err
 	}
-	return readConfig(path, m)
+	return readConfig(path, m, f)
 }
 
 // checkConfig is loadConfig for "-t": it says what it found, credentials included.
-func checkConfig(path string) (string, error) {
-	c, err := loadConfig(path)
+func checkConfig(f *flags) (string, error) {
+	path := f.config
+	c, err := loadWith(path, f)
 	if err != nil {
 		return "", err
 	}
@@ -189,7 +252,16 @@ func checkConfig(path string) (string, error) {
 	for _, w := range c.Warnings {
 		lines = append(lines, "warning: "+w)
 	}
-	return strings.Join(append(lines, fmt.Sprintf("configuration file %s is valid", path)), "\n"), nil
+	return strings.Join(append(lines, fmt.Sprintf("configuration file %s is valid (%s)", path, fileDigest(path))), "\n"), nil
+}
+
+// fileDigest tells files of one name apart.
+func fileDigest(path string) string {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return "not readable any more"
+	}
+	return fmt.Sprintf("sha256:%x", sha256.Sum256(data))
 }
 
 // parseConf runs the conf parser and puts its error in our form. What the scanner
@@ -227,15 +299,18 @@ func parseConf(file string, parse func() (map[string]any, error)) (m map[string]
 }
 
 // readConfig turns parsed tokens into a Config.
-func readConfig(file string, m map[string]any) (*Config, error) {
+func readConfig(file string, m map[string]any, f *flags) (*Config, error) {
 	c := defaultConfig()
+	if f != nil && f.stock {
+		c.likeNATSServer()
+	}
 	c.File = file
 	r := newReader(file)
 	b := r.block("", pos{file: file}, m)
-	readTop(b, c)
+	readTop(b, c, f)
 	b.finish()
 	c.crossCheck(r)
-	c.Warnings = r.warnings
+	c.Warnings, c.places = r.warnings, r.places
 	if len(r.errs) > 0 {
 		r.errs.sort()
 		return nil, r.errs

@@ -18,7 +18,7 @@ import (
 
 // One function a block of the file, in the order of deploy/leafd.conf.
 
-func readTop(b *block, c *Config) {
+func readTop(b *block, c *Config, f *flags) {
 	b.str(&c.ServerName, "server_name")
 	if strings.ContainsAny(c.ServerName, " \t\r\n") || len(c.ServerName) > 128 {
 		b.r.fail("server_name", "must be one word of at most 128 bytes", "")
@@ -35,9 +35,14 @@ func readTop(b *block, c *Config) {
 	b.dur(&c.WriteDeadline, 100*time.Millisecond, 5*time.Minute, "write_deadline")
 	readAuth(b, &c.Auth)
 
-	b.addr(&c.HTTP, "127.0.0.1", "http", "http_port", "monitor_port")
-	b.boolean(&c.Debug, "debug")
-	b.str(&c.PidFile, "pid_file", "pidfile")
+	b.boolean(&c.NoHeaders, "no_header_support")
+	readLameDuck(b, c)
+
+	b.addr(&c.HTTP, "", "http", "http_port", "monitor_port")
+	readNames(b, c)
+	readLog(b, c)
+	f.lay(c, b.r)
+	c.settleHTTP()
 
 	b.sub(func(b *block) { c.Remote = readLeafnodes(b) }, "leafnodes", "leaf")
 	b.sub(func(b *block) { c.MQTT = readMQTT(b, c) }, "mqtt")
@@ -50,13 +55,76 @@ func readTop(b *block, c *Config) {
 		"operator operators roots root root_operators root_operator trusted trusted_keys default_sentinel: remove it; leafd knows users with passwords and a token",
 		"resolver account_resolver accounts_resolver resolver_tls resolver_preload resolver_pinned_accounts",
 		"tls allow_non_tls ocsp ocsp_cache https https_port websocket ws proxies proxy_protocol",
-		"jetstream store_dir storedir default_js_domain: remove it; the hub keeps streams, and an outbox block keeps messages for it",
-		"logfile log_file logfile_size_limit log_size_limit logfile_max_num log_max_num syslog remote_syslog logtime logtime_utc: remove it; leafd logs to standard error, which the journal keeps",
-		"trace trace_verbose trace_headers max_traced_msg_len: use debug: true",
-		"client_advertise disable_sublist_cache no_sublist_cache http_base_path ports_file_dir prof_port prof_block_rate write_timeout",
-		"max_sub_tokens max_subscription_tokens lame_duck_duration lame_duck_grace_period no_header_support connect_error_reports",
-		"reconnect_error_reports server_tags server_metadata feature_flags no_fast_producer_stall max_closed_clients",
+		"store_dir storedir default_js_domain: remove it; the hub keeps streams, and an outbox block keeps messages for it",
+		"server_metadata http_base_path prof_port prof_block_rate max_sub_tokens max_subscription_tokens max_closed_clients feature_flags",
+		"disable_sublist_cache no_sublist_cache: remove it; leafd's cache of matches is small and follows every change",
+		"write_timeout no_fast_producer_stall: remove it; a publisher is read on more slowly while a recipient is behind, and one that takes nothing for write_deadline is cut off",
+		"connect_error_reports reconnect_error_reports: remove it; a link that fails is logged when the reason changes, and counted",
 	)
+	readNoJetStream(b)
+}
+
+// readNames reads what the server tells of itself, and where.
+func readNames(b *block, c *Config) {
+	if b.str(&c.ClientAdvertise, "client_advertise") {
+		if _, _, err := splitAdvertise(c.ClientAdvertise); err != nil {
+			b.r.fail("client_advertise", err.Error(), "")
+		}
+	}
+	b.list(&c.ServerTags, "server_tags")
+	b.str(&c.PidFile, "pid_file", "pidfile")
+	b.str(&c.PortsFileDir, "ports_file_dir")
+}
+
+// readLameDuck reads how connections are closed before a stop that gives notice.
+func readLameDuck(b *block, c *Config) {
+	b.dur(&c.LameDuckDuration, time.Second, 24*time.Hour, "lame_duck_duration")
+	b.dur(&c.LameDuckGrace, 0, time.Hour, "lame_duck_grace_period")
+	if c.LameDuckGrace >= c.LameDuckDuration {
+		b.r.fail("lame_duck_grace_period", fmt.Sprintf("%v is not less than lame_duck_duration, %v", c.LameDuckGrace, c.LameDuckDuration), "lower it or raise lame_duck_duration")
+	}
+}
+
+// readLog reads what is logged, and where to.
+func readLog(b *block, c *Config) {
+	b.boolean(&c.Debug, "debug")
+	b.boolean(&c.Trace, "trace")
+	verbose := false
+	b.boolean(&verbose, "trace_verbose")
+	b.boolean(&c.TraceHeaders, "trace_headers")
+	c.Trace = c.Trace || verbose || c.TraceHeaders
+	b.sizeInt(&c.MaxTracedMsgLen, 0, 64<<20, "max_traced_msg_len")
+	l := &c.Log
+	b.str(&l.File, "log_file", "logfile")
+	b.size(&l.SizeLimit, 0, 1<<40, "log_size_limit", "logfile_size_limit")
+	b.integer(&l.MaxFiles, 0, 10000, "logfile_max_num", "log_max_num")
+	b.boolean(&l.Time, "logtime")
+	b.boolean(&l.UTC, "logtime_utc")
+	b.boolean(&l.Syslog, "syslog")
+	if b.str(&l.RemoteSyslog, "remote_syslog") {
+		l.Syslog = true
+		if _, _, err := parseSyslogURL(l.RemoteSyslog); err != nil {
+			b.r.fail("remote_syslog", err.Error(), "")
+		}
+	}
+}
+
+// readNoJetStream takes a jetstream key that switches it off, which is how leafd is.
+func readNoJetStream(b *block) {
+	v, ok := b.get("jetstream")
+	if !ok {
+		return
+	}
+	off := v.v == false || v.v == "disabled" || v.v == "disable"
+	if m, isMap := v.v.(map[string]any); isMap && len(m) == 1 {
+		for key, raw := range m {
+			inner := b.unwrap(b.join("jetstream."+key), raw, v.at).v
+			off = strings.EqualFold(key, "enabled") && inner == false || strings.EqualFold(key, "disabled") && inner == true
+		}
+	}
+	if !off {
+		v.fail("leafd does not have this nats-server key yet", "remove it; the hub keeps streams, and an outbox block keeps messages for it")
+	}
 }
 
 // readLeafnodes reads the one hub.
@@ -98,6 +166,9 @@ func readRemote(b *block) *Remote {
 	}
 	if b.str(&rem.Credentials, "credentials", "creds") {
 		rem.Credentials = expandPath(rem.Credentials)
+		if w := credsWarning(rem.Credentials); w != "" {
+			b.r.warnings = append(b.r.warnings, w)
+		}
 	}
 	if b.str(&rem.NKey, "nkey", "seed") {
 		if prefix, _, err := nkeys.DecodeSeed([]byte(rem.NKey)); err != nil || prefix != nkeys.PrefixByteUser {
@@ -108,6 +179,7 @@ func readRemote(b *block) *Remote {
 		b.r.fail(b.join("nkey"), "excludes credentials, which is set too", "keep one of them")
 	}
 	b.str(&rem.Account, "account", "local")
+	b.boolean(&rem.Disabled, "disabled")
 	compression := "off"
 	b.compression(&compression)
 	b.boolean(&rem.KeepOrder, "no_randomize", "dont_randomize")
@@ -115,7 +187,7 @@ func readRemote(b *block) *Remote {
 	b.filters(&rem.DenyImports, "deny_imports", "deny_import")
 	b.filters(&rem.DenyExports, "deny_exports", "deny_export")
 	b.notYet(
-		"tls hub isolate isolate_leafnode_interest request_isolation ignore_discovered_servers dial_timeout disabled proxy",
+		"tls hub isolate isolate_leafnode_interest request_isolation ignore_discovered_servers dial_timeout proxy",
 		"ws_compress ws_compression websocket_compress websocket_compression ws_no_masking websocket_no_masking",
 		"jetstream_cluster_migrate js_cluster_migrate",
 	)

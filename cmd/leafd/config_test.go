@@ -57,7 +57,7 @@ func TestConfigEmptyIsDefault(t *testing.T) {
 		if err != nil {
 			t.Fatalf("%q: %v", text, err)
 		}
-		c.File = ""
+		c.File, c.places = "", nil
 		if !reflect.DeepEqual(c, defaultConfig()) {
 			t.Errorf("%q: %+v is not the default", text, c)
 		}
@@ -112,7 +112,7 @@ hardware { devices {
 		t.Fatal(err)
 	}
 	want := defaultConfig()
-	want.File, want.Warnings = c.File, c.Warnings
+	want.File, want.Warnings, want.places = c.File, c.Warnings, c.places
 	want.ServerName, want.Listen, want.HTTP, want.PidFile, want.Debug = "edge-7", "0.0.0.0:4333", "127.0.0.1:8222", "/run/leafd.pid", true
 	want.MaxPayload, want.MaxControlLine, want.MaxPending = 2<<20, 8000, 16<<20
 	want.MaxConnections, want.MaxSubs, want.PingMax = 100, 50, 3
@@ -590,12 +590,12 @@ func TestConfigWarnsOfOpenListeners(t *testing.T) {
 
 func TestCheckConfig(t *testing.T) {
 	path := write(t, "leafd.conf", "port: 4222\n")
-	said, err := checkConfig(path)
-	if err != nil || !strings.HasSuffix(said, "configuration file "+path+" is valid") || !strings.HasPrefix(said, "warning: ") {
+	said, err := checkConfig(&flags{config: path})
+	if err != nil || !strings.Contains(said, "configuration file "+path+" is valid (sha256:") || !strings.HasPrefix(said, "warning: ") {
 		t.Errorf("%q, %v", said, err)
 	}
 	path = write(t, "leafd.conf", `leafnodes { remotes: [ { url: "nats://a", creds: "/nonexistent/x.creds" } ] }`)
-	if _, err := checkConfig(path); err == nil || !strings.Contains(err.Error(), "/nonexistent/x.creds: no such file") {
+	if _, err := checkConfig(&flags{config: path}); err == nil || !strings.Contains(err.Error(), "/nonexistent/x.creds: no such file") {
 		t.Errorf("%v", err)
 	}
 }
@@ -628,7 +628,7 @@ func TestDeployConfigShowsDefaults(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c.File = ""
+	c.File, c.places = "", nil
 	if !reflect.DeepEqual(c, defaultConfig()) {
 		t.Errorf("%s is not the default: %+v", path, c)
 	}
@@ -649,7 +649,9 @@ func TestDeployConfigShowsDefaults(t *testing.T) {
 		t.Fatalf("%s does not show every block: %+v", path, c)
 	}
 	want := defaultConfig()
-	want.File, want.Warnings, want.Devices = c.File, c.Warnings, c.Devices
+	want.File, want.Warnings, want.Devices, want.places = c.File, c.Warnings, c.Devices, c.places
+	want.ClientAdvertise, want.ServerTags, want.PortsFileDir = c.ClientAdvertise, c.ServerTags, c.PortsFileDir
+	want.Log.File, want.Log.RemoteSyslog, want.Log.Syslog = c.Log.File, c.Log.RemoteSyslog, true
 	want.ServerName, want.HTTP, want.PidFile, want.Auth.Users = c.ServerName, c.HTTP, c.PidFile, c.Auth.Users
 	want.MaxMemory = c.MaxMemory
 	want.Auth.MQTT, want.Auth.NoAuthUser = c.Auth.MQTT, c.Auth.NoAuthUser
@@ -676,7 +678,9 @@ func TestDeployConfigShowsEveryKey(t *testing.T) {
 	}
 	for _, key := range strings.Fields(`server_name listen max_payload max_control_line max_pending max_connections
 		max_subscriptions ping_interval ping_max write_deadline authorization users user password timeout token http debug
-		pid_file leafnodes reconnect remotes urls no_randomize credentials nkey first_info_timeout deny_imports
+		no_header_support client_advertise server_tags lame_duck_duration lame_duck_grace_period ports_file_dir trace trace_verbose
+		trace_headers max_traced_msg_len log_file log_size_limit logfile_max_num logtime logtime_utc syslog remote_syslog
+		pid_file leafnodes reconnect remotes urls no_randomize credentials nkey first_info_timeout disabled deny_imports
 		deny_exports mqtt max_packet max_pending_bytes connect_timeout store dir journal_size spill_after
 		commit_interval max_size reserve outbox subjects max_bytes max_msgs max_age gap_subject full durability conflate grace grace_bytes grace_on_disk window order live_share ack_timeout
 		duplicate_window confirm stream domain clock trust hardware devices
@@ -741,7 +745,7 @@ func FuzzConfig(f *testing.F) {
 		if !slices.Equal(got, want) {
 			t.Fatalf("%q: the scanner sees the keys %q, conf %q", text, got, want)
 		}
-		if _, err := readConfig("fuzz.conf", m); err != nil && len(configProblems(err)) == 0 {
+		if _, err := readConfig("fuzz.conf", m, nil); err != nil && len(configProblems(err)) == 0 {
 			t.Fatal("an error that says nothing")
 		}
 	})

@@ -35,6 +35,16 @@ func checkCreds(path string) error {
 	return nil
 }
 
+// credsWarning says that others than the owner and the group may read the file; it is
+// empty if they may not, or if the file cannot be looked at.
+func credsWarning(path string) string {
+	st, err := os.Stat(path)
+	if err != nil || st.Mode().Perm()&0o007 == 0 {
+		return ""
+	}
+	return fmt.Sprintf("credentials %s can be read by every user (mode %04o): whoever reads them is this gateway to the hub; chmod 600 %s", path, st.Mode().Perm(), path)
+}
+
 // credsError explains why the hub's credentials cannot be used.
 func credsError(path string, err error) error {
 	return fmt.Errorf("cannot use credentials %s: %w; %s", path, reasonOf(err), fileRemedy(err,

@@ -9,7 +9,7 @@ import (
 	"net"
 	"os"
 	"runtime"
-	"strconv"
+	"sync/atomic"
 
 	"github.com/nats-io/nkeys"
 	"golang.org/x/sync/errgroup"
@@ -23,9 +23,13 @@ import (
 )
 
 // daemon is the gateway, wired and not yet running. All fields are static after
-// newDaemon.
+// newDaemon, but for what cfg points to, which a reload replaces.
 type daemon struct {
-	cfg  *Config
+	program string // the name it was started under
+	flags   *flags
+	logs    *logs
+	cfg     atomic.Pointer[Config] // in force now
+
 	log  *slog.Logger
 	name string
 	id   string // a public nkey
@@ -35,13 +39,13 @@ type daemon struct {
 	auth    *leaf.Auth
 	buffers *leaf.Budget // of all connections
 	nats    *leaf.Server
-	link    *leaf.Link         // nil without a remote
+	link    *leaf.Link         // disabled without a remote
 	mqtt    *mqttbridge.Server // nil without an MQTT listener
 	hw      *hw.Manager
 	store   *storefwd.Store // nil without outboxes
 	boxes   []box
 
-	natsLn, mqttLn, httpLn net.Listener // the last two may be nil
+	natsLn, mqttLn, httpLn *listener    // the last two may be nil
 	ctlLn                  net.Listener // nil without outboxes
 }
 
@@ -55,9 +59,10 @@ type box struct {
 
 // newDaemon builds everything and takes the ports, so that what cannot work is
 // said before anything runs.
-func newDaemon(cfg *Config, log *slog.Logger) (d *daemon, err error) {
-	d = &daemon{cfg: cfg, log: log, name: cfg.ServerName, sys: "/sys", router: leaf.NewRouter(),
+func newDaemon(program string, cfg *Config, f *flags, logs *logs) (d *daemon, err error) {
+	d = &daemon{program: program, flags: f, logs: logs, log: logs.logger(), name: cfg.ServerName, sys: "/sys", router: leaf.NewRouter(),
 		buffers: leaf.NewBudget(boundMemory(cmp.Or(cfg.MaxMemory, ownMemory())))}
+	d.cfg.Store(cfg)
 	if d.name == "" {
 		if d.name, err = os.Hostname(); err != nil {
 			return nil, fmt.Errorf("server_name is not set and the host has no name: %w", err)
@@ -73,17 +78,16 @@ func newDaemon(cfg *Config, log *slog.Logger) (d *daemon, err error) {
 	if d.id, err = pair.PublicKey(); err != nil {
 		return nil, err
 	}
-	if cfg.Remote != nil {
-		if f := cfg.Remote.Credentials; f != "" {
-			if err := checkCreds(f); err != nil {
-				return nil, err
-			}
-		}
-		if d.link, err = leaf.NewLink(d.linkOptions(), d.linkRouter()); err != nil {
+	d.announceStart()
+	if r := cfg.Remote; r != nil && r.Credentials != "" {
+		if err := checkCreds(r.Credentials); err != nil {
 			return nil, err
 		}
 	}
-	if d.hw, err = hw.New(hw.Options{Devices: cfg.Devices, Attach: d.attach, Log: log}); err != nil {
+	if d.link, err = leaf.NewLink(d.linkOptions(cfg), d.linkRouter(cfg)); err != nil {
+		return nil, err
+	}
+	if d.hw, err = hw.New(hw.Options{Devices: cfg.Devices, Attach: d.attach, Log: d.log}); err != nil {
 		return nil, err
 	}
 	if err := d.openStore(); err != nil {
@@ -102,7 +106,7 @@ func newDaemon(cfg *Config, log *slog.Logger) (d *daemon, err error) {
 // openStore opens the store if there is something to keep, and puts each outbox on
 // its subjects before anything can be published to them.
 func (d *daemon) openStore() (err error) {
-	c := d.cfg
+	c := d.cfg.Load()
 	if len(c.Outboxes) == 0 {
 		return nil
 	}
@@ -207,16 +211,18 @@ func (d *daemon) closeStore() error {
 }
 
 func (d *daemon) natsOptions() leaf.Options {
-	c := d.cfg
+	c := d.cfg.Load()
 	o := leaf.Options{ServerID: d.id, ServerName: d.name, MaxPayload: c.MaxPayload, MaxControlLine: c.MaxControlLine,
 		MaxConns: c.MaxConnections, MaxSubs: c.MaxSubs, PingInterval: c.PingInterval, PingMax: c.PingMax,
 		Outbound: leaf.OutboundOptions{MaxPending: c.MaxPending, WriteDeadline: c.WriteDeadline, Budget: d.buffers},
-		Auth:     d.auth, Logger: d.log}
+		Auth:     d.auth, NoHeaders: c.NoHeaders, Trace: c.Trace, TraceHeaders: c.TraceHeaders, TraceMax: c.MaxTracedMsgLen,
+		Logger: d.log}
+	o.AdvertiseHost, o.AdvertisePort, _ = splitAdvertise(c.ClientAdvertise) // checked by readNames; empty is none
 	return o
 }
 
 func (d *daemon) mqttOptions() mqttbridge.Options {
-	c := d.cfg.MQTT
+	c := d.cfg.Load().MQTT
 	o := mqttbridge.Options{Router: d.router, Auth: d.auth, MaxPacket: c.MaxPacket, MaxConns: c.MaxConns, MaxSubs: c.MaxSubs,
 		MaxPending: c.MaxPending, WriteDeadline: c.WriteDeadline, Budget: d.buffers, ConnectTimeout: c.ConnectTimeout, Logger: d.log}
 	if d.store != nil {
@@ -226,17 +232,29 @@ func (d *daemon) mqttOptions() mqttbridge.Options {
 }
 
 // linkRouter is the subject space that the link is for.
-func (d *daemon) linkRouter() *leaf.Router {
-	r, ok := d.auth.Router(d.cfg.Remote.Account)
+func (d *daemon) linkRouter(c *Config) *leaf.Router {
+	r, ok := d.auth.Router(linkAccount(c))
 	if !ok {
 		panic("leafd: the account of the remote was not checked")
 	}
 	return r
 }
 
-func (d *daemon) linkOptions() leaf.LinkOptions {
-	r := d.cfg.Remote
-	o := leaf.LinkOptions{NoRandomize: r.KeepOrder, ServerName: d.name, ServerID: d.id, CredsFile: r.Credentials,
+// linkAccount is whose messages the link carries, also while there is no remote.
+func linkAccount(c *Config) string {
+	if c.Remote == nil {
+		return leaf.GlobalAccount
+	}
+	return c.Remote.Account
+}
+
+// linkOptions are those of the one hub; without one the link is disabled.
+func (d *daemon) linkOptions(c *Config) leaf.LinkOptions {
+	r := c.Remote
+	if r == nil {
+		return leaf.LinkOptions{Disabled: true, Logger: d.log}
+	}
+	o := leaf.LinkOptions{Disabled: r.Disabled, NoRandomize: r.KeepOrder, ServerName: d.name, ServerID: d.id, CredsFile: r.Credentials,
 		NKeySeed: r.NKey, DenyImports: r.DenyImports, DenyExports: r.DenyExports,
 		FirstInfoTimeout: r.FirstInfoTimeout, ReconnectMax: r.Reconnect, Logger: d.log}
 	for _, u := range r.URLs {
@@ -253,21 +271,22 @@ func (d *daemon) attach(name string, s msg.Sink) hw.Port {
 }
 
 func (d *daemon) listen() (err error) {
-	if d.natsLn, err = net.Listen("tcp", d.cfg.Listen); err != nil {
-		return listenError("NATS clients", "listen", d.cfg.Listen, err)
+	c := d.cfg.Load()
+	if d.natsLn, err = listenOn("NATS clients", "listen", c.Listen); err != nil {
+		return err
 	}
-	if d.cfg.MQTT != nil {
-		if d.mqttLn, err = net.Listen("tcp", d.cfg.MQTT.Listen); err != nil {
-			return listenError("MQTT", "mqtt.listen", d.cfg.MQTT.Listen, err)
+	if c.MQTT != nil {
+		if d.mqttLn, err = listenOn("MQTT", "mqtt.listen", c.MQTT.Listen); err != nil {
+			return err
 		}
 	}
-	if d.cfg.HTTP != "" {
-		if d.httpLn, err = net.Listen("tcp", d.cfg.HTTP); err != nil {
-			return listenError("monitoring", "http", d.cfg.HTTP, err)
+	if c.HTTP != "" {
+		if d.httpLn, err = listenOn("monitoring", "http", c.HTTP); err != nil {
+			return err
 		}
 	}
 	if d.store != nil {
-		if d.ctlLn, err = listenCtl(d.cfg.Store.Dir); err != nil { // a disk that fails is no reason not to start
+		if d.ctlLn, err = listenCtl(c.Store.Dir); err != nil { // a disk that fails is no reason not to start
 			d.log.Warn("leafd outbox will not work while this runs", "err", err)
 		}
 	}
@@ -275,29 +294,32 @@ func (d *daemon) listen() (err error) {
 }
 
 func (d *daemon) closeListeners() (err error) {
-	for _, ln := range []net.Listener{d.natsLn, d.mqttLn, d.httpLn, d.ctlLn} {
+	for _, ln := range []*listener{d.natsLn, d.mqttLn, d.httpLn} {
 		if ln != nil {
 			err = errors.Join(err, ln.Close())
 		}
+	}
+	if d.ctlLn != nil {
+		err = errors.Join(err, d.ctlLn.Close())
 	}
 	return err
 }
 
 // run serves until ctx ends or a part fails, and then stops the parts in the order
-// in which data flows: listeners, hardware, link and forwarders, store.
-func (d *daemon) run(ctx context.Context) error {
-	if err := d.writePid(); err != nil {
+// in which data flows: listeners, hardware, link and forwarders, store. Of signals
+// it takes those that do not stop it at once.
+func (d *daemon) run(ctx context.Context, signals <-chan os.Signal) error {
+	c := d.cfg.Load()
+	if err := writePid(c.PidFile); err != nil {
 		return errors.Join(err, d.closeListeners(), d.closeStore())
 	}
-	for _, w := range d.cfg.Warnings {
+	for _, w := range c.Warnings {
 		d.log.Warn(w)
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	outer := startStage(cancel)
-	if d.link != nil {
-		outer.run(d.link.Run)
-	}
+	outer.run(d.link.Run)
 	for _, b := range d.boxes {
 		outer.run(b.fwd.Run)
 		outer.run(func(ctx context.Context) error {
@@ -309,28 +331,29 @@ func (d *daemon) run(ctx context.Context) error {
 	middle.run(d.hw.Run)
 	inner := startStage(cancel)
 	inner.run(func(ctx context.Context) error { return d.nats.Serve(ctx, d.natsLn) })
-	d.log.Info("serving NATS clients", "listen", d.natsLn.Addr())
 	if d.mqttLn != nil {
 		inner.run(func(ctx context.Context) error { return d.mqtt.Serve(ctx, d.mqttLn) })
-		d.log.Info("serving MQTT devices", "listen", d.mqttLn.Addr())
 	}
 	if d.httpLn != nil {
 		h := monitor.New(monitor.Options{Health: d.health, Varz: d.varz, Uplinkz: d.uplinkz, Logger: d.log})
 		inner.run(func(ctx context.Context) error { return monitor.Serve(ctx, d.httpLn, h, d.log) })
-		d.log.Info("serving monitoring", "listen", d.httpLn.Addr())
 	}
 	if d.ctlLn != nil {
-		inner.run(func(ctx context.Context) error { return serveCtl(ctx, d.ctlLn, d.cfg, d.ctlBoxes(), d.log) })
+		inner.run(func(ctx context.Context) error { return serveCtl(ctx, d.ctlLn, c, d.ctlBoxes(), d.log) })
 	}
 	letStartGo(d.log)
-	d.log.Info("leafd is ready", "version", version, "name", d.name)
-	<-ctx.Done()
-	d.log.Info("stopping")
-	var failed error
+	d.announceReady()
+	if err := d.writePorts(portsPath(c.PortsFileDir, d.program)); err != nil {
+		d.log.Error("no ports file", "err", err)
+	}
+	d.obey(ctx, signals, inner, cancel)
+	d.announceStop()
+	last := d.cfg.Load()
+	failed := removeFile(portsPath(last.PortsFileDir, d.program))
 	for _, s := range []*stage{inner, middle, outer} {
 		failed = errors.Join(failed, s.stop())
 	}
-	return errors.Join(failed, d.closeStore(), d.removePid())
+	return errors.Join(failed, d.closeStore(), removeFile(last.PidFile))
 }
 
 // stage is a set of parts that stop together. A part that ends early with an error
@@ -364,21 +387,4 @@ func (s *stage) run(fn func(context.Context) error) {
 func (s *stage) stop() error {
 	s.cancel()
 	return s.group.Wait()
-}
-
-func (d *daemon) writePid() error {
-	if d.cfg.PidFile == "" {
-		return nil
-	}
-	if err := os.WriteFile(d.cfg.PidFile, []byte(strconv.Itoa(os.Getpid())+"\n"), 0o644); err != nil {
-		return fmt.Errorf("pid_file: %w; choose a path that this user may write", err)
-	}
-	return nil
-}
-
-func (d *daemon) removePid() error {
-	if d.cfg.PidFile == "" {
-		return nil
-	}
-	return os.Remove(d.cfg.PidFile)
 }

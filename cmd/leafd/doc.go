@@ -3,14 +3,17 @@
 //
 //	leafd -c FILE    run with a configuration file
 //	leafd -c FILE -t check the file and the credentials it names, and end
-//	leafd -v         print the version
+//	leafd -h         show all flags, which are nats-server's; -v the version
 //	leafd outbox …   look into outboxes, take out and put in; without more it tells how
 //
-// Without a file it serves NATS clients on 127.0.0.1:4222.
+// Without a file it serves NATS clients on 127.0.0.1:4222. Started under the name
+// nats-server it has that server's defaults, -v and log lines.
 //
-// Reading order: main.go (flags, signals), daemon.go (who is wired to whom, and the
+// Reading order: main.go, flags.go, daemon.go (who is wired to whom, and the
 // order of stopping), pubacks.go (what publishers into an outbox are told),
 // pubacks_ids.go, snapshot.go (what monitoring shows), outbox.go (leafd outbox),
 // boxes.go and ctl.go (what it works on), config.go and the files
-// that start with config_, logging.go, creds.go.
+// that start with config_, logging.go and the files
+// that start with log_, signals.go (what signals do), signal_command.go (--signal),
+// listener.go, files.go (pid and ports), creds.go.
 package main

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -11,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 	"unicode"
@@ -19,16 +21,62 @@ import (
 
 // A log line is one fact: "msg key=value …". Under systemd's journal it begins
 // with a priority, <6>, and the journal adds the time (sd-daemon(3)); elsewhere
-// it begins with the time and the level. Whatever a client sends, a line stays
-// one line.
+// it begins with the time and the level, or as nats-server's do. Whatever a client
+// sends, a line stays one line.
 
-// newLogger logs to stderr, from debug on if debug, else from info on.
-func newLogger(stderr *os.File, debug bool) *slog.Logger {
-	level := slog.LevelInfo
-	if debug {
-		level = slog.LevelDebug
+// levelFatal is of the line that says why the program ends.
+const levelFatal = slog.LevelError + 4
+
+// logs is where the program's log goes. A reload changes it under its loggers.
+type logs struct {
+	out *logOut
+}
+
+// newLogs opens what c asks for.
+func newLogs(c *Config, stock bool) (*logs, error) {
+	l := &logs{out: &logOut{repeats: make(map[string]*repeat)}}
+	next, err := openDest(c.Log, stock)
+	if err != nil {
+		return nil, err
 	}
-	return slog.New(newLogHandler(stderr, level, isJournal(stderr)))
+	return l, l.use(next, c)
+}
+
+// use lets lines go to d from now on, and closes what they went to before.
+func (l *logs) use(d *dest, c *Config) error {
+	l.out.mu.Lock()
+	old := l.out.dest
+	l.out.dest = d
+	l.out.mu.Unlock()
+	l.out.debug.Store(c.Debug)
+	l.out.trace.Store(c.Trace)
+	if old == nil || old == d {
+		return nil
+	}
+	return old.Close()
+}
+
+func (l *logs) logger() *slog.Logger { return slog.New(&logHandler{out: l.out}) }
+
+// reopen lets a log file that was moved away go, and begins it anew.
+func (l *logs) reopen() error {
+	l.out.mu.Lock()
+	defer l.out.mu.Unlock()
+	if f, ok := l.out.dest.w.(*logFile); ok {
+		return f.reopen()
+	}
+	return errors.New("the log is not a file")
+}
+
+func (l *logs) close() error {
+	l.out.mu.Lock()
+	defer l.out.mu.Unlock()
+	return l.out.dest.Close()
+}
+
+// newLogger logs to stderr, for a command that is not the daemon.
+func newLogger(stderr *os.File) *slog.Logger {
+	return slog.New(newLogHandler(stderr, slog.LevelInfo, isJournal(stderr)))
 }
 
 // isJournal reports whether f is the journal's own stream: JOURNAL_STREAM names
@@ -52,18 +100,16 @@ const (
 // logHandler is a slog.Handler. Those made by WithAttrs share its logOut.
 type logHandler struct {
 	out    *logOut
-	level  slog.Level
 	prefix string // of keys: open groups, "a.b."
 	attrs  string // already written, each with a space before it
 }
 
 // logOut is where lines go.
 type logOut struct {
-	// Static after newLogHandler.
-	w       io.Writer
-	journal bool
+	debug, trace atomic.Bool // which levels below info are logged
 
 	mu      sync.Mutex
+	dest    *dest              // guarded by mu
 	repeats map[string]*repeat // guarded by mu; by line without its time
 }
 
@@ -75,10 +121,24 @@ type repeat struct {
 }
 
 func newLogHandler(w io.Writer, level slog.Level, journal bool) *logHandler {
-	return &logHandler{out: &logOut{w: w, journal: journal, repeats: make(map[string]*repeat)}, level: level}
+	d := &dest{w: w, head: leafdHead(true, true)}
+	if journal {
+		d.head = journalHead
+	}
+	out := &logOut{dest: d, repeats: make(map[string]*repeat)}
+	out.debug.Store(level <= slog.LevelDebug)
+	return &logHandler{out: out}
 }
 
-func (h *logHandler) Enabled(_ context.Context, l slog.Level) bool { return l >= h.level }
+func (h *logHandler) Enabled(_ context.Context, l slog.Level) bool {
+	switch {
+	case l >= slog.LevelInfo:
+		return true
+	case l >= slog.LevelDebug:
+		return h.out.debug.Load()
+	}
+	return h.out.trace.Load()
+}
 
 func (h *logHandler) WithAttrs(attrs []slog.Attr) slog.Handler {
 	b := []byte(h.attrs)
@@ -159,35 +219,13 @@ func (o *logOut) expire(now time.Time) error {
 }
 
 // write puts a line out in one call, so that lines of two processes do not mix.
+// With mu held.
 func (o *logOut) write(line []byte, level slog.Level, now time.Time) error {
-	b := make([]byte, 0, len(line)+40)
-	if o.journal {
-		b = append(b, '<', priority(level), '>')
-	} else {
-		b = now.UTC().AppendFormat(b, "2006-01-02T15:04:05.000Z ")
-		b = append(b, level.String()...)
-		b = append(b, ' ')
-	}
-	b = append(b, line...)
-	_, err := o.w.Write(append(b, '\n'))
-	return err
-}
-
-// priority is the level as in syslog(3).
-func priority(l slog.Level) byte {
-	switch {
-	case l >= slog.LevelError:
-		return '3'
-	case l >= slog.LevelWarn:
-		return '4'
-	case l >= slog.LevelInfo:
-		return '6'
-	}
-	return '7'
+	return o.dest.write(line, level, now)
 }
 
 // secretKeys never have their value written, whoever logs them.
-var secretKeys = []string{"password", "pass", "token", "seed", "nkey", "jwt", "sig"}
+var secretKeys = []string{"password", "pass", "token", "auth_token", "seed", "nkey", "jwt", "sig"}
 
 func appendAttr(b []byte, prefix string, a slog.Attr) []byte {
 	v := a.Value.Resolve()

@@ -316,7 +316,7 @@ func openToWrite(cfg *Config) (boxes, func() error, error) {
 	if err := becomeOwner(&own.Store.Dir); err != nil {
 		return nil, nil, err
 	}
-	s, err := storefwd.Open(own.Store.Dir, own.storeOptions(newLogger(os.Stderr, false)))
+	s, err := storefwd.Open(own.Store.Dir, own.storeOptions(newLogger(os.Stderr)))
 	if err != nil {
 		return nil, nil, err
 	}

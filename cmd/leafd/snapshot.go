@@ -22,7 +22,7 @@ func (d *daemon) health() []string {
 }
 
 func (d *daemon) varz() monitor.Varz {
-	c, n, st := d.cfg, d.nats.Counters(), d.router.Stats()
+	c, n, st := d.cfg.Load(), d.nats.Counters(), d.router.Stats()
 	v := monitor.Varz{ServerID: d.id, ServerName: d.name, Version: leaf.ProtocolVersion, GoVersion: runtime.Version(),
 		AuthRequired: !c.Auth.Anyone(), MaxConn: c.MaxConnections, MaxSubs: c.MaxSubs, MaxPayload: c.MaxPayload,
 		MaxControl: c.MaxControlLine, MaxPending: c.MaxPending, PingInterval: c.PingInterval, PingMax: c.PingMax,
@@ -32,8 +32,9 @@ func (d *daemon) varz() monitor.Varz {
 		Leafd: monitor.Leafd{Version: "v" + version, Drops: map[string]uint64{}, Refused: n.Refused.Load(), BadProto: n.ProtocolErrors.Load(),
 			BadAuth: n.AuthErrors.Load(), Panics: n.Panics.Load()}}
 	v.Host, v.Port = hostPort(d.natsLn)
+	v.Tags = c.ServerTags
 	v.HTTPHost, v.HTTPPort = hostPort(d.httpLn)
-	if d.link != nil && d.link.Status().State == leaf.LinkUp {
+	if d.link.Status().State == leaf.LinkUp {
 		v.Leafnodes = 1
 	}
 	for r := msg.NoQuota; r < msg.NumDrops; r++ {
@@ -61,7 +62,7 @@ func (d *daemon) mqttz() *monitor.MQTT {
 func (d *daemon) uplinkz() monitor.Uplinkz {
 	u := monitor.Uplinkz{ServerName: d.name, Now: time.Now(), Remotes: []monitor.Remote{}, Outboxes: []monitor.Outbox{}}
 	d.storez(&u)
-	if d.link == nil {
+	if d.cfg.Load().Remote == nil {
 		return u
 	}
 	s := d.link.Status()
@@ -77,6 +78,7 @@ func (d *daemon) uplinkz() monitor.Uplinkz {
 
 // storez adds the outboxes and the disk under them.
 func (d *daemon) storez(u *monitor.Uplinkz) {
+	c := d.cfg.Load()
 	for _, b := range d.boxes {
 		l, f := b.log.Stats(), b.fwd.Stats()
 		reason := f.Detail
@@ -84,7 +86,7 @@ func (d *daemon) storez(u *monitor.Uplinkz) {
 			reason = f.LastError
 		}
 		u.Outboxes = append(u.Outboxes, monitor.Outbox{Class: b.cfg.Name, State: f.State, Reason: reason,
-			Subjects: b.cfg.Subjects, Confirm: f.Confirm, Stream: f.Stream, Domain: b.cfg.Domain, Messages: l.Msgs, Bytes: l.Bytes,
+			Subjects: b.cfg.Subjects, Confirm: f.Confirm, Stream: f.Stream, Domain: c.outbox(b.cfg.Name).Domain, Messages: l.Msgs, Bytes: l.Bytes,
 			MaxBytes: b.cfg.MaxBytes, OldestAge: monitor.Duration(l.OldestAge), FirstSeq: l.First, LastSeq: l.Last,
 			AckedSeq: l.First - 1, InFlight: f.InFlight, Sent: f.Sent, Acked: f.Acked + f.Resumed,
 			Resent: f.Resent, RTT: monitor.Duration(f.RTT), Rejected: f.Rejected, Junk: f.Junk, Shared: f.Shared,
@@ -95,7 +97,7 @@ func (d *daemon) storez(u *monitor.Uplinkz) {
 		return
 	}
 	s := d.store.Stats()
-	st := &monitor.Store{Dir: d.cfg.Store.Dir, State: "ok", Epoch: s.Epoch, FileSize: s.BoltSize, JournalSize: d.cfg.Store.JournalSize,
+	st := &monitor.Store{Dir: c.Store.Dir, State: "ok", Epoch: s.Epoch, FileSize: s.BoltSize, JournalSize: c.Store.JournalSize,
 		Written:     map[string]uint64{"journal": uint64(s.JournalBytes), "fold": uint64(s.BoltBytes), "open": uint64(s.MetaBytes)},
 		JournalMode: s.JournalMode, LastError: s.Failed, Salvaged: s.Salvaged, Wear: d.wearz(),
 		Commits: uint64(s.Commits), CommitMsgs: uint64(s.CommitMsgs), Folds: uint64(s.Folds), Faults: uint64(s.Faults),
@@ -123,11 +125,11 @@ func (d *daemon) wearz() *monitor.Wear {
 	return z
 }
 
-func hostPort(ln net.Listener) (host string, port int) {
+func hostPort(ln *listener) (host string, port int) {
 	if ln == nil {
 		return "", 0
 	}
-	host, p, _ := net.SplitHostPort(ln.Addr().String())
+	host, p, _ := net.SplitHostPort(ln.String())
 	port, _ = strconv.Atoi(p)
 	return host, port
 }

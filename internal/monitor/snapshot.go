@@ -18,6 +18,8 @@ type Varz struct {
 	HTTPHost   string `json:"http_host"`
 	HTTPPort   int    `json:"http_port"`
 
+	Tags []string `json:"tags,omitempty"`
+
 	AuthRequired  bool          `json:"auth_required,omitempty"`
 	MaxConn       int           `json:"max_connections"`
 	MaxSubs       int           `json:"max_subscriptions,omitempty"`
