@@ -6,7 +6,7 @@ SOAK_CHECKS ?= 10000
 LDFLAGS  = -s -w -X main.version=$(VERSION)
 
 .DEFAULT_GOAL := build
-.PHONY: build demo test race check cross bench crash outage fuzz soak clean
+.PHONY: build demo test race check cross bench crash outage interop fuzz soak clean
 
 ## build: leafd for this machine, as bin/leafd
 build:
@@ -55,6 +55,10 @@ crash:
 ## outage: take the hub, and nodes of a cluster, away under load, and count what arrived; OUTAGE_FLAGS="-msgs 20000 -long"
 outage:
 	$(GO) run -buildvcs=false ./test/outage $(OUTAGE_FLAGS)
+
+## interop: the nats command against leafd and against nats-server; builds it first, two minutes
+interop:
+	cd test/interop && $(GO) vet . && $(GO) test -count 1 -timeout 20m .
 
 ## fuzz: each fuzz target for FUZZTIME (default 30s)
 fuzz:

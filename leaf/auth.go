@@ -207,6 +207,13 @@ func (a *Auth) enroll(st *authState, who *identity, g *Grant, name string) (*Gra
 	return g, nil
 }
 
+// Permissions are what the client may do now; nil: everything.
+func (g *Grant) Permissions() *Permissions {
+	g.auth.mu.Lock()
+	defer g.auth.mu.Unlock()
+	return g.who.allowed
+}
+
 // Close is called once the client has left. The port is its owner's to close.
 func (g *Grant) Close() {
 	g.auth.mu.Lock()

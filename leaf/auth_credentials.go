@@ -22,6 +22,7 @@ type identity struct {
 	secret  string // password or token, plain or bcrypt; empty for an nkey
 	types   []ConnType
 	rights  *rights
+	allowed *Permissions // what rights were made of
 	account *account
 }
 
@@ -85,7 +86,7 @@ func (k *keyring) add(u *User, accounts map[string]*account) error {
 	if err != nil {
 		return fmt.Errorf("permissions of user %q: %w", u.Name+u.NKey, err)
 	}
-	w := &identity{name: u.Name, secret: u.Password, types: u.Types, rights: rt, account: accounts[cmp.Or(u.Account, GlobalAccount)]}
+	w := &identity{name: u.Name, secret: u.Password, types: u.Types, rights: rt, allowed: u.Permissions, account: accounts[cmp.Or(u.Account, GlobalAccount)]}
 	if w.account == nil {
 		return fmt.Errorf("user %q: there is no account %q", u.Name+u.NKey, u.Account)
 	}

@@ -51,10 +51,12 @@ func (p *Port) match(subject []byte) *result {
 // find returns what a subject matches: a result of the cache, or p.scratch.
 func (p *Port) find(gen uint64, subject []byte) *result {
 	r := p.router
+	p.tally.matches++
 	h := maphash.Bytes(cacheSeed, subject)
 	set := r.cache.slots[h%cacheSets*cacheWays:][:cacheWays]
 	for i := range set {
 		if res := set[i].Load(); res != nil && res.gen == gen && res.subject == string(subject) {
+			p.tally.hits++
 			return res
 		}
 	}

@@ -27,14 +27,14 @@ type conn struct {
 	served *sync.WaitGroup // static after admit; done once the connection has ended
 
 	// Owned by the reader; static once the client has connected.
-	port                                     *Port // of its account; before that one of nobody
+	port                                     *Port // of its account, put here under mu; before that one of nobody
 	headers, noResponders, verbose, pedantic bool
 
 	// Owned by the reader.
 	parser   *parser // nil while the connection is parked, unless an operation is incomplete
 	ready    bool    // CONNECT was accepted, or none is needed
 	halfOpen bool    // counted by auth as one that has not logged in
-	grant    *Grant  // nil before ready
+	grant    *Grant  // nil before ready; put here under mu
 
 	tracer *tracer // owned by the reader; nil: no trace
 
@@ -44,6 +44,7 @@ type conn struct {
 	plain bool // guarded by out.mu: the client does not understand headers
 
 	pings atomic.Int32 // sent and not answered
+	meter meter
 
 	mu   sync.Mutex
 	subs table.Table[string, *msg.Sub] // guarded by mu; by sid
@@ -105,6 +106,7 @@ func (c *conn) handle(b []byte) error {
 			continue
 		case opPong:
 			c.pings.Store(0)
+			c.meter.pong()
 			continue
 		case opInfo, opOK:
 			continue
@@ -159,6 +161,9 @@ func (c *conn) handlePub(m *msg.Msg) error {
 	}
 	if len(m.Reply) > 0 && reservedReply(m.Reply) {
 		return c.violation(fmt.Sprintf("Publish with Reply of %q", m.Reply))
+	}
+	if len(m.Subject) == len(userInfoSubject) && c.askedAboutUser(m) {
+		return nil
 	}
 	if c.verbose && c.port.mayPublish(m.Subject) { // before what the publish brings the client itself, as from nats-server
 		c.out.Append(okLine)
@@ -244,6 +249,8 @@ func (c *conn) Deliver(m *msg.Msg, sub *msg.Sub) msg.Drop {
 	}
 	sub.Delivered++
 	last := sub.Delivered == sub.Max
+	c.meter.out.Msgs++
+	c.meter.out.Bytes += uint64(len(m.Header) + len(m.Data))
 	d := c.out.End(appendMsg(b, m, sub.SID, !c.plain))
 	if last {
 		c.retire(sub)

@@ -46,7 +46,7 @@ func parseConnect(arg []byte) (*Connect, error) {
 		return nil, &ProtoError{Text: "invalid client protocol", Fatal: true}
 	}
 	if c.NoResponders && !c.Headers {
-		return nil, &ProtoError{Text: "no responders requires headers support", Fatal: true}
+		return nil, errNoRespondersNeedHeaders
 	}
 	return c, nil
 }
@@ -118,7 +118,7 @@ func (c *conn) handleConnect(arg []byte) error {
 	if !c.ready {
 		l := &Login{Type: Standard, User: info.User, Pass: info.Pass, Token: info.Token, NKey: info.NKey, Sig: info.Sig, Nonce: c.nonce}
 		if err := c.enter(l); err != nil {
-			return c.refuse(l, info.Name, err)
+			return c.refuse(l, info, err)
 		}
 	}
 	c.headers = info.Headers && !c.srv.opts.Load().NoHeaders
@@ -130,6 +130,9 @@ func (c *conn) handleConnect(arg []byte) error {
 	c.port.Echo(info.Echo == nil || *info.Echo)
 	c.in.Trust()
 	c.asyncInfo.Store(info.Protocol >= 1)
+	if c.identify(info) {
+		c.watch(Watcher.Connected)
+	}
 	return nil
 }
 
@@ -139,7 +142,9 @@ func (c *conn) enter(l *Login) error {
 	if err != nil {
 		return err
 	}
+	c.mu.Lock()
 	c.grant, c.port, c.ready = grant, grant.Port, true
+	c.mu.Unlock()
 	if c.parser == nil { // before the first word, where none has to log in
 		return nil
 	}
@@ -160,8 +165,7 @@ func least(a, b int) int {
 
 // Revoked implements [Client]. What the client is told reaches it before the end.
 func (c *conn) Revoked() {
-	c.out.Append([]byte("-ERR '" + ErrNotAuthorized.Error() + "'\r\n"))
-	c.out.Close(nil)
+	c.cut(ErrNotAuthorized.(*ProtoError))
 }
 
 // Ended implements [Client].
@@ -176,9 +180,11 @@ func (c *conn) Ended(subs []*msg.Sub) {
 
 // refuse ends the connection of one who may not enter, later the more often its
 // address has failed.
-func (c *conn) refuse(l *Login, name string, err error) error {
+func (c *conn) refuse(l *Login, info *Connect, err error) error {
 	c.srv.counters.AuthErrors.Add(1)
-	c.log().Warn("client refused", "name", name, "user", cmp.Or(l.User, l.NKey), "remote", c.nc.RemoteAddr(), "err", err)
+	c.log().Warn("client refused", "name", info.Name, "user", cmp.Or(l.User, l.NKey), "remote", c.nc.RemoteAddr(), "err", err)
+	c.identify(info)
+	c.watch(Watcher.Refused)
 	if err == ErrNotAuthorized {
 		c.srv.pause(c.srv.auth.Refused(c.nc.RemoteAddr()))
 	}
@@ -193,7 +199,10 @@ func (c *conn) beginWithout(b []byte) error {
 	}
 	l := &Login{Type: Standard}
 	if err := c.enter(l); err != nil {
-		return c.tell(c.refuse(l, "", err))
+		return c.tell(c.refuse(l, &Connect{}, err))
+	}
+	if c.identify(&Connect{}) {
+		c.watch(Watcher.Connected)
 	}
 	return nil
 }

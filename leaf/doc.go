@@ -13,8 +13,9 @@
 // the recipient's socket). Then trie.go and cache.go behind the router,
 // inbound.go and parking.go (reading without holding a buffer, or a goroutine, while
 // idle), life.go (a connection from its first goroutine to its end), server.go
-// (accept, limits, shutdown), connect.go (the client handshake), link.go and the
-// files that start with link_. budget.go bounds what waits for all connections.
+// (accept, limits, shutdown), connect.go (the client handshake), conninfo.go and
+// routerinfo.go (what monitoring shows), link.go and the files that start with link_.
+// budget.go bounds what waits for all connections.
 //
 // # Concurrency
 //

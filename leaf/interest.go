@@ -42,6 +42,11 @@ func (r *Router) Interest(fn func(subject, queue string, members int)) (stop fun
 // changed needs mu. It makes cached matches stale and tells the watchers.
 func (r *Router) changed(p *Port, sub *msg.Sub, delta int) {
 	r.subs += delta
+	if delta > 0 {
+		r.stats.Inserts.Add(1)
+	} else {
+		r.stats.Removes.Add(1)
+	}
 	r.stale()
 	if p.mode == Uplink || p.mode == Outbox {
 		return

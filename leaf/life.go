@@ -21,6 +21,7 @@ func newConn(s *Server, nc net.Conn, id uint64) *conn {
 	c.out = NewOutbound(nc, o.Outbound, c.in.Wake)
 	c.out.setTap(c.outTap(o))
 	c.news.Store(true)
+	c.meter.start = time.Now().UnixNano()
 	if s.auth.challenges(Standard) {
 		c.nonce = newNonce()
 	}
@@ -91,11 +92,11 @@ func (c *conn) rest() {
 func (c *conn) end(err error) {
 	c.port.Close()
 	c.port.Flush()
-	c.leave(err)
+	err = c.leave(err)
 	c.release()
 	c.out.Wait()
 	c.in.Leave()
-	c.srv.ended(c)
+	c.srv.ended(c, err)
 }
 
 // tick is called now and then by the server's keeper: it asks a silent client
@@ -107,24 +108,27 @@ func (c *conn) tick(now time.Time) (awake bool) {
 		return c.in.Nudge(now)
 	}
 	if int(c.pings.Add(1)) > o.PingMax {
+		c.srv.counters.StaleConns.Add(1)
 		c.out.Append([]byte("-ERR 'Stale Connection'\r\n"))
 		c.out.Flush()
 		c.out.Close(errStale)
 		return true
 	}
-	c.out.Append([]byte("PING\r\n"))
-	c.out.Flush()
+	c.ping()
 	return true
 }
 
-// leave ends the connection and writes the one line that says why.
-func (c *conn) leave(err error) {
+// leave ends the connection, writes the one line that says why, and returns it.
+func (c *conn) leave(err error) error {
 	if errors.Is(err, os.ErrDeadlineExceeded) {
 		err = c.tell(errAuthTimeout)
 	}
 	c.out.Flush()
 	if cut := c.out.Err(); cut != nil { // the reader saw only a closed socket
 		err = cut
+	}
+	if why := c.meter.cut.Load(); why != nil {
+		err = why
 	}
 	c.out.Close(nil)
 	var pe *ProtoError
@@ -139,6 +143,7 @@ func (c *conn) leave(err error) {
 	default:
 		c.log().Debug("client left", "err", strings.TrimSpace(err.Error()))
 	}
+	return err
 }
 
 var (
@@ -149,4 +154,6 @@ var (
 	errInvalidSubject        = &ProtoError{Text: "Invalid Subject"}
 	errInvalidPublishSubject = &ProtoError{Text: "Invalid Publish Subject"}
 	errHeadersOff            = &ProtoError{Text: "message headers not supported", Fatal: true}
+
+	errNoRespondersNeedHeaders = &ProtoError{Text: "no responders requires headers support", Fatal: true}
 )

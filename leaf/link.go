@@ -43,6 +43,8 @@ type LinkOptions struct {
 	PingInterval     time.Duration // 0 means 30 s
 	PingMax          int           // unanswered PINGs before the hub is taken for dead; 0 means 2
 
+	ConnIDs *atomic.Uint64 // the id last given, shared with listeners; nil means one of its own
+
 	Logger *slog.Logger // nil means slog.Default
 }
 
@@ -69,6 +71,9 @@ type LinkStatus struct {
 	Attempts   int       // since it was up last, or since the start
 	Reconnects int       // times it came up again
 	RTT        time.Duration
+	ConnID     uint64   // of the connection that came up last
+	Remote     net.Addr // of the hub, then; nil before
+
 	HubName    string
 	HubVersion string
 	Domain     string // of the hub's JetStream
@@ -200,6 +205,9 @@ func (o *LinkOptions) setDefaults() {
 	o.ReconnectMax = max(o.ReconnectMin, cmp.Or(o.ReconnectMax, 800*time.Millisecond))
 	o.PingInterval = cmp.Or(o.PingInterval, 30*time.Second)
 	o.PingMax = cmp.Or(o.PingMax, 2)
+	if o.ConnIDs == nil {
+		o.ConnIDs = new(atomic.Uint64)
+	}
 	if o.Logger == nil {
 		o.Logger = slog.Default()
 	}
@@ -343,6 +351,7 @@ func (l *Link) facts(s *session) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.status.HubName, l.status.HubVersion, l.status.Domain = s.hubName, s.hubVersion, s.domain
+	l.status.ConnID, l.status.Remote = s.id, s.nc.RemoteAddr()
 	l.maxPayload.Store(s.maxPayload.Load())
 }
 
@@ -417,6 +426,15 @@ func (l *Link) Status() LinkStatus {
 		st.Pending = s.out.Pending()
 	}
 	return st
+}
+
+// Subjects returns what the hub wants from here, in no order; nothing while the link
+// is down.
+func (l *Link) Subjects() []string {
+	if s := l.live.Load(); s != nil {
+		return s.port.Subjects()
+	}
+	return nil
 }
 
 // Send appends a message for the hub without asking what the hub wants; the

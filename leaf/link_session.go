@@ -19,6 +19,7 @@ import (
 type session struct {
 	// Static after newSession.
 	link *Link
+	id   uint64
 	url  hubURL
 	nc   net.Conn
 	in   *Inbound
@@ -56,7 +57,7 @@ type session struct {
 const maxHubLine = 64 << 10
 
 func newSession(l *Link, u hubURL, nc net.Conn) *session {
-	s := &session{link: l, url: u, nc: nc, in: NewInbound(nc), out: NewOutbound(nc, l.opts.Outbound, nil),
+	s := &session{link: l, id: l.opts.ConnIDs.Add(1), url: u, nc: nc, in: NewInbound(nc), out: NewOutbound(nc, l.opts.Outbound, nil),
 		mark: "$LDS." + rand.Text(), kick: make(chan struct{}, 1),
 		subs: map[string]*msg.Sub{}, announced: map[interestKey]int{}}
 	s.port = l.router.Attach("link", s, Uplink)

@@ -13,9 +13,12 @@ func (c *conn) sayNoResponders(m *msg.Msg) {
 	c.Deliver(&msg.Msg{Subject: m.Reply, Header: []byte(head)}, sub)
 }
 
-// hasOwn returns the port's own plain subscription to a subject, or nil. Publish was
-// called before.
+// hasOwn returns the port's own plain subscription to a subject, or nil. It is for the
+// publisher's goroutine.
 func (p *Port) hasOwn(subject []byte) *msg.Sub {
+	if p.publishing == nil {
+		p.publishing = publishings.Get().(*publishing)
+	}
 	for _, e := range p.find(p.router.gen.Load(), subject).plain {
 		if e.at.owner == p {
 			return e.sub

@@ -23,12 +23,13 @@ func (o *Options) setDefaults() {
 
 // Reload puts o in force, for clients that are connected as well: their limits and
 // traces follow, and INFO tells them what they must know. More than MaxConns of
-// them are not kept, those that came last go. ServerID, ServerName, Auth and
-// Logger stay what New was given; [Auth.Apply] is for who may connect.
+// them are not kept, those that came last go. ServerID, ServerName, Auth,
+// ConnIDs, Watcher, UserInfo and Logger stay what New was given; [Auth.Apply] is for who may connect.
 func (s *Server) Reload(o Options) {
 	o.setDefaults()
 	was := s.opts.Load()
 	o.ServerID, o.ServerName, o.Auth, o.Logger = was.ServerID, was.ServerName, was.Auth, was.Logger
+	o.ConnIDs, o.Watcher, o.UserInfo = was.ConnIDs, was.Watcher, was.UserInfo
 	s.opts.Store(&o)
 	conns := s.snapshot(nil)
 	slices.SortFunc(conns, func(a, b *conn) int { return cmp.Compare(a.id, b.id) })
@@ -84,6 +85,7 @@ func (c *conn) sendInfo() {
 
 // cut ends the connection and tells the client why. Safe for all goroutines.
 func (c *conn) cut(why *ProtoError) {
+	c.meter.cut.Store(why)
 	c.out.Append([]byte("-ERR '" + why.Text + "'\r\n"))
 	c.out.Flush()
 	c.out.Close(nil)

@@ -72,28 +72,10 @@ type Router struct {
 	lent     map[interestKey]int // interest of others; see interest.go
 }
 
-// Stats counts what a router did since it was made. Ports add to it when they
-// flush, so it lags by at most one batch.
-type Stats struct {
-	InMsgs, InBytes   atomic.Uint64 // published
-	OutMsgs, OutBytes atomic.Uint64 // delivered, one for each recipient
-	Drops             [msg.NumDrops]atomic.Uint64
-}
-
 // NewRouter returns an empty subject space.
 func NewRouter() *Router {
 	return &Router{mu: &sync.RWMutex{}, account: GlobalAccount, interest: map[interestKey]int{},
 		watchers: map[*interestFunc]any{}, lent: map[interestKey]int{}}
-}
-
-// Stats returns the router's counters, which go on counting.
-func (r *Router) Stats() *Stats { return &r.stats }
-
-// Subscriptions returns how many there are now.
-func (r *Router) Subscriptions() int {
-	r.mu.RLock()
-	defer r.mu.RUnlock()
-	return r.subs
 }
 
 // Attach gives a sink its place in the subject space. The name appears in errors
@@ -122,8 +104,11 @@ type Port struct {
 	guarded   bool                    // guarded by router.mu; counted in router.guarded
 	closed    bool                    // guarded by router.mu
 
-	noEcho atomic.Bool // see Echo
-	dirty  atomic.Bool // some publisher has this port on its flush list
+	noEcho atomic.Bool   // see Echo
+	dirty  atomic.Bool   // some publisher has this port on its flush list
+	stalls atomic.Uint32 // times it was held, see stall
+
+	received struct{ msgs, bytes atomic.Uint64 } // published here, as of the last Flush
 
 	subs table.Table[*msg.Sub, struct{}] // guarded by router.mu
 
@@ -161,6 +146,7 @@ func (p *Port) Rest() {
 // tally counts since the last Flush without touching shared memory.
 type tally struct {
 	inMsgs, inBytes, outMsgs, outBytes uint64
+	matches, hits                      uint64
 	drops                              [msg.NumDrops]uint64
 	dropped                            bool
 }
@@ -381,10 +367,16 @@ func (p *Port) Flush() {
 
 func (p *Port) settle() {
 	s, t := &p.router.stats, &p.tally
+	p.received.msgs.Add(t.inMsgs)
+	p.received.bytes.Add(t.inBytes)
 	s.InMsgs.Add(t.inMsgs)
 	s.InBytes.Add(t.inBytes)
 	s.OutMsgs.Add(t.outMsgs)
 	s.OutBytes.Add(t.outBytes)
+	if t.matches > 0 {
+		s.Matches.Add(t.matches)
+		s.CacheHits.Add(t.hits)
+	}
 	if t.dropped {
 		for d, n := range t.drops {
 			s.Drops[d].Add(n)
@@ -394,6 +386,8 @@ func (p *Port) settle() {
 }
 
 func (p *Port) stall(behind <-chan struct{}, limit time.Duration) {
+	p.stalls.Add(1)
+	p.router.stats.Stalls.Add(1)
 	if p.timer == nil {
 		p.timer = time.NewTimer(limit)
 	} else {

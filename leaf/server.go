@@ -39,12 +39,20 @@ type Options struct {
 	TraceHeaders bool // of messages only the headers
 	TraceMax     int  // bytes of a message shown; 0: all
 
+	// UserInfo answers what a client asks on $SYS.REQ.USER.INFO about itself; nil
+	// leaves the question to whoever subscribed to it. It must be quick. Permissions are
+	// nil if all is allowed.
+	UserInfo func(*ConnInfo, *Permissions) []byte
+
+	ConnIDs *atomic.Uint64 // the id last given, shared by all listeners; nil means one of its own
+	Watcher Watcher        // nil: nobody is told
+
 	Logger *slog.Logger // nil means slog.Default
 }
 
 // Counters are what a Server counts beside the Router's Stats.
 type Counters struct {
-	Accepted, Refused, ProtocolErrors, AuthErrors, SlowConsumers, Panics atomic.Uint64
+	Accepted, Refused, ProtocolErrors, AuthErrors, SlowConsumers, StaleConns, Panics atomic.Uint64
 }
 
 // Server serves NATS clients. Its methods are safe for all goroutines.
@@ -60,7 +68,6 @@ type Server struct {
 	parking *Parking // static while there are connections; nil: they keep their goroutines
 
 	counters Counters
-	lastID   atomic.Uint64
 	stopping atomic.Bool
 	lame     atomic.Bool // LameDuck was called
 
@@ -69,6 +76,8 @@ type Server struct {
 	serving  int                // guarded by mu; calls of Serve that run
 	stopHelp context.CancelFunc // guarded by mu; ends helping
 	helping  sync.WaitGroup
+
+	endedIn, endedOut Traffic // guarded by mu; of connections that have left
 }
 
 // New makes a server for the subject space r. It does not listen on its own.
@@ -76,6 +85,9 @@ func New(o Options, r *Router) *Server {
 	o.setDefaults()
 	if o.Auth == nil {
 		o.Auth = OpenAuth(r)
+	}
+	if o.ConnIDs == nil {
+		o.ConnIDs = new(atomic.Uint64)
 	}
 	if o.Logger == nil {
 		o.Logger = slog.Default()
@@ -175,7 +187,7 @@ func PauseAccept(ctx context.Context, log *slog.Logger, ln net.Listener, err err
 
 // admit registers a connection, or turns it away.
 func (s *Server) admit(nc net.Conn) *conn {
-	c := newConn(s, nc, s.lastID.Add(1))
+	c := newConn(s, nc, s.opts.Load().ConnIDs.Add(1))
 	s.mu.Lock()
 	most := s.opts.Load().MaxConns
 	full := most > 0 && len(s.conns) >= most || s.stopping.Load()
@@ -196,16 +208,21 @@ func (s *Server) admit(nc net.Conn) *conn {
 		c.out.Append([]byte("-ERR '" + errTooManyConns.Text + "'\r\n"))
 		c.out.Flush()
 		c.out.Close(nil)
+		c.watchClosed(errTooManyConns)
 		return nil
 	}
 	return c
 }
 
 // ended forgets a connection that has let go of all it had.
-func (s *Server) ended(c *conn) {
+func (s *Server) ended(c *conn, err error) {
+	in, out := c.traffic() // nothing is counted any more
 	s.mu.Lock()
 	delete(s.conns, c)
+	s.endedIn.Add(in)
+	s.endedOut.Add(out)
 	s.mu.Unlock()
+	c.watchClosed(err)
 	c.served.Done()
 }
 

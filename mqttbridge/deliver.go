@@ -43,6 +43,7 @@ func (s *session) Deliver(m *msg.Msg, sub *msg.Sub) msg.Drop {
 	d.packet.Topic, d.packet.Payload = d.topic, m.Data // DUP, RETAIN and QoS 0 [MQTT-3.3.1-2] [MQTT-3.3.1-9]
 	b = d.packet.Append(b, s.version)
 	d.packet.Payload = nil // borrowed
+	sub.Delivered++
 	s.traffic.outMsgs.Add(1)
 	s.traffic.outBytes.Add(uint64(len(m.Data)))
 	return s.out.End(b)

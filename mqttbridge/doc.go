@@ -43,7 +43,7 @@
 //
 // session.go (the life of a connection), handle_publish.go, acks.go and deliver.go
 // (the hot path), topic.go, handle_connect.go, handle_subscribe.go,
-// handle_unsubscribe.go, will.go, server.go, stats.go.
+// handle_unsubscribe.go, will.go, server.go, stats.go, conninfo.go.
 //
 // Numbers in brackets such as [MQTT-3.1.2-8] are statements of "MQTT Version
 // 3.1.1", OASIS Standard, 29 October 2014.

@@ -26,6 +26,9 @@ func (s *session) handleConnect(body []byte) error {
 		return s.refuse(packet.V311, errClientID) // [MQTT-3.1.3-8]
 	}
 	if err := s.login(&c); err != nil {
+		if err == errNotAuthorized {
+			s.watchRefused(&c)
+		}
 		return s.refuse(packet.V311, err)
 	}
 	if err := s.setWill(&c); err != nil {
@@ -118,6 +121,7 @@ func (s *session) connect(c *packet.Connect) {
 	s.hear()
 	s.connected.Store(true)
 	s.srv.register(s)
+	s.watch(leaf.Watcher.Connected, s.info())
 
 	s.hear() // the wait for another connection to leave was ours
 	s.setReadDeadline(time.Time{})

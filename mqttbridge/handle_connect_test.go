@@ -101,7 +101,7 @@ func TestGeneratedClientIDsDiffer(t *testing.T) {
 	one.ping()
 	two.ping()
 	list := b.Conns()
-	if len(list) != 2 || list[0].ClientID == "" || list[0].ClientID == list[1].ClientID {
+	if len(list) != 2 || list[0].MQTTClient == "" || list[0].MQTTClient == list[1].MQTTClient {
 		t.Fatalf("%+v", list)
 	}
 }

@@ -35,7 +35,7 @@ func TestSubscribe(t *testing.T) {
 	if st := b.Stats(); st.OutMsgs != 5 || st.OutBytes != 1+5+3+1+6 {
 		t.Errorf("%+v", st)
 	}
-	if info := b.Conns()[0]; info.Subscriptions != 3 || info.ClientID != "dev" || info.OutMsgs != 5 {
+	if info := b.Conns()[0]; info.NumSubs != 3 || info.MQTTClient != "dev" || info.Out.Msgs != 5 {
 		t.Errorf("%+v", info)
 	}
 }

@@ -38,6 +38,9 @@ type Options struct {
 
 	ConnectTimeout time.Duration // from accept to the whole CONNECT; 0 means 2 s
 
+	ConnIDs *atomic.Uint64 // the id last given, shared by all listeners; nil means one of its own
+	Watcher leaf.Watcher   // nil: nobody is told
+
 	Logger *slog.Logger // nil means slog.Default
 }
 
@@ -48,7 +51,6 @@ type Server struct {
 
 	counters counters
 	faults   faults
-	lastID   atomic.Uint64
 	look     chan struct{} // holds one: the keeper is to look now
 
 	parking *leaf.Parking // static while there are connections
@@ -71,6 +73,9 @@ func New(o Options) *Server {
 	if o.Auth == nil {
 		o.Auth = leaf.OpenAuth(o.Router)
 	}
+	if o.ConnIDs == nil {
+		o.ConnIDs = new(atomic.Uint64)
+	}
 	o.setDefaults()
 	srv := &Server{log: o.Logger, look: make(chan struct{}, 1), conns: map[*session]struct{}{}, byID: map[string]*session{}}
 	srv.opts.Store(&o)
@@ -84,11 +89,12 @@ func (o *Options) setDefaults() {
 	o.ConnectTimeout = cmp.Or(o.ConnectTimeout, 2*time.Second)
 }
 
-// Reload puts o in force, for devices that are connected as well. Router, Auth, Barrier
-// and Logger stay what New was given.
+// Reload puts o in force, for devices that are connected as well. Router, Auth, Barrier,
+// ConnIDs, Watcher and Logger stay what New was given.
 func (srv *Server) Reload(o Options) {
 	was := srv.opts.Load()
 	o.Router, o.Auth, o.Barrier, o.Logger = was.Router, was.Auth, was.Barrier, was.Logger
+	o.ConnIDs, o.Watcher = was.ConnIDs, was.Watcher
 	o.setDefaults()
 	srv.opts.Store(&o)
 	for _, s := range srv.snapshot() {
@@ -197,7 +203,7 @@ func (srv *Server) hurry(keepAlive time.Duration) {
 // admit registers a connection, or closes it: before a CONNECT there is nothing
 // that MQTT could be told.
 func (srv *Server) admit(nc net.Conn) *session {
-	s := newSession(srv, nc, srv.lastID.Add(1))
+	s := newSession(srv, nc, srv.opts.Load().ConnIDs.Add(1))
 	s.halfOpen = srv.opts.Load().Auth.Enter(nc.RemoteAddr())
 	srv.mu.Lock()
 	o := srv.opts.Load()

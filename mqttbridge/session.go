@@ -396,6 +396,7 @@ func (s *session) end(cause error) {
 	} else {
 		s.out.Close(cause)
 	}
+	s.watchClosed(cause)
 }
 
 // report tells the log. A client that leaves is no news.
@@ -419,20 +420,8 @@ func (s *session) key() string { return s.grant.Account + " " + s.clientID }
 // name is what logs and the router call the session.
 func (s *session) name() string { return "mqtt:" + s.clientID }
 
-func (s *session) info() ConnInfo {
-	info := ConnInfo{ID: s.id, Remote: s.nc.RemoteAddr().String(), Start: s.start}
-	if !s.connected.Load() {
-		return info
-	}
-	t := &s.traffic
-	info.ClientID, info.User = s.clientID, s.user
-	info.Subscriptions, info.Pending = int(s.numSubs.Load()), s.out.Pending()
-	info.InMsgs, info.InBytes = t.inMsgs.Load(), t.inBytes.Load()
-	info.OutMsgs, info.OutBytes = t.outMsgs.Load(), t.outBytes.Load()
-	return info
-}
-
 var (
-	_ msg.Sink    = (*session)(nil)
-	_ msg.Flusher = (*session)(nil)
+	_ msg.Sink       = (*session)(nil)
+	_ msg.Flusher    = (*session)(nil)
+	_ leaf.Describer = (*session)(nil)
 )

@@ -5,6 +5,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/leafd/leafd/leaf"
 	"github.com/leafd/leafd/mqttbridge/packet"
 )
 
@@ -25,21 +26,6 @@ type Stats struct {
 	// Faults counts connections refused or ended by the server, by the version 5
 	// name of the reason, such as "malformed_packet" or "quota_exceeded".
 	Faults map[string]uint64
-}
-
-// ConnInfo describes one connection. Before CONNECT only the first three fields
-// are set.
-type ConnInfo struct {
-	ID       uint64
-	Remote   string
-	Start    time.Time
-	ClientID string
-	User     string
-
-	Subscriptions     int // topic filters
-	Pending           int // bytes
-	InMsgs, InBytes   uint64
-	OutMsgs, OutBytes uint64
 }
 
 // counters are the server's own; traffic is that of connections that have ended.
@@ -81,9 +67,9 @@ func (srv *Server) Stats() Stats {
 }
 
 // Conns describes the connections there are now, in no order.
-func (srv *Server) Conns() []ConnInfo {
+func (srv *Server) Conns() []leaf.ConnInfo {
 	list := srv.snapshot()
-	infos := make([]ConnInfo, 0, len(list))
+	infos := make([]leaf.ConnInfo, 0, len(list))
 	for _, s := range list {
 		infos = append(infos, s.info())
 	}

@@ -48,6 +48,7 @@ type Config struct {
 	MaxMemory      int64           // bytes of the process, half of which may wait for connections; 0: as ownMemory says
 	MaxConnections int
 	MaxSubs        int // of one connection; 0: no limit
+	MaxClosed      int // connections remembered after their end, for monitoring
 	PingInterval   time.Duration
 	PingMax        int // pings without an answer before a connection is cut
 	WriteDeadline  time.Duration
@@ -163,6 +164,7 @@ func defaultConfig() *Config {
 		MaxControlLine: 4 << 10,
 		MaxPending:     8 << 20,
 		MaxConnections: 4096,
+		MaxClosed:      256,
 		PingInterval:   2 * time.Minute,
 		PingMax:        2,
 		WriteDeadline:  10 * time.Second,

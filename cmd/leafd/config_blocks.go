@@ -30,6 +30,7 @@ func readTop(b *block, c *Config, f *flags) {
 	b.size(&c.MaxMemory, 32<<20, 1<<40, "max_memory")
 	b.integer(&c.MaxConnections, 1, 65536, "max_connections", "max_conn")
 	b.integer(&c.MaxSubs, 0, 1e6, "max_subscriptions", "max_subs")
+	b.integer(&c.MaxClosed, 0, 10000, "max_closed_clients")
 	b.dur(&c.PingInterval, time.Second, time.Hour, "ping_interval")
 	b.integer(&c.PingMax, 1, 100, "ping_max")
 	b.dur(&c.WriteDeadline, 100*time.Millisecond, 5*time.Minute, "write_deadline")
@@ -56,7 +57,7 @@ func readTop(b *block, c *Config, f *flags) {
 		"resolver account_resolver accounts_resolver resolver_tls resolver_preload resolver_pinned_accounts",
 		"tls allow_non_tls ocsp ocsp_cache https https_port websocket ws proxies proxy_protocol",
 		"store_dir storedir default_js_domain: remove it; the hub keeps streams, and an outbox block keeps messages for it",
-		"server_metadata http_base_path prof_port prof_block_rate max_sub_tokens max_subscription_tokens max_closed_clients feature_flags",
+		"server_metadata http_base_path prof_port prof_block_rate max_sub_tokens max_subscription_tokens feature_flags",
 		"disable_sublist_cache no_sublist_cache: remove it; leafd's cache of matches is small and follows every change",
 		"write_timeout no_fast_producer_stall: remove it; a publisher is read on more slowly while a recipient is behind, and one that takes nothing for write_deadline is cut off",
 		"connect_error_reports reconnect_error_reports: remove it; a link that fails is logged when the reason changes, and counted",

@@ -677,7 +677,7 @@ func TestDeployConfigShowsEveryKey(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, key := range strings.Fields(`server_name listen max_payload max_control_line max_pending max_connections
-		max_subscriptions ping_interval ping_max write_deadline authorization users user password timeout token http debug
+		max_subscriptions max_closed_clients ping_interval ping_max write_deadline authorization users user password timeout token http debug
 		no_header_support client_advertise server_tags lame_duck_duration lame_duck_grace_period ports_file_dir trace trace_verbose
 		trace_headers max_traced_msg_len log_file log_size_limit logfile_max_num logtime logtime_utc syslog remote_syslog
 		pid_file leafnodes reconnect remotes urls no_randomize credentials nkey first_info_timeout disabled deny_imports

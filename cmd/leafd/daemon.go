@@ -10,6 +10,7 @@ import (
 	"os"
 	"runtime"
 	"sync/atomic"
+	"time"
 
 	"github.com/nats-io/nkeys"
 	"golang.org/x/sync/errgroup"
@@ -23,12 +24,13 @@ import (
 )
 
 // daemon is the gateway, wired and not yet running. All fields are static after
-// newDaemon, but for what cfg points to, which a reload replaces.
+// newDaemon, but for what cfg and origin point to, which a reload replaces.
 type daemon struct {
 	program string // the name it was started under
 	flags   *flags
 	logs    *logs
 	cfg     atomic.Pointer[Config] // in force now
+	origin  atomic.Pointer[origin] // of cfg
 
 	log  *slog.Logger
 	name string
@@ -45,8 +47,27 @@ type daemon struct {
 	store   *storefwd.Store // nil without outboxes
 	boxes   []box
 
+	connIDs  atomic.Uint64 // the id given last, to whatever connects
+	services *services
+	closed   *leaf.ClosedRing
+	mon      *monitor.Monitor
+
 	natsLn, mqttLn, httpLn *listener    // the last two may be nil
 	ctlLn                  net.Listener // nil without outboxes
+}
+
+// origin is when a configuration was read, and from what.
+type origin struct {
+	loaded time.Time
+	digest string // of the file; empty without one
+}
+
+func originOf(c *Config) *origin {
+	o := &origin{loaded: time.Now()}
+	if c.File != "" {
+		o.digest = fileDigest(c.File)
+	}
+	return o
 }
 
 // box is one outbox: what is kept, and who drains it.
@@ -61,8 +82,9 @@ type box struct {
 // said before anything runs.
 func newDaemon(program string, cfg *Config, f *flags, logs *logs) (d *daemon, err error) {
 	d = &daemon{program: program, flags: f, logs: logs, log: logs.logger(), name: cfg.ServerName, sys: "/sys", router: leaf.NewRouter(),
-		buffers: leaf.NewBudget(boundMemory(cmp.Or(cfg.MaxMemory, ownMemory())))}
+		buffers: leaf.NewBudget(boundMemory(cmp.Or(cfg.MaxMemory, ownMemory()))), closed: leaf.NewClosedRing(cfg.MaxClosed)}
 	d.cfg.Store(cfg)
+	d.origin.Store(originOf(cfg))
 	if d.name == "" {
 		if d.name, err = os.Hostname(); err != nil {
 			return nil, fmt.Errorf("server_name is not set and the host has no name: %w", err)
@@ -93,6 +115,7 @@ func newDaemon(program string, cfg *Config, f *flags, logs *logs) (d *daemon, er
 	if err := d.openStore(); err != nil {
 		return nil, errors.Join(err, d.closeStore())
 	}
+	d.services = newServices(d.id, d.closed, d.log)
 	d.nats = leaf.New(d.natsOptions(), d.router)
 	if cfg.MQTT != nil {
 		d.mqtt = mqttbridge.New(d.mqttOptions())
@@ -100,6 +123,7 @@ func newDaemon(program string, cfg *Config, f *flags, logs *logs) (d *daemon, er
 	if err := d.listen(); err != nil {
 		return nil, errors.Join(err, d.closeListeners(), d.closeStore())
 	}
+	d.mon = monitor.New(d.monitorOptions())
 	return d, nil
 }
 
@@ -216,7 +240,7 @@ func (d *daemon) natsOptions() leaf.Options {
 		MaxConns: c.MaxConnections, MaxSubs: c.MaxSubs, PingInterval: c.PingInterval, PingMax: c.PingMax,
 		Outbound: leaf.OutboundOptions{MaxPending: c.MaxPending, WriteDeadline: c.WriteDeadline, Budget: d.buffers},
 		Auth:     d.auth, NoHeaders: c.NoHeaders, Trace: c.Trace, TraceHeaders: c.TraceHeaders, TraceMax: c.MaxTracedMsgLen,
-		Logger: d.log}
+		ConnIDs: &d.connIDs, Watcher: d.services, UserInfo: d.services.userInfo, Logger: d.log}
 	o.AdvertiseHost, o.AdvertisePort, _ = splitAdvertise(c.ClientAdvertise) // checked by readNames; empty is none
 	return o
 }
@@ -224,7 +248,8 @@ func (d *daemon) natsOptions() leaf.Options {
 func (d *daemon) mqttOptions() mqttbridge.Options {
 	c := d.cfg.Load().MQTT
 	o := mqttbridge.Options{Router: d.router, Auth: d.auth, MaxPacket: c.MaxPacket, MaxConns: c.MaxConns, MaxSubs: c.MaxSubs,
-		MaxPending: c.MaxPending, WriteDeadline: c.WriteDeadline, Budget: d.buffers, ConnectTimeout: c.ConnectTimeout, Logger: d.log}
+		MaxPending: c.MaxPending, WriteDeadline: c.WriteDeadline, Budget: d.buffers, ConnectTimeout: c.ConnectTimeout,
+		ConnIDs: &d.connIDs, Watcher: d.services, Logger: d.log}
 	if d.store != nil {
 		o.Barrier = d.store.Barrier
 	}
@@ -256,7 +281,7 @@ func (d *daemon) linkOptions(c *Config) leaf.LinkOptions {
 	}
 	o := leaf.LinkOptions{Disabled: r.Disabled, NoRandomize: r.KeepOrder, ServerName: d.name, ServerID: d.id, CredsFile: r.Credentials,
 		NKeySeed: r.NKey, DenyImports: r.DenyImports, DenyExports: r.DenyExports,
-		FirstInfoTimeout: r.FirstInfoTimeout, ReconnectMax: r.Reconnect, Logger: d.log}
+		FirstInfoTimeout: r.FirstInfoTimeout, ReconnectMax: r.Reconnect, ConnIDs: &d.connIDs, Logger: d.log}
 	for _, u := range r.URLs {
 		o.URLs = append(o.URLs, u.String())
 	}
@@ -310,7 +335,7 @@ func (d *daemon) closeListeners() (err error) {
 // it takes those that do not stop it at once.
 func (d *daemon) run(ctx context.Context, signals <-chan os.Signal) error {
 	c := d.cfg.Load()
-	if err := writePid(c.PidFile); err != nil {
+	if err := errors.Join(d.services.attach(d.mon, d.spaces()), writePid(c.PidFile)); err != nil {
 		return errors.Join(err, d.closeListeners(), d.closeStore())
 	}
 	for _, w := range c.Warnings {
@@ -329,14 +354,14 @@ func (d *daemon) run(ctx context.Context, signals <-chan os.Signal) error {
 	}
 	middle := startStage(cancel)
 	middle.run(d.hw.Run)
+	middle.run(d.services.run)
 	inner := startStage(cancel)
 	inner.run(func(ctx context.Context) error { return d.nats.Serve(ctx, d.natsLn) })
 	if d.mqttLn != nil {
 		inner.run(func(ctx context.Context) error { return d.mqtt.Serve(ctx, d.mqttLn) })
 	}
 	if d.httpLn != nil {
-		h := monitor.New(monitor.Options{Health: d.health, Varz: d.varz, Uplinkz: d.uplinkz, Logger: d.log})
-		inner.run(func(ctx context.Context) error { return monitor.Serve(ctx, d.httpLn, h, d.log) })
+		inner.run(func(ctx context.Context) error { return monitor.Serve(ctx, d.httpLn, d.mon, d.log) })
 	}
 	if d.ctlLn != nil {
 		inner.run(func(ctx context.Context) error { return serveCtl(ctx, d.ctlLn, c, d.ctlBoxes(), d.log) })

@@ -11,7 +11,8 @@
 //
 // Reading order: main.go, flags.go, daemon.go (who is wired to whom, and the
 // order of stopping), pubacks.go (what publishers into an outbox are told),
-// pubacks_ids.go, snapshot.go (what monitoring shows), outbox.go (leafd outbox),
+// pubacks_ids.go, snapshot.go and connz.go (what monitoring shows), services.go (answers
+// and events on $SYS subjects), outbox.go (leafd outbox),
 // boxes.go and ctl.go (what it works on), config.go and the files
 // that start with config_, logging.go and the files
 // that start with log_, signals.go (what signals do), signal_command.go (--signal),

@@ -162,6 +162,7 @@ func (d *daemon) apply(p *prepared, was, next *Config) error {
 		}
 	}
 	d.cfg.Store(next)
+	d.origin.Store(originOf(next))
 	dest := p.dest
 	if dest == nil {
 		dest = d.logs.out.dest
@@ -170,6 +171,9 @@ func (d *daemon) apply(p *prepared, was, next *Config) error {
 	d.nats.Reload(d.natsOptions())
 	if d.mqtt != nil {
 		d.mqtt.Reload(d.mqttOptions())
+	}
+	if err := d.services.follow(d.spaces()); err != nil {
+		d.log.Error("requests on $SYS subjects are not answered in every account", "err", err)
 	}
 	for _, b := range d.boxes {
 		b.retune(was.outbox(b.cfg.Name), next.outbox(b.cfg.Name))

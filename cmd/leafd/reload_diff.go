@@ -38,6 +38,7 @@ var settings = []setting{
 	{key: "max_connections", get: func(c *Config) any { return c.MaxConnections }},
 	{key: "max_subscriptions", get: func(c *Config) any { return c.MaxSubs }},
 	{key: "max_memory", get: func(c *Config) any { return c.MaxMemory }, restart: "what all connections share is made with it"},
+	{key: "max_closed_clients", get: func(c *Config) any { return c.MaxClosed }, restart: "what ended is kept in a ring of that size"},
 	{key: "ping_interval", get: func(c *Config) any { return c.PingInterval }},
 	{key: "ping_max", get: func(c *Config) any { return c.PingMax }},
 	{key: "write_deadline", get: func(c *Config) any { return c.WriteDeadline }},

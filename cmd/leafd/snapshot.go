@@ -1,10 +1,8 @@
 package main
 
 import (
-	"net"
 	"os"
 	"runtime"
-	"strconv"
 	"time"
 
 	"github.com/leafd/leafd/internal/monitor"
@@ -22,26 +20,30 @@ func (d *daemon) health() []string {
 }
 
 func (d *daemon) varz() monitor.Varz {
-	c, n, st := d.cfg.Load(), d.nats.Counters(), d.router.Stats()
-	v := monitor.Varz{ServerID: d.id, ServerName: d.name, Version: leaf.ProtocolVersion, GoVersion: runtime.Version(),
+	c, from, n := d.cfg.Load(), d.origin.Load(), d.nats.Counters()
+	v := monitor.Varz{ServerID: d.id, ServerName: d.name, Version: leaf.ProtocolVersion, Proto: 1, GoVersion: runtime.Version(),
 		AuthRequired: !c.Auth.Anyone(), MaxConn: c.MaxConnections, MaxSubs: c.MaxSubs, MaxPayload: c.MaxPayload,
 		MaxControl: c.MaxControlLine, MaxPending: c.MaxPending, PingInterval: c.PingInterval, PingMax: c.PingMax,
-		WriteDeadline: c.WriteDeadline, Connections: d.nats.Conns(), TotalConnections: n.Accepted.Load(),
-		Subscriptions: d.router.Subscriptions(), InMsgs: st.InMsgs.Load(), OutMsgs: st.OutMsgs.Load(),
-		InBytes: st.InBytes.Load(), OutBytes: st.OutBytes.Load(), SlowConsumers: n.SlowConsumers.Load(),
-		Leafd: monitor.Leafd{Version: "v" + version, Drops: map[string]uint64{}, Refused: n.Refused.Load(), BadProto: n.ProtocolErrors.Load(),
-			BadAuth: n.AuthErrors.Load(), Panics: n.Panics.Load()}}
+		WriteDeadline: c.WriteDeadline, AuthTimeout: c.Auth.Timeout.Seconds(), TLSTimeout: 2,
+		ConfigLoadTime: from.loaded.UTC(), ConfigDigest: from.digest,
+		SlowConsumers: n.SlowConsumers.Load(), StaleConnections: n.StaleConns.Load(), Leafd: monitor.Leafd{Version: "v" + version,
+			Conns: d.nats.Conns(), Accepted: n.Accepted.Load(), Drops: map[string]uint64{}, Refused: n.Refused.Load(),
+			BadProto: n.ProtocolErrors.Load(), BadAuth: n.AuthErrors.Load(), Panics: n.Panics.Load(), LostEvents: d.services.lost.Load()}}
+	v.SlowStats.Clients, v.StaleStats.Clients = v.SlowConsumers, v.StaleConnections
 	v.Host, v.Port = hostPort(d.natsLn)
 	v.Tags = c.ServerTags
 	v.HTTPHost, v.HTTPPort = hostPort(d.httpLn)
-	if d.link.Status().State == leaf.LinkUp {
-		v.Leafnodes = 1
-	}
-	for r := msg.NoQuota; r < msg.NumDrops; r++ {
-		v.Leafd.Drops[r.String()] = st.Drops[r].Load()
+	v.Connections, v.TotalConnections = v.Leafd.Conns, v.Leafd.Accepted
+	d.addTraffic(&v)
+	if r := c.Remote; r != nil {
+		v.Leaf.Remotes = []monitor.VarzRemote{remotez(r)}
 	}
 	if d.mqtt != nil {
-		v.Leafd.MQTT = d.mqttz()
+		m := d.mqttz()
+		v.Leafd.MQTT = m
+		v.MQTT = monitor.VarzMQTT{Host: m.Host, Port: m.Port}
+		v.Connections += m.Connections
+		v.TotalConnections += m.TotalConnections
 	}
 	for _, h := range d.hw.Health() {
 		v.Leafd.Hardware = append(v.Leafd.Hardware, monitor.Device{Name: h.Name, Driver: h.Driver, Subject: h.Subject,
@@ -49,6 +51,47 @@ func (d *daemon) varz() monitor.Varz {
 			Commands: h.Commands, Failures: h.Failures})
 	}
 	return v
+}
+
+// addTraffic adds up what all subject spaces counted, and what of it was with
+// clients.
+func (d *daemon) addTraffic(v *monitor.Varz) {
+	for _, s := range d.spaces() {
+		st := s.router.Stats()
+		v.InMsgs += st.InMsgs.Load()
+		v.InBytes += st.InBytes.Load()
+		v.OutMsgs += st.OutMsgs.Load()
+		v.OutBytes += st.OutBytes.Load()
+		v.StalledClients += st.Stalls.Load()
+		v.Leafd.Lookups += st.Matches.Load()
+		v.Leafd.Hits += st.CacheHits.Load()
+		v.Subscriptions += s.router.Subscriptions()
+		for r := msg.NoQuota; r < msg.NumDrops; r++ {
+			v.Leafd.Drops[r.String()] += st.Drops[r].Load()
+		}
+		if s.system {
+			v.SystemAccount = s.name
+		}
+	}
+	in, out := d.nats.Traffic()
+	if d.mqtt != nil {
+		m := d.mqtt.Stats()
+		in.Add(leaf.Traffic{Msgs: m.InMsgs, Bytes: m.InBytes})
+		out.Add(leaf.Traffic{Msgs: m.OutMsgs, Bytes: m.OutBytes})
+	}
+	v.InClientMsgs, v.InClientBytes, v.OutClientMsgs, v.OutClientBytes = in.Msgs, in.Bytes, out.Msgs, out.Bytes
+	v.Leafnodes = len(d.leafz())
+}
+
+func remotez(r *Remote) monitor.VarzRemote {
+	z := monitor.VarzRemote{LocalAccount: r.Account}
+	for _, u := range r.URLs {
+		z.URLs = append(z.URLs, u.Host)
+	}
+	if len(r.DenyExports)+len(r.DenyImports) > 0 {
+		z.Deny = &monitor.VarzDeny{Exports: r.DenyExports, Imports: r.DenyImports}
+	}
+	return z
 }
 
 func (d *daemon) mqttz() *monitor.MQTT {
@@ -123,13 +166,4 @@ func (d *daemon) wearz() *monitor.Wear {
 		z.Days = append(z.Days, monitor.WearDay{Day: time.Unix(day.Day*86400, 0).UTC().Format(time.DateOnly), Bytes: uint64(day.Bytes)})
 	}
 	return z
-}
-
-func hostPort(ln *listener) (host string, port int) {
-	if ln == nil {
-		return "", 0
-	}
-	host, p, _ := net.SplitHostPort(ln.String())
-	port, _ = strconv.Atoi(p)
-	return host, port
 }

@@ -108,18 +108,27 @@ func (w *metrics) process(v *Varz) {
 }
 
 func (w *metrics) traffic(v *Varz) {
-	w.one("connections", "NATS clients connected.", float64(v.Connections))
-	w.one("connections_accepted_total", "NATS clients that connected.", float64(v.TotalConnections))
+	w.one("connections", "NATS clients connected.", float64(v.Leafd.Conns))
+	w.one("connections_accepted_total", "NATS clients that connected.", float64(v.Leafd.Accepted))
 	w.one("connections_refused_total", "NATS clients over the limit.", float64(v.Leafd.Refused))
 	w.one("subscriptions", "Subscriptions of all kinds.", float64(v.Subscriptions))
 	w.one("messages_in_total", "Messages published.", float64(v.InMsgs))
 	w.one("messages_out_total", "Messages delivered, one for each recipient.", float64(v.OutMsgs))
 	w.one("bytes_in_total", "Header and data bytes published.", float64(v.InBytes))
 	w.one("bytes_out_total", "Header and data bytes delivered.", float64(v.OutBytes))
+	w.one("client_messages_in_total", "Messages from NATS clients and MQTT devices.", float64(v.InClientMsgs))
+	w.one("client_messages_out_total", "Messages to NATS clients and MQTT devices.", float64(v.OutClientMsgs))
+	w.one("client_bytes_in_total", "Header and data bytes from them.", float64(v.InClientBytes))
+	w.one("client_bytes_out_total", "Header and data bytes to them.", float64(v.OutClientBytes))
+	w.one("match_lookups_total", "Times that a subject was looked up; one like that before it is not.", float64(v.Leafd.Lookups))
+	w.one("match_cache_hits_total", "Of these, those found in the cache.", float64(v.Leafd.Hits))
+	w.one("stalls_total", "Times that a publisher was held because a recipient was behind.", float64(v.StalledClients))
 	w.each("drops_total", "Deliveries refused.", "reason", v.Leafd.Drops)
 	w.one("slow_consumers_total", "NATS clients that were too slow.", float64(v.SlowConsumers))
+	w.one("stale_connections_total", "NATS clients that did not answer.", float64(v.StaleConnections))
 	w.one("protocol_errors_total", "NATS clients cut off for what they sent.", float64(v.Leafd.BadProto))
 	w.one("auth_errors_total", "NATS clients refused for their credentials.", float64(v.Leafd.BadAuth))
+	w.one("system_events_lost_total", "Events on $SYS subjects that there was no room for.", float64(v.Leafd.LostEvents))
 	w.one("panics_total", "Handlers that failed.", float64(v.Leafd.Panics))
 }
 

@@ -138,7 +138,7 @@ func TestParserIsStrict(t *testing.T) {
 func TestMetrics(t *testing.T) {
 	h := New(Options{
 		Varz: func() Varz {
-			return Varz{ServerName: "edge \"7\"\\\n\xff", Connections: 3, InMsgs: 12345678901, Leafd: Leafd{Version: "v2",
+			return Varz{ServerName: "edge \"7\"\\\n\xff", Connections: 5, InMsgs: 12345678901, InClientMsgs: 11, StalledClients: 6, StaleConnections: 8, Leafd: Leafd{Version: "v2", Conns: 3, LostEvents: 13, Lookups: 14,
 				Drops: map[string]uint64{"store_full": 4, "gone": 1}, MQTT: &MQTT{Faults: map[string]uint64{"quota_exceeded": 2}},
 				Hardware: []Device{{Name: "air", State: "ok", Readings: 9}, {Name: "pump", State: "missing"}}}}
 		},
@@ -167,7 +167,8 @@ func TestMetrics(t *testing.T) {
 	}
 	for key, want := range map[string]float64{
 		"leafd_info go= server_name=edge \"7\"\\\n\uFFFD version=v2": 1,
-		"leafd_connections": 3, "leafd_messages_in_total": 12345678901, "leafd_drops_total reason=store_full": 4, "leafd_drops_total reason=gone": 1,
+		"leafd_connections": 3, "leafd_client_messages_in_total": 11, "leafd_stalls_total": 6, "leafd_stale_connections_total": 8,
+		"leafd_system_events_lost_total": 13, "leafd_match_lookups_total": 14, "leafd_messages_in_total": 12345678901, "leafd_drops_total reason=store_full": 4, "leafd_drops_total reason=gone": 1,
 		"leafd_mqtt_faults_total reason=quota_exceeded": 2, "leafd_device_ok device=air": 1, "leafd_device_ok device=pump": 0,
 		"leafd_link_up": 1, "leafd_link_rtt_seconds": 0.0015, "leafd_outbox_messages outbox=a": 7, "leafd_outbox_oldest_age_seconds outbox=a": 90,
 		"leafd_outbox_state outbox=b state=connecting": 1, "leafd_outbox_lost_total outbox=a reason=oldest_dropped": 5,

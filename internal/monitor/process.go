@@ -3,8 +3,10 @@ package monitor
 import (
 	"bytes"
 	"fmt"
+	"math"
 	"os"
 	"runtime"
+	"runtime/debug"
 	"strconv"
 	"sync"
 	"syscall"
@@ -37,8 +39,16 @@ func (p *process) sample() Process {
 	return Process{
 		Start: p.start, Now: now, Uptime: uptime(now.Sub(p.start)),
 		Mem: resident, Anon: anonymous, Cores: runtime.NumCPU(), MaxProcs: runtime.GOMAXPROCS(0),
-		CPU: p.cpu(now), Goroutines: runtime.NumGoroutine(),
+		CPU: p.cpu(now), Goroutines: runtime.NumGoroutine(), MemLimit: memLimit(),
 	}
+}
+
+// memLimit is what GOMEMLIMIT says; 0 if it says nothing.
+func memLimit() int64 {
+	if n := debug.SetMemoryLimit(-1); n < math.MaxInt64 {
+		return n
+	}
+	return 0
 }
 
 // cpu is the share of one core since the last question, in percent.

@@ -5,46 +5,6 @@ import (
 	"time"
 )
 
-// Varz is the answer of /varz. The fields of nats-server's have its names and
-// units (nats-server, "varz"), so that nats-top and exporters read them; what
-// leafd alone has is under "leafd".
-type Varz struct {
-	ServerID   string `json:"server_id"`
-	ServerName string `json:"server_name"`
-	Version    string `json:"version"`
-	GoVersion  string `json:"go"`
-	Host       string `json:"host"`
-	Port       int    `json:"port"`
-	HTTPHost   string `json:"http_host"`
-	HTTPPort   int    `json:"http_port"`
-
-	Tags []string `json:"tags,omitempty"`
-
-	AuthRequired  bool          `json:"auth_required,omitempty"`
-	MaxConn       int           `json:"max_connections"`
-	MaxSubs       int           `json:"max_subscriptions,omitempty"`
-	MaxPayload    int           `json:"max_payload"`
-	MaxControl    int           `json:"max_control_line"`
-	MaxPending    int           `json:"max_pending"`
-	PingInterval  time.Duration `json:"ping_interval"` // nanoseconds
-	PingMax       int           `json:"ping_max"`
-	WriteDeadline time.Duration `json:"write_deadline"` // nanoseconds
-
-	Process
-
-	Connections      int    `json:"connections"`
-	TotalConnections uint64 `json:"total_connections"`
-	Leafnodes        int    `json:"leafnodes"` // 1 while the link is up
-	Subscriptions    int    `json:"subscriptions"`
-	InMsgs           uint64 `json:"in_msgs"`
-	OutMsgs          uint64 `json:"out_msgs"`
-	InBytes          uint64 `json:"in_bytes"`
-	OutBytes         uint64 `json:"out_bytes"`
-	SlowConsumers    uint64 `json:"slow_consumers"`
-
-	Leafd Leafd `json:"leafd"`
-}
-
 // Process is what the operating system says of this process.
 type Process struct {
 	Start      time.Time `json:"start"`
@@ -54,20 +14,26 @@ type Process struct {
 	Anon       int64     `json:"-"`      // of these, those that no file stands behind; for /metrics
 	Cores      int       `json:"cores"`
 	MaxProcs   int       `json:"gomaxprocs"`
-	CPU        float64   `json:"cpu"` // percent of one core since the last question
+	MemLimit   int64     `json:"gomemlimit,omitempty"` // bytes; 0: none
+	CPU        float64   `json:"cpu"`                  // percent of one core since the last question
 	Goroutines int       `json:"goroutines"`
 }
 
 // Leafd is what leafd has and nats-server has not.
 type Leafd struct {
-	Version  string            `json:"version"`            // of leafd
-	Drops    map[string]uint64 `json:"drops"`              // deliveries refused, by reason
-	Refused  uint64            `json:"refused"`            // connections over the limit
-	BadProto uint64            `json:"protocol_errors"`    // connections ended for what they sent
-	BadAuth  uint64            `json:"auth_errors"`        // connections refused for their credentials
-	Panics   uint64            `json:"panics"`             // handlers that failed; each ended one connection
-	MQTT     *MQTT             `json:"mqtt,omitempty"`     // nil without an MQTT listener
-	Hardware []Device          `json:"hardware,omitempty"` // by name
+	Version    string            `json:"version"`                // of leafd
+	Conns      int               `json:"nats_connections"`       // of these, NATS clients
+	Accepted   uint64            `json:"nats_total_connections"` // likewise
+	Lookups    uint64            `json:"match_lookups"`          // of a subject other than that before it
+	Hits       uint64            `json:"match_cache_hits"`       // of these, found in the cache
+	Drops      map[string]uint64 `json:"drops"`                  // deliveries refused, by reason
+	Refused    uint64            `json:"refused"`                // connections over the limit
+	BadProto   uint64            `json:"protocol_errors"`        // connections ended for what they sent
+	BadAuth    uint64            `json:"auth_errors"`            // connections refused for their credentials
+	Panics     uint64            `json:"panics"`                 // handlers that failed; each ended one connection
+	LostEvents uint64            `json:"lost_events"`            // system events that there was no room for
+	MQTT       *MQTT             `json:"mqtt,omitempty"`         // nil without an MQTT listener
+	Hardware   []Device          `json:"hardware,omitempty"`     // by name
 }
 
 // MQTT counts what the MQTT listener did.
