@@ -147,7 +147,7 @@ func TestProtocol(t *testing.T) {
 		{"sid free again after unsub max", `{}`, "SUB a 1\r\nUNSUB 1 1\r\nPUB a 0\r\n\r\nSUB b 1\r\nPUB b 0\r\n\r\n", "MSG a 1 0\r\n\r\nMSG b 1 0\r\n\r\n"},
 		{"repeated sid", `{}`, "SUB a 1\r\nSUB b 1\r\nPUB b 0\r\n\r\nPUB a 0\r\n\r\n", "MSG a 1 0\r\n\r\n"},
 		{"unknown sid", `{}`, "UNSUB 7\r\n", ""},
-		{"queue of one", `{}`, "SUB a q 1\r\nSUB a q 2\r\nUNSUB 2\r\nPUB a 0\r\n\r\n", "MSG a 1 0\r\n\r\n"},
+		{"queue of one", `{}`, "SUB one q 1\r\nSUB one q 2\r\nUNSUB 2\r\nPUB one 0\r\n\r\n", "MSG one 1 0\r\n\r\n"},
 		{"no responders", `{"headers":true,"no_responders":true}`, "SUB r.* 1\r\nPUB nobody r.x 0\r\n\r\n", "HMSG r.x 1 38 38\r\nNATS/1.0 503\r\nNats-Subject: nobody\r\n\r\n\r\n"},
 		{"no responders not asked for", `{"headers":true}`, "SUB r.* 1\r\nPUB nobody r.x 0\r\n\r\n", ""},
 		{"verbose", `{"verbose":true}`, "SUB a 1\r\nPUB b 0\r\n\r\nUNSUB 1\r\n", "+OK\r\n+OK\r\n+OK\r\n+OK\r\n"},
