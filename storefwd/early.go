@@ -109,7 +109,7 @@ func (l *Log) release(k earlySpan) {
 	}
 	l.sweepDead()
 	l.hollow.add(from, k.To)
-	if from <= max(l.folded, l.folding) {
+	if from <= max(l.folded, l.folding, l.unsure.top()) {
 		l.hollowBytes += k.bytes
 		l.s.dirty()
 	}
@@ -149,7 +149,9 @@ func (l *Log) hollowDue(b *foldBatch, upTo, room uint64) uint64 {
 }
 
 // hollowWaits reports whether the engine may hold what should be hollow.
-func (l *Log) hollowWaits() bool { return len(l.hollow.s) > 0 && l.hollow.s[0].From <= l.folded }
+func (l *Log) hollowWaits() bool {
+	return len(l.hollow.s) > 0 && l.hollow.s[0].From <= max(l.folded, l.unsure.top())
+}
 
 // hollowed notes that the engine has nothing more in r.
 func (l *Log) hollowed(r seqRange) {
@@ -166,7 +168,7 @@ func (l *Log) passHollow() {
 	if c := l.sole(); c != nil && len(c.done.s) > 0 {
 		c.done.remove(0, l.first-1)
 	}
-	if onDisk := max(l.folded, l.folding); len(l.hollow.s) > 0 && onDisk+1 < l.first {
+	if onDisk := max(l.folded, l.folding, l.unsure.top()); len(l.hollow.s) > 0 && onDisk+1 < l.first {
 		l.hollow.remove(onDisk+1, l.first-1)
 	}
 }

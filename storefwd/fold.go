@@ -144,6 +144,7 @@ func (s *Store) fold() error {
 		return nil // the next one removes what was dropped
 	}
 	if err != nil {
+		s.unsure(to)
 		return s.foldFailed(err)
 	}
 	s.removeFirst = false
@@ -217,6 +218,19 @@ func (s *Store) applyFold(b *foldBatch, reset bool) (int64, error) {
 	return s.eng.Reset(&fresh)
 }
 
+// unsure notes what a transaction of which nobody knows may have put into the engine. It is
+// still in RAM, and what is acknowledged there from now on must go from the engine, too:
+// nobody else would, and a log that is set back would see it again.
+func (s *Store) unsure(to map[*Log]seqRange) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for l, r := range to {
+		if r.to > 0 {
+			l.unsure.add(r.from, r.to)
+		}
+	}
+}
+
 // foldFailed sorts out what went wrong. The journal still has room, and once it has
 // none, appends are refused. What is in the engine's file is known only when it has
 // been opened anew: it may have the transaction.
@@ -278,8 +292,8 @@ func (s *Store) foldBatch() (b *foldBatch, to map[*Log]seqRange) {
 			removes -= min(removes, upTo-l.base+1)
 			st.Base = upTo + 1
 		}
-		removes = l.hollowDue(b, st.Folded, removes)
-		l.acksFolding = l.acks
+		removes = l.hollowDue(b, max(st.Folded, l.unsure.top()), removes)
+		l.acksFolding, l.rewoundFolding = l.acks, l.rewound
 		if l.conf != nil {
 			b.alone[id] = true
 			for seq := range l.conf.dead {
@@ -298,6 +312,9 @@ func (s *Store) foldBatch() (b *foldBatch, to map[*Log]seqRange) {
 func (l *Log) said(st *logState) {
 	l.stated = st.First
 	l.acksSaved, l.scatterSaid = l.acksFolding, st.Scattered
+	if l.rewoundFolding {
+		l.rewound = false
+	}
 	l.wakeReaders() // who waits for that
 }
 

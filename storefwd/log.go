@@ -122,8 +122,10 @@ type Log struct {
 	early       deque[earlySpan] // acknowledged early and still in their place, in the order of that
 	earlyBytes  int64
 	hollow      spans // released: nothing is there, or a fold will remove it from the engine
+	unsure      spans // in RAM, and perhaps in the engine: a fold failed in doubt, in this run
 	hollowBytes int64 // about what that removes
 
+	rewound, rewoundFolding      bool   // acknowledgements were taken back, and the engine does not know; a fold that runs tells it
 	acks, acksSaved, acksFolding uint64 // acknowledgements; those that the engine knows of, and will once the fold that runs has succeeded
 	scatter, scatterSaid         bool   // records may have been handed out while older ones waited; the engine knows that
 	hub                          mark   // where the hub's stream stands
@@ -502,6 +504,9 @@ func (l *Log) drop(o ref, why Loss) {
 	if o.r == nil {
 		l.forgetAll() // the engine is emptied in order
 		l.remove(o.seq, o.seq, 1, o.size)
+	} else if l.unsure.has(o.seq) {
+		l.forgetAll()
+		l.remove(o.seq, o.seq, 0, 0)
 	}
 }
 
@@ -515,6 +520,8 @@ func (l *Log) pass(o ref, now int64) {
 		l.keep(o, now)
 	} else if o.r == nil {
 		l.remove(o.seq, o.seq, 1, o.size)
+	} else if l.unsure.has(o.seq) {
+		l.remove(o.seq, o.seq, 0, 0)
 	}
 }
 

@@ -153,7 +153,7 @@ func (l *Log) unsaved() bool {
 	if l.last == 0 || l.ret.Memory { // the engine knows nothing of it
 		return false
 	}
-	return l.scatter && !l.scatterSaid ||
+	return l.rewound || l.scatter && !l.scatterSaid ||
 		n > 0 && l.s.closed || n >= saveEvery && (l.scatter || l.first <= max(l.folded, l.journaled))
 }
 

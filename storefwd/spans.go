@@ -143,3 +143,11 @@ func (x *spans) copyOf(y *spans) { x.s, x.n = append(x.s[:0], y.s...), y.n }
 
 // list is a copy, for others to keep.
 func (x *spans) list() []span { return append([]span(nil), x.s...) }
+
+// top is the last sequence, 0 if there is none.
+func (x *spans) top() uint64 {
+	if len(x.s) == 0 {
+		return 0
+	}
+	return x.s[len(x.s)-1].To
+}

@@ -112,7 +112,9 @@ func (l *Log) forget() {
 	t.bytes -= m.bytes
 	t.from = m.to + 1
 	for t.ram.len() > 0 && (*t.ram.at(0)).seq <= m.to {
-		t.ram.pop()
+		if r := t.ram.pop(); l.unsure.has(r.seq) {
+			l.remove(r.seq, m.to, 0, 0)
+		}
 	}
 	if m.engMsgs > 0 {
 		l.remove(t.engFrom, m.to, m.engMsgs, m.engBytes)
@@ -238,6 +240,10 @@ func (c *Cursor) rewind(to uint64) (missing seqRange) {
 	l.retakeEarly(c, to)
 	l.retake(start)
 	c.again(to)
+	if !l.ret.Memory && l.last > 0 { // an acknowledgement that was taken back must not stand on the disk
+		l.rewound, l.rewoundFolding = true, false
+		s.foldNow()
+	}
 	return missing
 }
 
