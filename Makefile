@@ -66,7 +66,7 @@ fuzz:
 
 ## soak: the log against its model for a million steps, with crashes and faults of the disk; about 40 min
 soak:
-	$(GO) test ./storefwd -run TestLogAgainstModel -count 1 -timeout 0 -v -rapid.checks=$(SOAK_CHECKS) -rapid.steps=100
+	$(GO) test ./storefwd -run TestLogAgainstModel -count 1 -timeout 0 -v -setback -rapid.checks=$(SOAK_CHECKS) -rapid.steps=100
 
 clean:
 	rm -rf bin dist

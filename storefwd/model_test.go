@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"flag"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -459,6 +460,10 @@ func TestGenerationsNeverGoBack(t *testing.T) {
 	}
 }
 
+// setBack adds hubs that go back to the actions, as make soak does. TestForwarderSendsAgainWhatTheHubLost
+// and the tests of tail_test.go are about these alone.
+var setBack = flag.Bool("setback", false, "the model's hub goes back now and then")
+
 func TestLogAgainstModel(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		dir, err := os.MkdirTemp(t.TempDir(), "")
@@ -480,9 +485,13 @@ func TestLogAgainstModel(t *testing.T) {
 		}
 		m.open()
 		defer func() { m.s.Close(); os.RemoveAll(dir) }()
-		rt.Repeat(map[string]func(*rapid.T){
-			"append": m.append, "append more": m.append, "barrier": m.barrier, "ack": m.ack, "rewind": m.rewind, "fold": m.fold, "break": m.breakDisk,
+		actions := map[string]func(*rapid.T){
+			"append": m.append, "append more": m.append, "barrier": m.barrier, "ack": m.ack, "fold": m.fold, "break": m.breakDisk,
 			"reopen": m.reopen, "crash": m.crash, "": m.check,
-		})
+		}
+		if *setBack {
+			actions["rewind"] = m.rewind
+		}
+		rt.Repeat(actions)
 	})
 }
