@@ -3,6 +3,7 @@ package test
 import (
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"os/exec"
 	"regexp"
@@ -167,6 +168,7 @@ func TestToldAtMaxSize(t *testing.T) {
 	l := testkit.StartLeafd(t, testkit.LeafdOptions{Config: diskConfig})
 	w := newTold(t, l)
 	data := make([]byte, 100<<10)
+	rand.NewChaCha8([32]byte{}).Read(data) // what compresses would not fill it
 	full := 0
 	for ; full < 400; full++ {
 		if _, err := w.js.Publish(t.Context(), "box.nats", data); err != nil {
