@@ -52,11 +52,7 @@ func (f *Forwarder) pump(ctx context.Context) (err error) {
 // while a backlog is before it. Then it is written at once, and no device waits for
 // a hub that cannot have it in time.
 func (f *Forwarder) live() {
-	few := uint64(startWindow)
-	if f.isLive { // a burst is no backlog yet
-		few *= 8
-	}
-	if live := !f.c.backlog(few); live != f.isLive {
+	if live := !f.c.backlog(startWindow); live != f.isLive {
 		f.isLive = live
 		f.l.setLive(live, f.spill())
 	}
