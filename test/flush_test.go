@@ -128,7 +128,9 @@ func TestOnlineWritesNothingWithoutAStream(t *testing.T) {
 		}
 		wg.Wait()
 	}
-	run(1, 9, 100) // until it is live
+	// Until the hub is known what comes is written, and marked in the journal a second later.
+	testkit.Eventually(t, func() bool { return uplinkBox(l).State == "live" }, "the hub takes what comes")
+	run(1, 9, 100)
 	testkit.Eventually(t, func() bool { u := uplinkBox(l); return u.State == "live" && u.Messages == 0 }, "it is live")
 	before := l.Writes(l.StoreDir)
 	run(5, 0, 4000)

@@ -178,12 +178,22 @@ var wireCases = []struct{ name, send string }{
 // wants the same answer: whole, byte by byte, and cut in two at each of some places.
 func TestWireLikeNatsServer(t *testing.T) {
 	stock := testkit.StartHub(t, testkit.HubOptions{})
-	l := testkit.StartLeafd(t, testkit.LeafdOptions{Config: `host: "127.0.0.1", port: $LEAFD_NATS_PORT`})
+	l := testkit.StartLeafd(t, testkit.LeafdOptions{Config: `host: "127.0.0.1", port: $LEAFD_NATS_PORT, http: $LEAFD_HTTP_PORT`})
+	// A connection that is gone for its client may be there still, with its subscriptions.
+	alone := func(connections func() int) {
+		testkit.Eventually(t, func() bool { return connections() == 0 }, "the last client is gone")
+	}
 	us, them := testkit.Addr(l.NATSPort), strings.TrimPrefix(stock.ClientURL(), "nats://")
 	for _, tc := range wireCases {
 		t.Run(tc.name, func(t *testing.T) {
+			alone(func() int { return stock.Varz().Connections })
 			want := sayTo(t, them, tc.send)
 			for _, parts := range splits(tc.send) {
+				alone(func() int {
+					var v testkit.Varz
+					l.Get("/varz", &v)
+					return v.Connections
+				})
 				if got := sayTo(t, us, parts...); got != want && !saysWhy(got, want) {
 					t.Fatalf("said %.100q in %d parts\nleafd answers       %.400q\nnats-server answers %.400q", tc.send, len(parts), got, want)
 				}
