@@ -345,6 +345,9 @@ func (p *Port) Flush() {
 	if p.publishing == nil {
 		return
 	}
+	if p.tally.inMsgs > 0 {
+		p.settle() // who is told of a message finds it counted
+	}
 	var behind <-chan struct{}
 	limit := stallLimit
 	for i, to := range p.flush {
@@ -357,9 +360,6 @@ func (p *Port) Flush() {
 		p.flush[i] = nil
 	}
 	p.flush = p.flush[:0]
-	if p.tally.inMsgs > 0 {
-		p.settle()
-	}
 	if behind != nil {
 		p.stall(behind, limit)
 	}
