@@ -67,7 +67,7 @@ func TestAttemptsAreBounded(t *testing.T) {
 
 // At most 64 connections of an address may not have logged in; others go on.
 func TestHalfOpenIsBounded(t *testing.T) {
-	s, addr := startAuth(t, AuthConfig{Credentials: Credentials{Token: "t"}, Timeout: time.Minute}, Options{})
+	s, addr := startAuth(t, AuthConfig{Credentials: Credentials{Token: "t"}}, Options{})
 	var first *client
 	for i := range maxHalfOpen {
 		if c := dial(t, addr, ""); i == 0 {

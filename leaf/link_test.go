@@ -302,7 +302,7 @@ func TestLinkRefusesHub(t *testing.T) {
 		{"closes", "", "the hub closed the connection"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			l, h := startLink(t, LinkOptions{})
+			l, h := startLink(t, LinkOptions{ReconnectMin: time.Hour, ReconnectMax: time.Hour}) // or it tries again before it is looked at
 			c := h.accept()
 			go c.Write([]byte(tc.bytes)) // the link may close before it has all
 			if tc.bytes == "" || strings.Contains(tc.name, "refused") {

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/leafd/leafd/internal/testkit"
@@ -210,29 +211,39 @@ func TestNoHeaders(t *testing.T) {
 // A lame duck tells its clients, closes them after the grace one after another, and
 // ends.
 func TestLameDuck(t *testing.T) {
-	s, addr := startServer(t, Options{})
-	s.LameDuck(t.Context(), time.Hour, time.Hour) // nobody is there to wait for
-	s.lame.Store(false)
-	clients := []*client{dial(t, addr, `{"protocol":1}`), dial(t, addr, `{"protocol":1}`), dial(t, addr, `{}`)}
-	for _, c := range clients {
-		c.expect("SUB a 1\r\n", "")
-	}
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		s.LameDuck(t.Context(), 100*time.Millisecond, 130*time.Millisecond)
-	}()
-	for _, c := range clients[:2] {
-		if line := c.line(); !strings.Contains(line, `"ldm":true`) {
-			t.Errorf("told %s", line)
+	synctest.Test(t, func(t *testing.T) {
+		s := New(Options{}, NewRouter())
+		dial := serveInMemory(t, s)
+		s.LameDuck(t.Context(), time.Hour, time.Hour) // nobody is there to wait for
+		s.lame.Store(false)
+		clients := []*client{dial(`{"protocol":1}`), dial(`{"protocol":1}`), dial(`{}`)}
+		for _, c := range clients {
+			c.expect("SUB a 1\r\n", "")
 		}
-	}
-	clients[1].send("PUB a 2\r\nhi\r\n") // it is served until its turn comes
-	if line := clients[0].line(); line != "MSG a 1 2" {
-		t.Errorf("got %q", line)
-	}
-	<-done
-	testkit.Eventually(t, func() bool { return s.Conns() == 0 }, "all closed")
+		start, done := time.Now(), make(chan struct{})
+		go func() {
+			defer close(done)
+			s.LameDuck(t.Context(), 10*time.Second, 11*time.Second)
+		}()
+		for _, c := range clients[:2] {
+			if line := c.line(); !strings.Contains(line, `"ldm":true`) {
+				t.Errorf("told %s", line)
+			}
+		}
+		<-time.After(10*time.Second - 1)
+		clients[1].send("PUB a 2\r\nhi\r\n") // it is served until its turn comes
+		if line := clients[0].line(); line != "MSG a 1 2" {
+			t.Errorf("got %q", line)
+		}
+		<-done
+		if took := time.Since(start); took <= 10*time.Second || took > 11*time.Second {
+			t.Errorf("the last is closed after %v", took)
+		}
+		synctest.Wait()
+		if n := s.Conns(); n != 0 {
+			t.Errorf("%d are left", n)
+		}
+	})
 }
 
 func TestLameDuckStops(t *testing.T) {

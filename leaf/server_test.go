@@ -4,10 +4,12 @@ import (
 	"bufio"
 	"context"
 	"fmt"
+	"io"
 	"net"
 	"runtime"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/leafd/leafd/internal/msg"
@@ -26,6 +28,23 @@ func serve(t testing.TB, s *Server) (*Server, string) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	serveOn(t, s, ln)
+	return s, ln.Addr().String()
+}
+
+// serveInMemory serves clients that are in memory, for a synctest bubble: what depends
+// on time depends on nothing else.
+func serveInMemory(t testing.TB, s *Server) (dial func(connect string) *client) {
+	t.Helper()
+	ln := testkit.NewPipeListener()
+	serveOn(t, s, ln)
+	return func(connect string) *client {
+		t.Helper()
+		return greet(t, ln.Dial(64<<10), connect)
+	}
+}
+
+func serveOn(t testing.TB, s *Server, ln net.Listener) {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- s.Serve(ctx, ln) }()
@@ -35,7 +54,6 @@ func serve(t testing.TB, s *Server) (*Server, string) {
 			t.Error(err)
 		}
 	})
-	return s, ln.Addr().String()
 }
 
 // client speaks raw bytes.
@@ -69,8 +87,14 @@ func dialFrom(t testing.TB, addr, from, connect string) *client {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return greet(t, nc, connect)
+}
+
+// greet is dial for a connection that there is.
+func greet(t testing.TB, nc net.Conn, connect string) *client {
+	t.Helper()
 	t.Cleanup(func() { nc.Close() })
-	nc.SetDeadline(time.Now().Add(testkit.Patience))
+	nc.SetDeadline(time.Now().Add(4 * testkit.Patience)) // for all that it does
 	c := &client{nc, t, bufio.NewReader(nc)}
 	if line := c.line(); !strings.HasPrefix(line, "INFO {") {
 		t.Fatalf("greeted with %q", line)
@@ -202,8 +226,14 @@ func TestEveryByteAlone(t *testing.T) {
 	c.expect("", "HMSG a 1 r 12 17\r\nNATS/1.0\r\n\r\nhello\r\nMSG a 1 3\r\n\r\n!\r\n")
 }
 
-// startAuth is startServer with a configuration of who may connect.
+// startAuth is startServer with a configuration of who may connect, and all the time to do so.
 func startAuth(t testing.TB, cfg AuthConfig, o Options) (*Server, string) {
+	t.Helper()
+	cfg.Timeout = testkit.Patience
+	return serve(t, newAuthServer(t, cfg, o))
+}
+
+func newAuthServer(t testing.TB, cfg AuthConfig, o Options) *Server {
 	t.Helper()
 	r := NewRouter()
 	auth, err := NewAuth(cfg, r)
@@ -211,26 +241,38 @@ func startAuth(t testing.TB, cfg AuthConfig, o Options) (*Server, string) {
 		t.Fatal(err)
 	}
 	o.Auth = auth
-	return serve(t, New(o, r))
+	return New(o, r)
 }
 
 func TestAuthentication(t *testing.T) {
-	s, addr := startAuth(t, AuthConfig{Credentials: Credentials{Users: []User{{Name: "u", Password: "p"}}}, Timeout: 200 * time.Millisecond}, Options{})
+	s, addr := startAuth(t, AuthConfig{Credentials: Credentials{Users: []User{{Name: "u", Password: "p"}}}}, Options{})
 	dial(t, addr, `{"user":"u","pass":"p"}`).expect("SUB a 1\r\nPUB a 0\r\n\r\n", "MSG a 1 0\r\n\r\n")
 	dial(t, addr, "").cutOff("CONNECT {\"user\":\"v\",\"pass\":\"p\"}\r\n", "Authorization Violation")
 	dial(t, addr, "").cutOff("CONNECT {\"user\":\"u\",\"pass\":\"x\"}\r\n", "Authorization Violation")
 	dial(t, addr, "").cutOff("CONNECT {}\r\n", "Authorization Violation")
 	dial(t, addr, "").cutOff("SUB a 1\r\n", "Authorization Violation")
 	dial(t, addr, "").cutOff("PUB a 100000\r\n", "Authorization Violation")
-	dial(t, addr, "").cutOff("CONN", "Authentication Timeout")
 	if n := s.Counters().AuthErrors.Load(); n != 3 {
 		t.Errorf("counted %d refused logins", n)
 	}
 }
 
+// Who does not log in is sent away after the time for it, whatever they have begun to say.
+func TestAuthenticationTimeout(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dial := serveInMemory(t, newAuthServer(t, AuthConfig{Credentials: Credentials{Token: "t"}, Timeout: 3 * time.Second}, Options{}))
+		start, in := time.Now(), dial(`{"auth_token":"t"}`)
+		dial("").cutOff("CONN", "Authentication Timeout")
+		if took := time.Since(start); took != 3*time.Second {
+			t.Errorf("sent away after %v", took)
+		}
+		in.expect("", "")
+	})
+}
+
 // A peer that has not said who it is must not make the server remember much.
 func TestMemoryBeforeLogin(t *testing.T) {
-	s, addr := startAuth(t, AuthConfig{Credentials: Credentials{Token: "t"}, Timeout: time.Minute}, Options{})
+	s, addr := startAuth(t, AuthConfig{Credentials: Credentials{Token: "t"}}, Options{})
 	const conns = 200
 	var before, after runtime.MemStats
 	runtime.GC()
@@ -294,19 +336,33 @@ func TestSlowConsumerIsCutOffAlone(t *testing.T) {
 
 func TestStaleConnection(t *testing.T) {
 	_, addr := startServer(t, Options{PingInterval: 20 * time.Millisecond, PingMax: 2})
-	c := dial(t, addr, `{}`)
+	c := dial(t, addr, "")
 	for _, want := range []string{"PING", "PING", "-ERR 'Stale Connection'"} {
 		if got := c.line(); got != want {
 			t.Fatalf("got %q, want %q", got, want)
 		}
 	}
-	live := dial(t, addr, `{}`)
-	for range 6 { // as often as it answers, it stays
-		if got := live.line(); got != "PING" {
-			t.Fatalf("got %q", got)
+}
+
+// As often as a client answers, it stays, and no longer.
+func TestPings(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dial := serveInMemory(t, New(Options{PingInterval: 4 * time.Second, PingMax: 2}, NewRouter()))
+		c := dial(`{}`)
+		for range 6 {
+			if got := c.line(); got != "PING" {
+				t.Fatalf("got %q", got)
+			}
+			c.send("PONG\r\n")
 		}
-		live.send("PONG\r\n")
-	}
+		answered := time.Now()
+		if _, err := io.Copy(io.Discard, c); err != nil {
+			t.Error(err)
+		}
+		if took := time.Since(answered); took != 12*time.Second {
+			t.Errorf("a silent client stays for %v", took)
+		}
+	})
 }
 
 func TestQueueGroupSharesAndSkipsTheGone(t *testing.T) {

@@ -220,35 +220,16 @@ func pub(topic, payload string, qos uint8, id uint16) []byte {
 	return p.Append(nil, packet.V311)
 }
 
-// pipeListener accepts the far ends of connections in memory.
-type pipeListener struct {
-	ch   chan net.Conn
-	once sync.Once
-	done chan struct{}
-}
+// pipeListener is for devices in memory.
+type pipeListener struct{ *testkit.PipeListener }
 
-func newPipeListener() *pipeListener {
-	return &pipeListener{ch: make(chan net.Conn), done: make(chan struct{})}
-}
-
-func (l *pipeListener) Accept() (net.Conn, error) {
-	select {
-	case c := <-l.ch:
-		return c, nil
-	case <-l.done:
-		return nil, net.ErrClosed
-	}
-}
-
-func (l *pipeListener) Close() error   { l.once.Do(func() { close(l.done) }); return nil }
-func (l *pipeListener) Addr() net.Addr { return &net.UnixAddr{Name: "pipe"} }
+func newPipeListener() pipeListener { return pipeListener{testkit.NewPipeListener()} }
 
 // dial returns a device in memory.
-func (l *pipeListener) dial(t testing.TB) *client {
-	near, far := testkit.Pipe(64 << 10)
-	l.ch <- far
-	t.Cleanup(func() { near.Close() })
-	return &client{t, near}
+func (l pipeListener) dial(t testing.TB) *client {
+	nc := l.Dial(64 << 10)
+	t.Cleanup(func() { nc.Close() })
+	return &client{t, nc}
 }
 
 func newSub(filter string) *msg.Sub { return &msg.Sub{Subject: filter} }

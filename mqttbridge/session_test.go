@@ -19,7 +19,7 @@ import (
 )
 
 // pipeBroker is a broker whose clients are in memory, for a synctest bubble.
-func pipeBroker(t *testing.T, o Options) (*broker, *pipeListener) {
+func pipeBroker(t *testing.T, o Options) (*broker, pipeListener) {
 	b, ln := newBroker(t, o), newPipeListener()
 	b.serve(ln)
 	return b, ln

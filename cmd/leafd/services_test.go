@@ -53,7 +53,7 @@ func runWithSystem(t *testing.T) (d *daemon, client, system string) {
 
 func dial(t *testing.T, url string, o ...nats.Option) *nats.Conn {
 	t.Helper()
-	nc, err := nats.Connect(url, o...)
+	nc, err := nats.Connect(url, append([]nats.Option{nats.Timeout(testkit.Patience)}, o...)...)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -14,6 +14,6 @@
 // # Reading order
 //
 // wait.go, process.go, port.go, build.go, hub.go, leafd.go, writes.go for
-// programs; proxy.go, pipe.go, sink.go for the wires; mosquitto.go for the stock
+// programs; proxy.go, pipe.go, listener.go, sink.go for the wires; mosquitto.go for the stock
 // MQTT client.
 package testkit
