@@ -37,19 +37,26 @@ func boundMemory(limit int64) (buffers int64) {
 // and pages of the program itself, which count as ours until they are used again.
 func letStartGo(log *slog.Logger) {
 	debug.FreeOSMemory()
-	if err := dropText("/proc/self/smaps"); err != nil {
+	if err := dropText("/proc/self"); err != nil {
 		log.Debug("pages of the program stay mapped", "err", err)
 	}
 }
 
 // dropText unmaps the clean pages of the program's file. The kernel has them, and maps
-// again what is used.
-func dropText(smaps string) error {
-	exe, err := os.Readlink("/proc/self/exe")
+// again what is used. What is in smaps and not in maps is left alone: under an emulator
+// only one of them has our addresses (qemu-user translates maps), and what lies at those
+// of the other is our data.
+func dropText(proc string) error {
+	exe, err := os.Readlink(proc + "/exe")
 	if err != nil {
 		return err
 	}
-	f, err := os.Open(smaps)
+	maps, err := os.ReadFile(proc + "/maps")
+	if err != nil {
+		return err
+	}
+	maps = append([]byte("\n"), maps...)
+	f, err := os.Open(proc + "/smaps")
 	if err != nil {
 		return err
 	}
@@ -59,7 +66,8 @@ func dropText(smaps string) error {
 		line := in.Bytes()
 		var mode string
 		if n, _ := fmt.Sscanf(string(line), "%x-%x %s", &from, &to, &mode); n == 3 {
-			if !bytes.HasSuffix(line, []byte(" "+exe)) || strings.Contains(mode, "w") {
+			known := bytes.Contains(maps, fmt.Appendf(nil, "\n%s ", bytes.Fields(line)[0]))
+			if !known || !bytes.HasSuffix(line, []byte(" "+exe)) || strings.Contains(mode, "w") {
 				from = 0
 			}
 			continue
