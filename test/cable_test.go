@@ -96,7 +96,7 @@ outbox { cable { subjects: ["cable.>"] } }
 `
 
 func stream(t *testing.T, hub *testkit.Hub) jetstream.JetStream {
-	nc, err := nats.Connect(hub.ClientURL(), nats.MaxReconnects(-1), nats.ReconnectWait(50*time.Millisecond))
+	nc, err := nats.Connect(hub.ClientURL(), nats.Timeout(testkit.Patience), nats.MaxReconnects(-1), nats.ReconnectWait(50*time.Millisecond))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/nats-io/nats.go"
 
@@ -21,7 +20,7 @@ func TestConflate(t *testing.T) {
 	l := testkit.StartLeafd(t, testkit.LeafdOptions{Config: config, Env: map[string]string{"LEAFD_HUB_URL": hub.LeafURL()}})
 	hub.Kill()
 	publish := func(from, to int) {
-		nc, err := nats.Connect(l.NATSURL())
+		nc, err := nats.Connect(l.NATSURL(), nats.Timeout(testkit.Patience))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -34,7 +33,7 @@ func TestConflate(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		if _, err := nc.Request(fmt.Sprint("cable.", to%10), fmt.Append(nil, to), 20*time.Second); err != nil {
+		if _, err := nc.Request(fmt.Sprint("cable.", to%10), fmt.Append(nil, to), testkit.Patience); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"testing"
-	"time"
 
 	"github.com/nats-io/nats.go"
 
@@ -27,13 +26,13 @@ func TestGapMarker(t *testing.T) {
 	l := testkit.StartLeafd(t, testkit.LeafdOptions{Config: gapConfig, Env: map[string]string{"LEAFD_HUB_URL": hub.LeafURL()}})
 	hub.Kill()
 	publish := func(from, to int) {
-		nc, err := nats.Connect(l.NATSURL())
+		nc, err := nats.Connect(l.NATSURL(), nats.Timeout(testkit.Patience))
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer nc.Close()
 		for n := from; n < to; n++ {
-			if _, err := nc.Request("cable.x", fmt.Append(nil, n), 10*time.Second); err != nil {
+			if _, err := nc.Request("cable.x", fmt.Append(nil, n), testkit.Patience); err != nil {
 				t.Fatalf("%d: %v", n, err)
 			}
 		}

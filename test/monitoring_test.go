@@ -93,7 +93,7 @@ func number(v any) float64 {
 func work(t *testing.T, m monitored) (cids []uint64) {
 	t.Helper()
 	connect := func(name string) *nats.Conn {
-		nc, err := nats.Connect(m.nats, nats.Name(name), nats.UserInfo("u", "p"))
+		nc, err := nats.Connect(m.nats, nats.Timeout(testkit.Patience), nats.Name(name), nats.UserInfo("u", "p"))
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -48,7 +48,7 @@ leafnodes { remotes: [ { url: $LEAFD_HUB_URL } ] }
 
 func connect(t *testing.T, url string, o ...nats.Option) *nats.Conn {
 	t.Helper()
-	nc, err := nats.Connect(url, o...)
+	nc, err := nats.Connect(url, append([]nats.Option{nats.Timeout(testkit.Patience)}, o...)...)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -11,7 +11,7 @@ import (
 // held one message and 100 devices got an eighth of the acknowledgements they get
 // now.
 func TestOneCoreServesWhileTheDiskWorks(t *testing.T) {
-	l := testkit.StartLeafd(t, testkit.LeafdOptions{Run: []string{"taskset", "-c", "0"},
+	l := testkit.StartLeafd(t, testkit.LeafdOptions{Run: []string{"env", "-u", "GOMAXPROCS", "taskset", "-c", "0"},
 		Config: cableConfig + "http: $LEAFD_HTTP_PORT\n", Env: map[string]string{"LEAFD_HUB_URL": "nats-leaf://127.0.0.1:9"}})
 	var v struct {
 		Cores int `json:"cores"`
