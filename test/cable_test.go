@@ -21,6 +21,7 @@ type device struct {
 	id, total, acked int
 	sent             []int         // how often each number was handed to the client
 	progress         *atomic.Int64 // acknowledged by all devices
+	slowest          time.Duration // a batch took, until all of it was acknowledged
 }
 
 const batch = 50
@@ -38,6 +39,7 @@ func (d *device) run(url string) {
 			}
 		}
 		var tokens []mqtt.Token
+		began := time.Now()
 		for n := d.acked; n < min(d.acked+batch, d.total); n++ {
 			d.sent[n]++
 			tokens = append(tokens, c.Publish(fmt.Sprintf("cable/d%d", d.id), 1, false, binary.BigEndian.AppendUint32(nil, uint32(n))))
@@ -49,6 +51,7 @@ func (d *device) run(url string) {
 			d.acked++
 			d.progress.Add(1)
 		}
+		d.slowest = max(d.slowest, time.Since(began))
 	}
 	c.Disconnect(100)
 }
