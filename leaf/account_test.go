@@ -251,3 +251,24 @@ func TestAccountsAreChecked(t *testing.T) {
 type takesAll struct{}
 
 func (takesAll) Deliver(*msg.Msg, *msg.Sub) msg.Drop { return msg.Taken }
+
+// Behind its first PONG a client that takes an INFO at any time learns its account.
+func TestConnectInfo(t *testing.T) {
+	cfg := AuthConfig{SystemAccount: "S", Accounts: []AccountConfig{{Name: "A", Limits: Limits{MaxPayload: 100}}, {Name: "S"}}}
+	cfg.Users = []User{{Name: "a", Account: "A"}, {Name: "s", Account: "S"}, {Name: "g"}}
+	_, addr := startAuth(t, cfg, Options{})
+	for user, want := range map[string]clientInfo{
+		"a": {Account: "A", MaxPayload: 100}, "s": {Account: "S", System: true, MaxPayload: 1 << 20}, "g": {Account: GlobalAccount, MaxPayload: 1 << 20},
+	} {
+		c := dial(t, addr, fmt.Sprintf(`{"user":%q}`, user)) // without "protocol"
+		c.expect("", "")
+		c.expect("", "")
+		c.send(`CONNECT {"verbose":false,"pedantic":false,"protocol":1}` + "\r\n") // now it does
+		c.expect("", "")
+		if got := c.where(); got.Account != want.Account || got.System != want.System || got.MaxPayload != want.MaxPayload {
+			t.Errorf("%s is told %+v", user, got)
+		}
+		c.expect("", "") // once
+		c.expect("", "")
+	}
+}

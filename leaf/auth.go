@@ -92,6 +92,7 @@ type Auth struct {
 	mu       sync.Mutex
 	grants   map[*Grant]struct{} // guarded by mu; who is logged in
 	accounts map[string]*account // guarded by mu
+	entered  uint64              // guarded by mu; how many have ever logged in
 }
 
 // authState is a configuration that was checked. It does not change.
@@ -147,8 +148,9 @@ func (a *Auth) timeout() time.Duration { return a.state.Load().timeout }
 // called by [Auth.Apply] on any goroutine, and do not block.
 type Client interface {
 	msg.Sink
-	// Revoked says that the client is not let in any more: its connection is to end.
-	Revoked()
+	// Revoked says that the client is not let in any more, and why, in the terms of
+	// [Auth.Login]: its connection is to end.
+	Revoked(why error)
 	// Ended says that permissions took subscriptions away, which have ended.
 	Ended(subs []*msg.Sub)
 }
@@ -165,6 +167,7 @@ type Grant struct {
 	client  Client
 	by      ConnType
 	account *account
+	nth     uint64 // of all who logged in
 
 	who *identity // guarded by auth.mu
 }
@@ -198,6 +201,8 @@ func (a *Auth) enroll(st *authState, who *identity, g *Grant, name string) (*Gra
 		return nil, ErrAccountFull
 	}
 	w.conns++
+	a.entered++
+	g.nth = a.entered
 	g.User, g.Account, g.Limits, g.who, g.account = who.name, w.name, w.limits, who, w
 	g.Port = w.router.Attach(name, g.client, EachSub)
 	if who.rights != nil {

@@ -1,7 +1,9 @@
 package leaf
 
 import (
+	"cmp"
 	"fmt"
+	"slices"
 
 	"github.com/leafd/leafd/internal/msg"
 )
@@ -23,8 +25,9 @@ import (
 //   - Messages and requests cross accounts as cfg says. Answers to requests under
 //     way still find their way back.
 //
-// Limits of an account hold for those who connect from now on. Connections that
-// nothing of this is about notice nothing.
+// Of more clients than an account may have, those that came last are cut off, too;
+// its other limits hold for those who connect from now on. Connections that nothing
+// of this is about notice nothing.
 func (a *Auth) Apply(cfg AuthConfig) error {
 	a.mu.Lock()
 	accounts, sh, err := a.newAccounts(&cfg, a.accounts)
@@ -55,9 +58,14 @@ func (a *Auth) Apply(cfg AuthConfig) error {
 	a.state.Store(st)
 	a.share(all, sh)
 	revoked, ended := a.review(st)
+	crowd := a.crowd(revoked)
 	a.mu.Unlock()
 	for _, g := range revoked {
-		g.client.Revoked()
+		g.client.Revoked(ErrNotAuthorized)
+	}
+	for _, g := range crowd {
+		delete(ended, g)
+		g.client.Revoked(ErrAccountFull)
 	}
 	for g, subs := range ended {
 		g.client.Ended(subs)
@@ -86,6 +94,32 @@ func (a *Auth) review(st *authState) (revoked []*Grant, ended map[*Grant][]*msg.
 		}
 	}
 	return revoked, ended
+}
+
+// crowd needs mu. It returns who came last of those that are too many for their
+// account, without those that go anyway.
+func (a *Auth) crowd(revoked []*Grant) (late []*Grant) {
+	goes := map[*Grant]bool{}
+	for _, g := range revoked {
+		goes[g] = true
+	}
+	stay := map[*account][]*Grant{}
+	for g := range a.grants {
+		if g.account.limits.MaxConns > 0 && !goes[g] {
+			stay[g.account] = append(stay[g.account], g)
+		}
+	}
+	for w, all := range stay {
+		if len(all) <= w.limits.MaxConns {
+			continue
+		}
+		slices.SortFunc(all, func(x, y *Grant) int { return cmp.Compare(x.nth, y.nth) })
+		for _, g := range all[w.limits.MaxConns:] {
+			late = append(late, g)
+			g.Port.setRights(nothing)
+		}
+	}
+	return late
 }
 
 // nothing is what one may do who is being disconnected.

@@ -137,6 +137,29 @@ func TestReloadOfAccounts(t *testing.T) {
 	a.expect("PUB pub.x 1\r\na\r\n", "")
 }
 
+// Of more clients than an account may have by now the last go, and no message
+// reaches them any more.
+func TestReloadOfAccountConns(t *testing.T) {
+	cfg := AuthConfig{Accounts: []AccountConfig{{Name: "A", Limits: Limits{MaxConns: 3}}}}
+	cfg.Users = []User{{Name: "u", Password: "p", Account: "A"}, {Name: "w", Password: "p", Account: "A"}, {Name: "x"}}
+	s, addr := startAuth(t, cfg, Options{})
+	first, second := dial(t, addr, `{"user":"u","pass":"p"}`), dial(t, addr, `{"user":"w","pass":"p"}`)
+	other := dial(t, addr, `{"user":"x"}`)
+	first.expect("SUB a 1\r\n", "")
+	second.expect("", "")
+	third := dial(t, addr, `{"user":"u","pass":"p"}`)
+	third.expect("SUB a 1\r\n", "")
+	cfg.Accounts[0].Limits.MaxConns = 1
+	cfg.Users[1].Password = "q" // who goes for this does not count
+	apply(t, s, cfg)
+	second.ends("Authorization Violation")
+	third.ends("maximum account active connections exceeded")
+	first.expect("PUB a 1\r\n1\r\n", "MSG a 1 1\r\n1\r\n")
+	other.expect("", "")
+	testkit.Eventually(t, func() bool { return s.Conns() == 2 }, "two are gone")
+	dial(t, addr, "").cutOff("CONNECT {\"user\":\"u\",\"pass\":\"p\"}\r\n", "maximum account active connections exceeded")
+}
+
 // Configurations change while clients log in, publish and subscribe; at the end
 // each has the rights of the last one.
 func TestReloadUnderTraffic(t *testing.T) {

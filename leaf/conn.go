@@ -35,6 +35,7 @@ type conn struct {
 	ready    bool    // CONNECT was accepted, or none is needed
 	halfOpen bool    // counted by auth as one that has not logged in
 	grant    *Grant  // nil before ready; put here under mu
+	placed   bool    // the client was told its account
 
 	tracer *tracer // owned by the reader; nil: no trace
 
@@ -102,7 +103,7 @@ func (c *conn) handle(b []byte) error {
 		case opUnsub:
 			c.handleUnsub(o)
 		case opPing:
-			c.out.Append([]byte("PONG\r\n"))
+			c.handlePing()
 			continue
 		case opPong:
 			c.pings.Store(0)

@@ -67,6 +67,11 @@ type clientInfo struct {
 	ClientIP     string `json:"client_ip,omitempty"`
 	Nonce        string `json:"nonce,omitempty"`
 	LameDuck     bool   `json:"ldm,omitempty"`
+
+	// In the one INFO that follows the first PONG.
+	ConnectInfo bool   `json:"connect_info,omitempty"`
+	Account     string `json:"remote_account,omitempty"`
+	System      bool   `json:"acc_is_sys,omitempty"`
 }
 
 // newNonce is what one client has to sign with its nkey: 16 random bytes.
@@ -77,14 +82,25 @@ func newNonce() string {
 }
 
 // infoLine is what c is told of the server. Safe for all goroutines.
-func (s *Server) infoLine(c *conn) []byte {
+func (s *Server) infoLine(c *conn) []byte { return s.info(c).line() }
+
+func (s *Server) info(c *conn) *clientInfo {
 	o := s.opts.Load()
-	info := clientInfo{ServerID: o.ServerID, ServerName: o.ServerName, Version: ProtocolVersion, Proto: 1,
+	info := &clientInfo{ServerID: o.ServerID, ServerName: o.ServerName, Version: ProtocolVersion, Proto: 1,
 		Go: runtime.Version(), Headers: !o.NoHeaders, AuthRequired: s.auth.Required(Standard),
 		MaxPayload: o.MaxPayload, ClientID: c.id, Nonce: c.nonce, LameDuck: s.lame.Load()}
 	info.Host, info.Port = splitAddr(c.nc.LocalAddr())
 	info.Host, info.Port = cmp.Or(o.AdvertiseHost, info.Host), cmp.Or(o.AdvertisePort, info.Port)
 	info.ClientIP, _ = splitAddr(c.nc.RemoteAddr())
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.grant != nil {
+		info.MaxPayload = least(o.MaxPayload, c.grant.Limits.MaxPayload)
+	}
+	return info
+}
+
+func (info *clientInfo) line() []byte {
 	b, err := json.Marshal(info)
 	if err != nil {
 		panic("leaf: INFO does not marshal: " + err.Error())
@@ -136,6 +152,20 @@ func (c *conn) handleConnect(arg []byte) error {
 	return nil
 }
 
+// handlePing answers. Behind the first answer a client that takes an INFO at any
+// time learns where it is, as from nats-server: not before, for some take nothing
+// but PONG then.
+func (c *conn) handlePing() {
+	c.out.Append([]byte("PONG\r\n"))
+	if c.grant == nil || c.placed || !c.asyncInfo.Load() {
+		return
+	}
+	c.placed = true
+	info := c.srv.info(c)
+	info.ConnectInfo, info.Account, info.System = true, c.grant.Account, c.grant.Account == c.srv.auth.SystemAccount()
+	c.out.Append(info.line())
+}
+
 // enter gives the client its place, if it may have one.
 func (c *conn) enter(l *Login) error {
 	grant, err := c.srv.auth.Login(l, c.name(), c)
@@ -164,8 +194,8 @@ func least(a, b int) int {
 }
 
 // Revoked implements [Client]. What the client is told reaches it before the end.
-func (c *conn) Revoked() {
-	c.cut(ErrNotAuthorized.(*ProtoError))
+func (c *conn) Revoked(why error) {
+	c.cut(why.(*ProtoError))
 }
 
 // Ended implements [Client].

@@ -3,6 +3,7 @@ package leaf
 import (
 	"bufio"
 	"context"
+	"encoding/json"
 	"fmt"
 	"io"
 	"net"
@@ -102,7 +103,21 @@ func greet(t testing.TB, nc net.Conn, connect string) *client {
 	if connect != "" {
 		c.send("CONNECT " + quiet(connect) + "\r\n")
 	}
+	if strings.Contains(connect, `"protocol":1`) {
+		c.expect("", "")
+		c.where()
+	}
 	return c
+}
+
+// where reads the INFO that follows the first PONG.
+func (c *client) where() (info clientInfo) {
+	c.t.Helper()
+	line := c.line()
+	if err := json.Unmarshal([]byte(strings.TrimPrefix(line, "INFO ")), &info); err != nil || !info.ConnectInfo {
+		c.t.Fatalf("behind the first PONG comes %q", line)
+	}
+	return info
 }
 
 func (c *client) send(s string) {

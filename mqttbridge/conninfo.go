@@ -73,6 +73,8 @@ func closeReason(cause error) string {
 		return "Server Shutdown"
 	case errors.Is(cause, errNotAuthorized):
 		return "Authentication Failure"
+	case errors.Is(cause, errAccountFull):
+		return "Maximum Account Connections Exceeded"
 	case errors.Is(cause, errConnectTimeout):
 		return "Authentication Timeout"
 	case errors.Is(cause, errKeepAlive):

@@ -82,7 +82,13 @@ func (s *session) login(c *packet.Connect) *packet.Error {
 }
 
 // Revoked implements [leaf.Client].
-func (s *session) Revoked() { s.close(errNotAuthorized) }
+func (s *session) Revoked(why error) {
+	if errors.Is(why, leaf.ErrNotAuthorized) {
+		s.close(errNotAuthorized)
+	} else {
+		s.close(errAccountFull)
+	}
+}
 
 // Ended implements [leaf.Client]. A device learns of it only by asking again.
 func (s *session) Ended(subs []*msg.Sub) {

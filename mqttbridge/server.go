@@ -295,6 +295,7 @@ var (
 	errUnexpected      = &packet.Error{Reason: packet.ProtocolError, Text: "packet type is not one a client may send now"}
 	errTooLarge        = &packet.Error{Reason: packet.PacketTooLarge, Text: "packet is larger than allowed"}
 	errClientID        = &packet.Error{Reason: packet.BadClientID, Text: "client id is empty though a persistent session is asked for"}
+	errAccountFull     = &packet.Error{Reason: packet.QuotaExceeded, Text: "its account may not have so many connections"}
 	errNotAuthorized   = &packet.Error{Reason: packet.NotAuthorized, Text: "user name or password is not accepted"}
 	errBadTopic        = &packet.Error{Reason: packet.BadTopicName, Text: errTopic.Error()}
 	errUnreleased      = &packet.Error{Reason: packet.ReceiveMaximum, Text: "too many QoS 2 messages without a PUBREL; a client is to have fewer in flight"}

@@ -2,7 +2,9 @@ package interop
 
 import (
 	"encoding/json"
+	"flag"
 	"fmt"
+	"io"
 	"maps"
 	"os"
 	"os/exec"
@@ -25,42 +27,45 @@ var suites = []string{"github.com/nats-io/nats.go/test", "github.com/nats-io/nat
 // nats-server's name, and wants of leafd all that nats-server passes but for what
 // notOurs names.
 func TestNatsGo(t *testing.T) {
-	stock := runSuites(t, testkit.NATSServer(t), "")
-	leafd := filepath.Join(t.TempDir(), "nats-server")
-	if err := os.Link(buildLeafd(t), leafd); err != nil {
-		t.Fatal(err)
+	stock, leafd, suites := testkit.NATSServer(t), asNATSServer(t), buildSuites(t)
+	theirs, ours := runSuites(t, suites, stock, *suiteRun), runSuites(t, suites, leafd, *suiteRun)
+	for range 2 { // what fails once may be a machine out of breath
+		maps.Copy(theirs, runSuites(t, suites, stock, exactly(missing(ours, theirs))))
+		maps.Copy(ours, runSuites(t, suites, leafd, exactly(missing(theirs, ours))))
 	}
-	ours := runSuites(t, leafd, "")
-	again := missing(stock, ours)
-	if len(again) > 0 { // what fails once may be a machine out of breath
-		maps.Copy(ours, runSuites(t, leafd, "^("+strings.Join(again, "|")+")$"))
-	}
-	passed := func(r map[string]string) (n int) {
-		for _, action := range r {
-			if action == "pass" {
-				n++
-			}
-		}
-		return n
-	}
-	t.Logf("nats-server passes %d tests, leafd %d", passed(stock), passed(ours))
-	for _, name := range missing(stock, ours) {
+	t.Logf("of %d tests nats-server passes %d, leafd %d", len(theirs), passed(theirs), passed(ours))
+	for _, name := range missing(theirs, ours) {
 		if notOurs[name] == "" {
-			t.Errorf("%s passes with nats-server and fails with leafd", name)
+			t.Errorf("%s passes with nats-server and fails with leafd:\n%s", name, ours[name].said)
 		}
 	}
 	for name := range notOurs {
-		if ours[name] == "pass" {
+		if ours[name].action == "pass" {
 			t.Errorf("%s passes; take it off the list", name)
 		}
 	}
 }
 
+// suiteRun limits the tests as -run does, while one looks into some of them.
+var suiteRun = flag.String("suite.run", "", "run only the tests of nats.go that match `regexp`")
+
+// result is how a test ended and what it said.
+type result struct{ action, said string }
+
+func passed(results map[string]result) (n int) {
+	for _, r := range results {
+		if r.action == "pass" {
+			n++
+		}
+	}
+	return n
+}
+
 // missing are the tests that pass in want and do not in got.
-func missing(want, got map[string]string) []string {
+func missing(want, got map[string]result) []string {
 	var names []string
-	for name, action := range want {
-		if action == "pass" && got[name] != "pass" {
+	for name, r := range want {
+		if r.action == "pass" && got[name].action != "pass" {
 			names = append(names, name)
 		}
 	}
@@ -68,49 +73,75 @@ func missing(want, got map[string]string) []string {
 	return names
 }
 
-// runSuites returns how each test ended, by its name.
-func runSuites(t *testing.T, bin, run string) map[string]string {
+// exactly is the expression for -run that names tests, which may be none.
+func exactly(names []string) string { return "^(" + strings.Join(names, "|") + ")$" }
+
+// suite is a package of tests, built.
+type suite struct{ bin, dir string }
+
+func buildSuites(t *testing.T) (built []suite) {
 	t.Helper()
-	args := append([]string{"test", "-json", "-count", "1", "-p", "1", "-timeout", "20m", "-run", run}, suites...)
-	cmd := exec.Command("go", args...)
-	cmd.Env = append(os.Environ(), "TESTER_NATS_URL="+tester.Start(t, bin).URL())
-	cmd.Stderr = os.Stderr
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
+	for i, pkg := range suites {
+		s := suite{bin: filepath.Join(t.TempDir(), fmt.Sprintf("suite%d.test", i))}
+		if out, err := exec.Command("go", "test", "-c", "-o", s.bin, pkg).CombinedOutput(); err != nil {
+			t.Fatalf("build the tests of %s: %v\n%s", pkg, err, out)
+		}
+		dir, err := exec.Command("go", "list", "-f", "{{.Dir}}", pkg).Output()
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.dir = strings.TrimSpace(string(dir)) // its test data is there
+		built = append(built, s)
 	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
+	return built
+}
+
+// runSuites returns how each test that run matches ended, by its name.
+func runSuites(t *testing.T, suites []suite, bin, run string) map[string]result {
+	t.Helper()
+	results := map[string]result{}
+	if run == exactly(nil) {
+		return results
 	}
-	ended, said := map[string]string{}, map[string]string{}
+	url := tester.Start(t, bin).URL()
+	for _, s := range suites {
+		cmd := exec.Command("go", "tool", "test2json", s.bin, "-test.v=test2json", "-test.timeout=20m", "-test.run="+run)
+		cmd.Dir, cmd.Stderr = s.dir, os.Stderr
+		cmd.Env = append(os.Environ(), "TESTER_NATS_URL="+url)
+		out, err := cmd.StdoutPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		readResults(t, out, results)
+		_ = cmd.Wait() // some fail, which is what results say
+	}
+	return results
+}
+
+// readResults takes what "go test -json" prints.
+func readResults(t *testing.T, out io.Reader, results map[string]result) {
+	t.Helper()
 	for dec := json.NewDecoder(out); dec.More(); {
 		var e struct{ Action, Test, Output string }
 		if err := dec.Decode(&e); err != nil {
-			t.Fatalf("go test -json: %v", err)
+			t.Fatalf("results of a suite: %v", err)
 		}
+		name, _, sub := strings.Cut(e.Test, "/")
+		r := results[name]
 		switch {
-		case e.Action == "build-fail":
-			t.Fatal("nats.go's tests do not build")
-		case e.Test == "" || strings.Contains(e.Test, "/"):
+		case name == "":
+			continue
 		case e.Action == "output":
-			said[e.Test] += e.Output
-		case e.Action == "pass" || e.Action == "fail" || e.Action == "skip":
-			ended[e.Test] = e.Action
+			r.said += e.Output
+		case !sub && (e.Action == "pass" || e.Action == "fail" || e.Action == "skip"):
+			r.action = e.Action
 		}
+		results[name] = r
 	}
-	_ = cmd.Wait() // tests fail that want JetStream
-	if len(ended) == 0 {
-		t.Fatal("no test of nats.go has run")
-	}
-	if dir := os.Getenv("INTEROP_OUT"); dir != "" {
-		for name, text := range said {
-			path := filepath.Join(dir, fmt.Sprintf("%s.%s.%s", filepath.Base(filepath.Dir(bin)), ended[name], name))
-			if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
-				t.Error(err)
-			}
-		}
-	}
-	return ended
 }
 
+// notOurs are the tests that nats-server passes and leafd is not to, and why.
 var notOurs = map[string]string{}

@@ -4,6 +4,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
+	"strings"
 	"sync"
 
 	"github.com/leafd/leafd/internal/testkit"
@@ -26,7 +28,8 @@ type Tester struct {
 // is left of its servers then ends as well.
 func Start(t testkit.T, bin string) *Tester {
 	t.Helper()
-	tr := &Tester{t: t, bin: bin, url: testkit.StartHub(t, testkit.HubOptions{}).ClientURL(), servers: map[string]*server{}}
+	_, port, _ := net.SplitHostPort(strings.TrimPrefix(testkit.StartHub(t, testkit.HubOptions{}).ClientURL(), "nats://"))
+	tr := &Tester{t: t, bin: bin, url: "nats://localhost:" + port, servers: map[string]*server{}} // the name in the certificates
 	nc, err := nats.Connect(tr.url)
 	if err != nil {
 		t.Fatalf("tester: %v", err)
