@@ -6,7 +6,7 @@ SOAK_CHECKS ?= 10000
 LDFLAGS  = -s -w -X main.version=$(VERSION)
 
 .DEFAULT_GOAL := build
-.PHONY: build demo test race check cross bench crash outage interop fuzz soak clean
+.PHONY: build demo test race check cross bench crash outage interop interop-go interop-c fuzz soak clean
 
 ## build: leafd for this machine, as bin/leafd
 build:
@@ -58,7 +58,15 @@ outage:
 
 ## interop: the nats command against leafd and against nats-server; builds it first, two minutes
 interop:
-	cd test/interop && $(GO) vet . && $(GO) test -count 1 -timeout 20m .
+	cd test/interop && $(GO) vet ./... && $(GO) test -count 1 -timeout 20m -skip 'TestNatsGo|TestNatsC' .
+
+## interop-go: the tests of nats.go itself against nats-server and leafd, ten minutes; SUITE_RUN=TestDrain for some of them
+interop-go:
+	cd test/interop && $(GO) test -count 1 -timeout 60m -v -run TestNatsGo . $(if $(SUITE_RUN),-suite.run '$(SUITE_RUN)')
+
+## interop-c: the official C client against both; needs a C compiler and Debian's libnats-dev
+interop-c:
+	cd test/interop && $(GO) test -count 1 -timeout 20m -v -run TestNatsC .
 
 ## fuzz: each fuzz target for FUZZTIME (default 30s)
 fuzz:

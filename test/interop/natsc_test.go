@@ -9,7 +9,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"testing"
 
 	"github.com/leafd/leafd/internal/testkit"
@@ -45,8 +44,8 @@ func TestNatsC(t *testing.T) {
 		}
 	}
 	lameDuck := func(p *tester.Program) {
-		if err := p.Signal(syscall.SIGUSR2); err != nil {
-			t.Error(err)
+		if out, err := exec.Command(p.Bin, "--signal", "ldm="+p.PidFile()).CombinedOutput(); err != nil {
+			t.Errorf("%s --signal: %v\n%s", p.Bin, err, out)
 		}
 	}
 	for _, bin := range []string{testkit.NATSServer(t), asNATSServer(t)} {

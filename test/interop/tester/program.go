@@ -29,6 +29,9 @@ type Program struct {
 // URL is for NATS clients.
 func (p *Program) URL() string { return "nats://" + testkit.Addr(p.Port) }
 
+// PidFile is there while the program runs.
+func (p *Program) PidFile() string { return filepath.Join(p.Dir, "server.pid") }
+
 func (p *Program) logPath() string { return filepath.Join(p.Dir, "server.log") }
 
 // Start returns once the program has written its ports file, which is when all its
@@ -42,7 +45,7 @@ func (p *Program) Start() error {
 		return err
 	}
 	defer log.Close()
-	args := []string{"-a", "127.0.0.1", "-p", fmt.Sprint(p.Port), "--ports_file_dir", p.Dir, "-P", filepath.Join(p.Dir, "pid")}
+	args := []string{"-a", "127.0.0.1", "-p", fmt.Sprint(p.Port), "--ports_file_dir", p.Dir, "-P", p.PidFile()}
 	cmd := exec.Command(p.Bin, append(args, p.Args...)...)
 	cmd.Stdout, cmd.Stderr = log, log
 	if err := cmd.Start(); err != nil {
@@ -90,8 +93,7 @@ func (p *Program) lastWords() string {
 	return strings.TrimSpace(string(log[max(0, len(log)-2000):]))
 }
 
-// Signal is what "nats-server --signal" sends.
-func (p *Program) Signal(s syscall.Signal) error {
+func (p *Program) signal(s syscall.Signal) error {
 	if p.cmd == nil {
 		return errors.New("server not running")
 	}
@@ -103,11 +105,11 @@ func (p *Program) Stop() {
 	if p.cmd == nil {
 		return
 	}
-	_ = p.Signal(syscall.SIGINT)
+	_ = p.signal(syscall.SIGINT)
 	select {
 	case <-p.gone:
 	case <-time.After(testkit.Patience):
-		_ = p.Signal(syscall.SIGKILL)
+		_ = p.signal(syscall.SIGKILL)
 		<-p.gone
 	}
 	p.cmd = nil
@@ -116,7 +118,7 @@ func (p *Program) Stop() {
 // Reload returns once the program says that it has read its configuration again.
 func (p *Program) Reload() error {
 	before := p.reloads()
-	if err := p.Signal(syscall.SIGHUP); err != nil {
+	if err := p.signal(syscall.SIGHUP); err != nil {
 		return err
 	}
 	return p.until("reloaded", func() bool { return p.reloads() > before })
