@@ -118,5 +118,11 @@ func TestReload(t *testing.T) {
 	a.subscribe("x/#")
 	b.publish("x.1", "3")
 	a.expectMessage("x/1", "3")
+	late := connect("b", "", "late")
+	cfg.Accounts = []leaf.AccountConfig{{Name: "B", Limits: leaf.Limits{MaxConns: 1}}}
+	if err := b.opts.Load().Auth.Apply(cfg); err != nil {
+		t.Fatal(err)
+	}
+	late.expectEnd() // it came last
 	other.ping()
 }

@@ -13,6 +13,9 @@ import (
 	"github.com/synadia-io/orbit.go/ntf-client/api"
 )
 
+// Refusal is how the answer begins to who wants a cluster, JetStream or a capture.
+const Refusal = "there is none here: "
+
 // Tester starts, stops and reloads servers for those who ask.
 type Tester struct {
 	t   testkit.T // static
@@ -43,7 +46,7 @@ func Start(t testkit.T, bin string) *Tester {
 		}
 	})
 	refuse := func(what string) func([]byte) (any, error) {
-		return func([]byte) (any, error) { return nil, errors.New("no " + what + " here") }
+		return func([]byte) (any, error) { return nil, errors.New(Refusal + what) }
 	}
 	for subject, answer := range map[string]func([]byte) (any, error){
 		"create.server":        tr.create,
@@ -93,7 +96,7 @@ func (tr *Tester) create(data []byte) (any, error) {
 		return nil, err
 	}
 	if req.JetStream || req.Trace || req.Template != "" {
-		return nil, errors.New("no JetStream, captures and templates here")
+		return nil, errors.New(Refusal + "JetStream, captures, templates")
 	}
 	tr.count++
 	s := &server{name: fmt.Sprintf("s%d", tr.count), about: req.Description, snippets: req.Snippets, ports: map[string]int{}}
