@@ -148,8 +148,9 @@ func (a *Auth) timeout() time.Duration { return a.state.Load().timeout }
 // called by [Auth.Apply] on any goroutine, and do not block.
 type Client interface {
 	msg.Sink
-	// Revoked says that the client is not let in any more, and why, in the terms of
-	// [Auth.Login]: its connection is to end.
+	// Revoked says that the client may not stay: its connection is to end. why is what it
+	// is told, in the terms of [Auth.Login], nil if nothing: its user is there no more, or
+	// in another account.
 	Revoked(why error)
 	// Ended says that permissions took subscriptions away, which have ended.
 	Ended(subs []*msg.Sub)

@@ -16,9 +16,10 @@ import (
 // the following is so for everyone who is connected, as with nats-server:
 //
 //   - Who would not be let in any more with what they showed, or is in another
-//     account now, has been told so and is being disconnected ([Client.Revoked]). A
-//     user whose password or token reads differently in cfg is one of them, for
-//     what the client showed is not kept to be checked again.
+//     account now, is being disconnected ([Client.Revoked]). A user whose password or
+//     token reads differently in cfg is one of them, for what the client showed is
+//     not kept to be checked again. It is told so, as are those who need credentials
+//     now; where the user is gone or has moved the connection just ends.
 //   - The others have the permissions of their user in cfg. Their subscriptions
 //     that it forbids have ended ([Client.Ended]); no message is delivered to them
 //     that was published after Apply returned.
@@ -60,8 +61,8 @@ func (a *Auth) Apply(cfg AuthConfig) error {
 	revoked, ended := a.review(st)
 	crowd := a.crowd(revoked)
 	a.mu.Unlock()
-	for _, g := range revoked {
-		g.client.Revoked(ErrNotAuthorized)
+	for g, why := range revoked {
+		g.client.Revoked(why)
 	}
 	for _, g := range crowd {
 		delete(ended, g)
@@ -75,14 +76,17 @@ func (a *Auth) Apply(cfg AuthConfig) error {
 
 // review needs mu. It gives everyone the rights that they have now, and returns who
 // may not stay, and which subscriptions were taken away from whom.
-func (a *Auth) review(st *authState) (revoked []*Grant, ended map[*Grant][]*msg.Sub) {
-	ended = map[*Grant][]*msg.Sub{}
+func (a *Auth) review(st *authState) (revoked map[*Grant]error, ended map[*Grant][]*msg.Sub) {
+	revoked, ended = map[*Grant]error{}, map[*Grant][]*msg.Sub{}
 	for g := range a.grants {
 		was := g.who
-		now := st.lists[g.by].again(was)
-		if now == nil || now.account != was.account || !now.mayUse(g.by) {
-			revoked = append(revoked, g)
+		now, holds := st.lists[g.by].again(was)
+		gone := now == nil && was.name != "" && !was.guest || now != nil && now.account != was.account
+		if gone || now == nil || !holds || !now.mayUse(g.by) {
 			g.Port.setRights(nothing)
+			if revoked[g] = nil; !gone {
+				revoked[g] = ErrNotAuthorized
+			}
 			continue
 		}
 		g.who = now
@@ -98,14 +102,10 @@ func (a *Auth) review(st *authState) (revoked []*Grant, ended map[*Grant][]*msg.
 
 // crowd needs mu. It returns who came last of those that are too many for their
 // account, without those that go anyway.
-func (a *Auth) crowd(revoked []*Grant) (late []*Grant) {
-	goes := map[*Grant]bool{}
-	for _, g := range revoked {
-		goes[g] = true
-	}
+func (a *Auth) crowd(revoked map[*Grant]error) (late []*Grant) {
 	stay := map[*account][]*Grant{}
 	for g := range a.grants {
-		if g.account.limits.MaxConns > 0 && !goes[g] {
+		if _, goes := revoked[g]; !goes && g.account.limits.MaxConns > 0 {
 			stay[g.account] = append(stay[g.account], g)
 		}
 	}
@@ -125,23 +125,20 @@ func (a *Auth) crowd(revoked []*Grant) (late []*Grant) {
 // nothing is what one may do who is being disconnected.
 var nothing = &rights{publish: direction{allow: &node{}}}
 
-// again returns who somebody is now who was let in as w, or nil if they would not
-// be let in.
-func (k *keyring) again(w *identity) *identity {
+// again returns who somebody is now who was let in as w, nil if nobody is, and
+// whether what they showed then still holds.
+func (k *keyring) again(w *identity) (now *identity, holds bool) {
 	switch {
 	case k.anyone != nil:
-		return k.anyone
+		return k.anyone, true
 	case w.guest:
-		return k.noAuth.asGuest()
+		return k.noAuth.asGuest(), true
 	case w.nkey:
-		return k.nkeys[w.name]
+		return k.nkeys[w.name], true
 	}
-	now := k.users[w.name]
+	now = k.users[w.name]
 	if w.name == "" {
 		now = k.token
 	}
-	if now == nil || now.secret != w.secret {
-		return nil
-	}
-	return now
+	return now, now != nil && now.secret == w.secret
 }

@@ -195,6 +195,10 @@ func least(a, b int) int {
 
 // Revoked implements [Client]. What the client is told reaches it before the end.
 func (c *conn) Revoked(why error) {
+	if why == nil {
+		c.drop(errUserGone)
+		return
+	}
 	c.cut(why.(*ProtoError))
 }
 

@@ -82,12 +82,12 @@ func profileOf(c *Connect) *profile {
 
 // meter is what a connection counts about itself.
 type meter struct {
-	start  int64                      // Unix nanoseconds; static
-	who    *profile                   // guarded by conn.mu; nil before CONNECT
-	out    Traffic                    // guarded by out.mu of the connection
-	pinged atomic.Int64               // Unix nanoseconds of the PING to measure by; 0: none
-	rtt    atomic.Int64               // nanoseconds; 0: not measured yet
-	cut    atomic.Pointer[ProtoError] // why the server ended the connection; nil: it did not
+	start  int64                 // Unix nanoseconds; static
+	who    *profile              // guarded by conn.mu; nil before CONNECT
+	out    Traffic               // guarded by out.mu of the connection
+	pinged atomic.Int64          // Unix nanoseconds of the PING to measure by; 0: none
+	rtt    atomic.Int64          // nanoseconds; 0: not measured yet
+	cut    atomic.Pointer[error] // why the server ended the connection; nil: it did not
 }
 
 // pong ends the measurement that ping began.
@@ -242,7 +242,9 @@ func (s *Server) closeReason(err error) string {
 		return "Slow Consumer (Write Deadline)"
 	case s.stopping.Load():
 		return "Server Shutdown"
-	case err == nil, errors.Is(err, io.EOF):
+	case err == errKicked:
+		return "Kicked"
+	case err == nil, err == errUserGone, errors.Is(err, io.EOF):
 		return "Client Closed"
 	case errors.Is(err, syscall.EPIPE):
 		return "Write Error"

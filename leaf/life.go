@@ -128,15 +128,15 @@ func (c *conn) leave(err error) error {
 		err = cut
 	}
 	if why := c.meter.cut.Load(); why != nil {
-		err = why
+		err = *why
 	}
 	c.out.Close(nil)
 	var pe *ProtoError
 	switch {
 	case errors.Is(err, io.EOF), errors.Is(err, net.ErrClosed) && c.srv.stopping.Load(), err == nil:
 		c.log().Debug("client left")
-	case errors.As(err, &pe):
-		c.log().Warn("client cut off", "err", pe, "remote", c.nc.RemoteAddr())
+	case errors.As(err, &pe), err == errUserGone, err == errKicked:
+		c.log().Warn("client cut off", "err", err, "remote", c.nc.RemoteAddr())
 	case errors.Is(err, ErrSlowConsumer), errors.Is(err, ErrWriteDeadline):
 		c.srv.counters.SlowConsumers.Add(1)
 		c.log().Warn("client cut off", "err", err, "remote", c.nc.RemoteAddr())
@@ -154,6 +154,9 @@ var (
 	errInvalidSubject        = &ProtoError{Text: "Invalid Subject"}
 	errInvalidPublishSubject = &ProtoError{Text: "Invalid Publish Subject"}
 	errHeadersOff            = &ProtoError{Text: "message headers not supported", Fatal: true}
+
+	errUserGone = errors.New("its user was removed, or is in another account now")
+	errKicked   = errors.New("it was kicked by a system request")
 
 	errNoRespondersNeedHeaders = &ProtoError{Text: "no responders requires headers support", Fatal: true}
 )

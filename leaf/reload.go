@@ -85,8 +85,13 @@ func (c *conn) sendInfo() {
 
 // cut ends the connection and tells the client why. Safe for all goroutines.
 func (c *conn) cut(why *ProtoError) {
-	c.meter.cut.Store(why)
 	c.out.Append([]byte("-ERR '" + why.Text + "'\r\n"))
+	c.drop(why)
+}
+
+// drop ends the connection without a word. Safe for all goroutines.
+func (c *conn) drop(why error) {
+	c.meter.cut.CompareAndSwap(nil, &why)
 	c.out.Flush()
 	c.out.Close(nil)
 }

@@ -67,8 +67,10 @@ func (s *session) watchClosed(cause error) {
 // closeReason says why a session ended, as nats-server's /connz does.
 func closeReason(cause error) string {
 	switch {
-	case errors.Is(cause, errDisconnect), errors.Is(cause, io.EOF):
+	case errors.Is(cause, errDisconnect), errors.Is(cause, errUserGone), errors.Is(cause, io.EOF):
 		return "Client Closed"
+	case errors.Is(cause, errKicked):
+		return "Kicked"
 	case errors.Is(cause, errShutdown):
 		return "Server Shutdown"
 	case errors.Is(cause, errNotAuthorized):

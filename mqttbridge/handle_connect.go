@@ -81,11 +81,15 @@ func (s *session) login(c *packet.Connect) *packet.Error {
 	return nil
 }
 
-// Revoked implements [leaf.Client].
+// Revoked implements [leaf.Client]. MQTT 3.1.1 has no words for it: nats-server sends a
+// second CONNACK, which no device expects.
 func (s *session) Revoked(why error) {
-	if errors.Is(why, leaf.ErrNotAuthorized) {
+	switch {
+	case why == nil:
+		s.close(errUserGone)
+	case errors.Is(why, leaf.ErrNotAuthorized):
 		s.close(errNotAuthorized)
-	} else {
+	default:
 		s.close(errAccountFull)
 	}
 }

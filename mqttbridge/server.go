@@ -297,6 +297,8 @@ var (
 	errClientID        = &packet.Error{Reason: packet.BadClientID, Text: "client id is empty though a persistent session is asked for"}
 	errAccountFull     = &packet.Error{Reason: packet.QuotaExceeded, Text: "its account may not have so many connections"}
 	errNotAuthorized   = &packet.Error{Reason: packet.NotAuthorized, Text: "user name or password is not accepted"}
+	errUserGone        = &packet.Error{Reason: packet.NotAuthorized, Text: "its user was removed, or is in another account now"}
+	errKicked          = &packet.Error{Reason: packet.AdminAction, Text: "it was kicked by a system request"}
 	errBadTopic        = &packet.Error{Reason: packet.BadTopicName, Text: errTopic.Error()}
 	errUnreleased      = &packet.Error{Reason: packet.ReceiveMaximum, Text: "too many QoS 2 messages without a PUBREL; a client is to have fewer in flight"}
 	errStoreRefused    = &packet.Error{Reason: packet.QuotaExceeded, Text: "a durable log refused the message; see its limits and the state of its disk"}

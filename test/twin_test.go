@@ -59,13 +59,36 @@ func (w *twins) write(config string) {
 	}
 }
 
-// step is something one client says. The first step of a client connects it.
+// step is something one client says. The first step of a client connects it. Where who
+// is reload, say is a configuration that is put in force.
 type step struct{ who, say string }
+
+const reload = "reload"
+
+// reload puts a configuration in force at leafd, which is 0, or at the other, as an
+// operator does: with its own --signal.
+func (w *twins) reload(t *testing.T, i int, config string) {
+	t.Helper()
+	server, done := w.leafd.Process, "configuration reloaded"
+	tell := w.leafd.Command("--signal", fmt.Sprintf("reload=%d", server.PID()))
+	if i == 0 {
+		w.leafd.Configure(twinListen + config)
+	} else {
+		w.write(config)
+		server, done = w.stock, "Reloaded server configuration"
+		tell = exec.Command(testkit.NATSServer(t), "--signal", fmt.Sprintf("reload=%d", server.PID()))
+	}
+	before := strings.Count(server.Log(), done)
+	if out, err := tell.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	testkit.Eventually(t, func() bool { return strings.Count(server.Log(), done) > before }, "%q once more in the log", done)
+}
 
 // run plays a script at both and compares what each client hears.
 func (w *twins) run(name string, script ...step) {
 	w.t.Run(name, func(t *testing.T) {
-		got, want := play(t, w.addr[0], script), play(t, w.addr[1], script)
+		got, want := w.play(t, 0, script), w.play(t, 1, script)
 		if !slices.Equal(got, want) {
 			t.Errorf("leafd:\n  %s\nnats-server:\n  %s", strings.Join(got, "\n  "), strings.Join(want, "\n  "))
 		}
@@ -83,14 +106,22 @@ type actor struct {
 
 // play returns what the clients heard, a line each, in the order of the steps:
 // after each step everybody is asked with a PING, so that all has arrived.
-func play(t *testing.T, addr string, script []step) (heard []string) {
+func (w *twins) play(t *testing.T, at int, script []step) (heard []string) {
 	t.Helper()
 	var cast []*actor
 	for _, s := range script {
+		if s.who == reload {
+			w.reload(t, at, s.say)
+			heard = append(heard, "(reload)")
+			for _, a := range cast {
+				heard = append(heard, a.listen(t)...)
+			}
+			continue
+		}
 		i := slices.IndexFunc(cast, func(a *actor) bool { return a.name == s.who })
 		if i < 0 {
 			i = len(cast)
-			cast = append(cast, newActor(t, addr, s.who))
+			cast = append(cast, newActor(t, w.addr[at], s.who))
 		}
 		a := cast[i]
 		a.nc.Write([]byte(a.sign(s.say))) // one that was cut off may fail to
@@ -162,7 +193,7 @@ func (a *actor) listen(t *testing.T) (heard []string) {
 			data, _ := a.r.ReadString('\n')
 			heard = append(heard, a.name+"< "+madeUp.ReplaceAllString(line, "_R_")+" "+strings.TrimRight(data, "\r\n"))
 			sortCopies(heard)
-		case strings.HasPrefix(line, "INFO "): // more of them may come at any time
+		case strings.HasPrefix(line, "INFO "), line == "PING": // may come at any time
 		default:
 			heard = append(heard, a.name+"< "+madeUp.ReplaceAllString(line, "_R_"))
 		}

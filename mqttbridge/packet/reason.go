@@ -25,6 +25,7 @@ const (
 	ReceiveMaximum     Reason = 0x93
 	PacketTooLarge     Reason = 0x95
 	QuotaExceeded      Reason = 0x97
+	AdminAction        Reason = 0x98
 )
 
 func (r Reason) String() string {
@@ -63,6 +64,8 @@ func (r Reason) String() string {
 		return "packet_too_large"
 	case QuotaExceeded:
 		return "quota_exceeded"
+	case AdminAction:
+		return "administrative_action"
 	}
 	return fmt.Sprintf("reason_0x%02x", byte(r))
 }
