@@ -27,20 +27,35 @@ type twins struct {
 	stock *testkit.Process
 	conf  string // of the stock one
 	addr  [2]string
+	mqtt  [2]string // likewise, if there is a listener for devices
+	more  [2]string // configuration of the one and of the other alone
 }
 
 const twinListen = "server_name: twin\nhost: \"127.0.0.1\", port: $LEAFD_NATS_PORT\n"
 
 func startTwins(t *testing.T, config string) *twins {
 	t.Helper()
-	l := testkit.StartLeafd(t, testkit.LeafdOptions{Config: twinListen + config})
-	port := testkit.Port(t)
-	w := &twins{t: t, leafd: l, conf: filepath.Join(t.TempDir(), "stock.conf"), addr: [2]string{testkit.Addr(l.NATSPort), testkit.Addr(port)}}
+	return startTwinsWith(t, config, [2]string{})
+}
+
+// startMQTTTwins starts twins that serve devices, too.
+func startMQTTTwins(t *testing.T, config string) *twins {
+	t.Helper()
+	listen := "mqtt { host: \"127.0.0.1\", port: $LEAFD_MQTT_PORT }\n"
+	return startTwinsWith(t, config, [2]string{listen, listen + fmt.Sprintf("jetstream { store_dir: %q }\n", t.TempDir())})
+}
+
+func startTwinsWith(t *testing.T, config string, more [2]string) *twins {
+	t.Helper()
+	l := testkit.StartLeafd(t, testkit.LeafdOptions{Config: twinListen + more[0] + config})
+	port, mqtt := testkit.Port(t), testkit.Port(t)
+	w := &twins{t: t, leafd: l, conf: filepath.Join(t.TempDir(), "stock.conf"), more: more,
+		addr: [2]string{testkit.Addr(l.NATSPort), testkit.Addr(port)}, mqtt: [2]string{testkit.Addr(l.MQTTPort), testkit.Addr(mqtt)}}
 	w.write(config)
 	bin := testkit.NATSServer(t)
 	w.stock = testkit.Start(t, "nats-server", func() *exec.Cmd {
 		cmd := exec.Command(bin, "-c", w.conf)
-		cmd.Env = append(os.Environ(), fmt.Sprintf("LEAFD_NATS_PORT=%d", port))
+		cmd.Env = append(os.Environ(), fmt.Sprintf("LEAFD_NATS_PORT=%d", port), fmt.Sprintf("LEAFD_MQTT_PORT=%d", mqtt))
 		return cmd
 	}, func() bool {
 		nc, err := net.Dial("tcp", w.addr[1])
@@ -54,7 +69,7 @@ func startTwins(t *testing.T, config string) *twins {
 
 func (w *twins) write(config string) {
 	w.t.Helper()
-	if err := os.WriteFile(w.conf, []byte(twinListen+config), 0o600); err != nil {
+	if err := os.WriteFile(w.conf, []byte(twinListen+w.more[1]+config), 0o600); err != nil {
 		w.t.Fatal(err)
 	}
 }
@@ -72,7 +87,7 @@ func (w *twins) reload(t *testing.T, i int, config string) {
 	server, done := w.leafd.Process, "configuration reloaded"
 	tell := w.leafd.Command("--signal", fmt.Sprintf("reload=%d", server.PID()))
 	if i == 0 {
-		w.leafd.Configure(twinListen + config)
+		w.leafd.Configure(twinListen + w.more[0] + config)
 	} else {
 		w.write(config)
 		server, done = w.stock, "Reloaded server configuration"
