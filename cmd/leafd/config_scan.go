@@ -21,8 +21,8 @@ import (
 // structure alone, accepts a subset of it, and so names every one of these.
 //
 // What the subset leaves out, each with a remedy in its error: brackets and
-// quotes inside a bare key or value, a number touching "#" or "]", and braces at
-// the top level that do not match.
+// quotes inside a bare key or value, a slash that begins a bare key, a number
+// touching "#" or "]", and braces at the top level that do not match.
 
 const (
 	maxConfigBytes = 1 << 20 // one file; a real one is a few KB
@@ -278,6 +278,9 @@ func (sc *scanner) key() (key string, quoted, ok bool) {
 		key = sc.text[sc.at+1 : sc.at+1+end]
 		sc.skipTo(sc.at + end + 2)
 		return key, true, true
+	}
+	if sc.peek() == '/' { // which conf skips here and there, with what is around it
+		return "", false, sc.fail("a key begins with a slash", "write // or # for a comment, or put the key in quotes")
 	}
 	start := sc.at
 	for i, r := range sc.text[start:] {

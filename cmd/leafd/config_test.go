@@ -340,6 +340,7 @@ const hub = `leafnodes { remotes: [ { url: "nats://hub" } ] }` + "\n"
 // badConfigs are texts and a part of the error each must give.
 var badConfigs = []struct{ text, want string }{
 	{"port: 0", "port 0 is out of range"},
+	{"mqtt {/ port: 1883 }", "a key begins with a slash"},
 	{"port: 65536", "port 65536 is out of range"},
 	{"port: x", `key "port": must be a number, not text`},
 	{"listen: nowhere", `"nowhere" is not an address`},
