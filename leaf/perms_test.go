@@ -10,6 +10,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/leafd/leafd/internal/msg"
+	"github.com/leafd/leafd/internal/testkit"
 )
 
 // What a subscription may be is decided about all of its subjects. nats-server
@@ -84,82 +85,6 @@ func TestAnswers(t *testing.T) {
 	}
 }
 
-// The reference model: permissions as nats-server documents them, over subjects of
-// which there are few enough to be listed.
-type law struct{ Permissions }
-
-var modelMatched = map[[2]string]bool{}
-
-func modelMatch(filter, subject string) bool {
-	k := [2]string{filter, subject}
-	ok, known := modelMatched[k]
-	if !known {
-		ok = modelMatch1(filter, subject)
-		modelMatched[k] = ok
-	}
-	return ok
-}
-
-func modelMatch1(filter, subject string) bool {
-	f, s := strings.Split(filter, "."), strings.Split(subject, ".")
-	for i := range f {
-		if f[i] == ">" {
-			return len(s) > i
-		}
-		if i >= len(s) || f[i] != "*" && f[i] != s[i] {
-			return false
-		}
-	}
-	return len(f) == len(s)
-}
-
-func (m law) any(list []string, queue string, filter string) (plain, grouped, named bool) {
-	for _, e := range list {
-		subject, q, _ := strings.Cut(e, " ")
-		covers := true // all that filter matches
-		for _, s := range modelSubjects {
-			covers = covers && (!modelMatch(filter, s) || modelMatch(subject, s))
-		}
-		plain = plain || covers && q == ""
-		grouped = grouped || covers && q != ""
-		named = named || covers && q != "" && queue != "" && modelMatch(q, queue)
-	}
-	return plain, grouped, named
-}
-
-func (m law) publish(s string) bool {
-	allowed, _, _ := m.any(m.Publish.Allow, "", s)
-	denied, _, _ := m.any(m.Publish.Deny, "", s)
-	return (m.Publish.Allow == nil || allowed) && !denied
-}
-
-func (m law) subscribe(filter, queue string) bool {
-	plain, grouped, named := m.any(m.Subscribe.Allow, queue, filter)
-	return (m.Subscribe.Allow == nil || named || plain && !(grouped && queue != "")) && m.receive(filter, queue)
-}
-
-func (m law) receive(s, queue string) bool {
-	plain, _, named := m.any(m.Subscribe.Deny, queue, s)
-	return !plain && !named
-}
-
-var modelTokens = []string{"a", "b", "c"}
-
-// modelSubjects are all of up to four tokens, one more than a filter has.
-var modelSubjects = func() (all []string) {
-	level := []string{""}
-	for range 4 {
-		var next []string
-		for _, s := range level {
-			for _, t := range modelTokens {
-				next = append(next, strings.TrimPrefix(s+"."+t, "."))
-			}
-		}
-		all, level = append(all, next...), next
-	}
-	return all
-}()
-
 func drawFilter(t *rapid.T) string {
 	tokens := rapid.SliceOfN(rapid.SampledFrom([]string{"a", "b", "*"}), 1, 3).Draw(t, "tokens")
 	if len(tokens) < 3 && rapid.Bool().Draw(t, "rest") {
@@ -198,24 +123,24 @@ func TestPermissionsObeyModel(t *testing.T) {
 		r := NewRouter()
 		type party struct {
 			name  string
-			model law
+			model testkit.Law
 			port  *Port
 			subs  []*msg.Sub
 		}
 		var got []string
 		var parties []*party
 		permit := func(p *party) {
-			p.model = law{Permissions{
-				Publish:   SubjectList{Allow: drawList(t, false), Deny: drawList(t, false)},
-				Subscribe: SubjectList{Allow: drawList(t, true), Deny: drawList(t, true)}}}
-			rt, err := newRights(&p.model.Permissions)
+			p.model = testkit.Law{
+				Publish:   testkit.SubjectList{Allow: drawList(t, false), Deny: drawList(t, false)},
+				Subscribe: testkit.SubjectList{Allow: drawList(t, true), Deny: drawList(t, true)}}
+			rt, err := newRights(&Permissions{Publish: SubjectList(p.model.Publish), Subscribe: SubjectList(p.model.Subscribe)})
 			if err != nil {
 				t.Fatal(err)
 			}
 			ended := p.port.setRights(rt)
 			kept := p.subs[:0]
 			for _, s := range p.subs {
-				if may := p.model.subscribe(s.Subject, s.Queue); may == slices.Contains(ended, s) {
+				if may := p.model.MaySubscribe(s.Subject, s.Queue); may == slices.Contains(ended, s) {
 					t.Fatalf("%+v: %q %q ended: %v", p.model, s.Subject, s.Queue, may)
 				} else if may {
 					kept = append(kept, s)
@@ -236,7 +161,7 @@ func TestPermissionsObeyModel(t *testing.T) {
 				p := pick()
 				s := &msg.Sub{Subject: drawFilter(t), Queue: rapid.SampledFrom([]string{"", "q", "q.1", "other"}).Draw(t, "queue"), SID: fmt.Append(nil, len(p.subs))}
 				err := p.port.Subscribe(s)
-				if (err == nil) != p.model.subscribe(s.Subject, s.Queue) {
+				if (err == nil) != p.model.MaySubscribe(s.Subject, s.Queue) {
 					t.Fatalf("%+v: subscribe %q %q: %v", p.model, s.Subject, s.Queue, err)
 				}
 				if err == nil {
@@ -244,14 +169,14 @@ func TestPermissionsObeyModel(t *testing.T) {
 				}
 			},
 			"publish": func(*rapid.T) {
-				p, subject := pick(), rapid.SampledFrom(modelSubjects).Draw(t, "subject")
+				p, subject := pick(), rapid.SampledFrom(testkit.LawSubjects).Draw(t, "subject")
 				got = nil
 				var rc msg.Receipt
 				var plain []string
 				groups := map[string]int{} // members that may have it
 				for _, to := range parties {
 					for _, s := range to.subs {
-						if modelMatch(s.Subject, subject) && to.model.receive(subject, s.Queue) {
+						if testkit.Matches(s.Subject, subject) && to.model.MayReceive(subject, s.Queue) {
 							if s.Queue == "" {
 								plain = append(plain, to.name+" "+string(s.SID))
 							} else {
@@ -262,7 +187,7 @@ func TestPermissionsObeyModel(t *testing.T) {
 				}
 				rc = p.port.Publish(&msg.Msg{Subject: []byte(subject)})
 				p.port.Flush()
-				if may := p.model.publish(subject); may == (rc.Refused == msg.Forbidden) {
+				if may := p.model.MayPublish(subject); may == (rc.Refused == msg.Forbidden) {
 					t.Fatalf("%+v: publish %q: %+v", p.model, subject, rc)
 				} else if !may {
 					if len(got) > 0 {
