@@ -89,9 +89,27 @@ func (p *Port) publishCrossings(res *result, m *msg.Msg, rc *msg.Receipt) {
 			}
 		}
 		p.crossing++
+		was := p.tally
 		p.distribute(c.inner, &there, rc)
 		p.crossing--
+		if to := c.counts(); to != nil {
+			to.stats.OutMsgs.Add(p.tally.outMsgs - was.outMsgs)
+			to.stats.OutBytes.Add(p.tally.outBytes - was.outBytes)
+			p.tally.outMsgs, p.tally.outBytes = was.outMsgs, was.outBytes
+		}
 	}
+}
+
+// counts is the account whose traffic a delivery is where it is not the publisher's: as
+// with nats-server, requests and answers are of who gets them, streams of who exports.
+func (c *crossing) counts() *Router {
+	switch {
+	case c.service != nil:
+		return c.service.to.router
+	case c.answer != nil:
+		return c.answer.to
+	}
+	return nil
 }
 
 func (res *result) groupNames() (names [][]byte) {

@@ -159,6 +159,7 @@ type Client interface {
 // Grant is one client that was let in. Its exported fields do not change.
 type Grant struct {
 	User    string // name or nkey; empty for a token, or if none was asked for
+	NKey    bool   // User is one
 	Account string
 	Port    *Port // its place in the account's subject space
 	Limits  Limits
@@ -204,7 +205,7 @@ func (a *Auth) enroll(st *authState, who *identity, g *Grant, name string) (*Gra
 	w.conns++
 	a.entered++
 	g.nth = a.entered
-	g.User, g.Account, g.Limits, g.who, g.account = who.name, w.name, w.limits, who, w
+	g.User, g.NKey, g.Account, g.Limits, g.who, g.account = who.name, who.nkey, w.name, w.limits, who, w
 	g.Port = w.router.Attach(name, g.client, EachSub)
 	if who.rights != nil {
 		g.Port.setRights(who.rights)
@@ -218,6 +219,14 @@ func (g *Grant) Permissions() *Permissions {
 	g.auth.mu.Lock()
 	defer g.auth.mu.Unlock()
 	return g.who.allowed
+}
+
+// LastWord gives a client that was revoked its rights back, once it can say nothing
+// itself any more: what it left to be said at its end is said by those it had.
+func (g *Grant) LastWord() {
+	g.auth.mu.Lock()
+	defer g.auth.mu.Unlock()
+	g.Port.setRights(g.who.rights)
 }
 
 // Close is called once the client has left. The port is its owner's to close.

@@ -60,19 +60,7 @@ func (p *Port) find(gen uint64, subject []byte) *result {
 			return res
 		}
 	}
-	p.scratch.reset()
-	r.mu.RLock()
-	p.scratch.gen = r.gen.Load()
-	if literal(subject) {
-		r.trie.collect(subject, &p.scratch)
-		if r.guarded > 0 {
-			p.scratch.leaveOut(subject)
-		}
-		if r.crosses {
-			r.cross(subject, &p.scratch, 0)
-		}
-	}
-	r.mu.RUnlock()
+	r.matchInto(&p.scratch, subject)
 	door := &r.cache.door[h>>32%doorSlots]
 	if p.scratch.passing || door.Load() != uint32(h) {
 		door.Store(uint32(h))
@@ -81,6 +69,34 @@ func (p *Port) find(gen uint64, subject []byte) *result {
 	res := p.scratch.clone(subject)
 	victim(set, gen, h).Store(res)
 	return res
+}
+
+// matchInto computes what a subject matches.
+func (r *Router) matchInto(res *result, subject []byte) {
+	res.reset()
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	res.gen = r.gen.Load()
+	if !literal(subject) {
+		return
+	}
+	r.trie.collect(subject, res)
+	if r.guarded > 0 {
+		res.leaveOut(subject)
+	}
+	if r.crosses {
+		r.cross(subject, res, 0)
+	}
+}
+
+// Wanted reports whether anyone would get a message on a subject, so that one that
+// nobody wants need not be made. It counts nothing. Safe for any goroutine.
+func (r *Router) Wanted(subject []byte) bool {
+	pub := publishings.Get().(*publishing)
+	defer publishings.Put(pub)
+	res := &pub.scratch
+	r.matchInto(res, subject)
+	return len(res.plain)+len(res.groups)+len(res.once)+len(res.crossings) > 0
 }
 
 // victim picks an empty or stale slot, or else one that varies with the hash.

@@ -81,14 +81,15 @@ func newNonce() string {
 	return base64.RawURLEncoding.EncodeToString(b[:])
 }
 
-// infoLine is what c is told of the server. Safe for all goroutines.
-func (s *Server) infoLine(c *conn) []byte { return s.info(c).line() }
+// infoLine is what c is told of the server; lame, that it is to look for another.
+// Safe for all goroutines.
+func (s *Server) infoLine(c *conn, lame bool) []byte { return s.info(c, lame).line() }
 
-func (s *Server) info(c *conn) *clientInfo {
+func (s *Server) info(c *conn, lame bool) *clientInfo {
 	o := s.opts.Load()
 	info := &clientInfo{ServerID: o.ServerID, ServerName: o.ServerName, Version: ProtocolVersion, Proto: 1,
 		Go: runtime.Version(), Headers: !o.NoHeaders, AuthRequired: s.auth.Required(Standard),
-		MaxPayload: o.MaxPayload, ClientID: c.id, Nonce: c.nonce, LameDuck: s.lame.Load()}
+		MaxPayload: o.MaxPayload, ClientID: c.id, Nonce: c.nonce, LameDuck: lame}
 	info.Host, info.Port = splitAddr(c.nc.LocalAddr())
 	info.Host, info.Port = cmp.Or(o.AdvertiseHost, info.Host), cmp.Or(o.AdvertisePort, info.Port)
 	info.ClientIP, _ = splitAddr(c.nc.RemoteAddr())
@@ -161,7 +162,7 @@ func (c *conn) handlePing() {
 		return
 	}
 	c.placed = true
-	info := c.srv.info(c)
+	info := c.srv.info(c, c.srv.lame.Load())
 	info.ConnectInfo, info.Account, info.System = true, c.grant.Account, c.grant.Account == c.srv.auth.SystemAccount()
 	c.out.Append(info.line())
 }

@@ -30,10 +30,12 @@ type ConnInfo struct {
 	Stalls       uint64        // times it was held because a recipient was behind
 	NumSubs      int
 
+	Account string // empty while it is in none: it has to log in first
+
 	Known               bool // it has said who it is; what follows is empty before
 	Name, Lang, Version string
 	User                string // as in "authorized_user"
-	Account             string
+	NKey                bool   // User is one
 	MQTTClient          string
 
 	Subs func() []SubInfo // what it is subscribed to; nil if not to be had
@@ -60,11 +62,11 @@ type Watcher interface {
 	Closed(*ConnInfo)    // Stop and Reason say when and why
 }
 
-// profile is what a client said of itself, and where it is. Lang and version are those of a
+// profile is what a client said of itself. Lang and version are those of a
 // library, which most clients share.
 type profile struct {
-	name, user, account string
-	lib                 unique.Handle[library]
+	name, user string
+	lib        unique.Handle[library]
 }
 
 type library struct{ lang, version string }
@@ -108,7 +110,7 @@ func (c *conn) ping() {
 func (c *conn) identify(info *Connect) (first bool) {
 	who := profileOf(info)
 	if g := c.grant; g != nil {
-		who.user, who.account = cmp.Or(who.user, g.User), g.Account
+		who.user = cmp.Or(who.user, g.User)
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -129,9 +131,12 @@ func (c *conn) info() ConnInfo {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	i.In, i.Stalls, i.NumSubs = c.port.Received(), c.port.Stalls(), c.subs.Len()
+	if c.grant != nil {
+		i.Account, i.NKey = c.grant.Account, c.grant.NKey
+	}
 	if w := m.who; w != nil {
 		lib := w.lib.Value()
-		i.Known, i.Name, i.Lang, i.Version, i.User, i.Account = true, w.name, lib.lang, lib.version, w.user, w.account
+		i.Known, i.Name, i.Lang, i.Version, i.User = true, w.name, lib.lang, lib.version, w.user
 	}
 	return i
 }

@@ -55,7 +55,7 @@ func (c *conn) log() *slog.Logger { return c.srv.log.With("conn", c.port.Name())
 
 // serve is the connection's first goroutine: it says what a client hears first.
 func (c *conn) serve() {
-	c.out.Append(c.srv.infoLine(c))
+	c.out.Append(c.srv.infoLine(c, c.srv.lame.Load()))
 	c.out.Flush()
 	if c.ready {
 		c.in.MayPark(c.srv.parking, c)
@@ -139,6 +139,7 @@ func (c *conn) leave(err error) error {
 		c.log().Warn("client cut off", "err", err, "remote", c.nc.RemoteAddr())
 	case errors.Is(err, ErrSlowConsumer), errors.Is(err, ErrWriteDeadline):
 		c.srv.counters.SlowConsumers.Add(1)
+		c.port.CutOff()
 		c.log().Warn("client cut off", "err", err, "remote", c.nc.RemoteAddr())
 	default:
 		c.log().Debug("client left", "err", strings.TrimSpace(err.Error()))

@@ -79,7 +79,7 @@ func (c *conn) sendInfo() {
 	if !c.asyncInfo.Load() {
 		return
 	}
-	c.out.Append(c.srv.infoLine(c))
+	c.out.Append(c.srv.infoLine(c, c.srv.lame.Load()))
 	c.out.Flush()
 }
 

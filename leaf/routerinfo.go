@@ -16,6 +16,7 @@ type Stats struct {
 	Inserts, Removes   atomic.Uint64 // of subscriptions
 	Matches, CacheHits atomic.Uint64 // of subjects other than that before it; hits are of these
 	Stalls             atomic.Uint64 // times that a publisher was held because a recipient was behind
+	SlowConsumers      atomic.Uint64 // connections cut off because they were too far behind
 }
 
 // Stats returns the router's counters, which go on counting.
@@ -24,6 +25,10 @@ func (r *Router) Stats() *Stats { return &r.stats }
 // Stalls returns how often the port was held because a recipient was behind. Safe
 // for any goroutine.
 func (p *Port) Stalls() uint64 { return uint64(p.stalls.Load()) }
+
+// CutOff counts a connection that was cut off because it was too far behind. Safe for
+// any goroutine.
+func (p *Port) CutOff() { p.router.stats.SlowConsumers.Add(1) }
 
 // Received returns what was published through the port, up to the last Flush. Safe for
 // any goroutine.

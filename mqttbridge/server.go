@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -237,6 +238,16 @@ func (srv *Server) LameDuck(ctx context.Context, grace, over time.Duration) {
 	case <-time.After(grace):
 	}
 	leaf.Stagger(ctx, len(devices), over-grace, func(i int) { devices[i].close(errShutdown) })
+}
+
+// Kick ends the connection of a device, and reports whether there is one of that id.
+func (srv *Server) Kick(id uint64) bool {
+	all := srv.snapshot()
+	i := slices.IndexFunc(all, func(s *session) bool { return s.id == id })
+	if i >= 0 {
+		all[i].close(errKicked)
+	}
+	return i >= 0
 }
 
 // shutdown ends every connection. Those accepted from now on are turned away.

@@ -404,6 +404,10 @@ func (s *session) report(cause error, fault *packet.Error) {
 	switch {
 	case fault == nil && (errors.Is(cause, leaf.ErrSlowConsumer) || errors.Is(cause, leaf.ErrWriteDeadline)):
 		fault = &packet.Error{Reason: packet.QuotaExceeded, Text: cause.Error()}
+		s.srv.counters.slow.Add(1)
+		if s.port != nil {
+			s.port.CutOff()
+		}
 	case fault == nil || fault == errShutdown:
 		s.srv.log.Debug("MQTT client gone", "conn", s.name(), "err", cause)
 		return

@@ -22,6 +22,7 @@ type Stats struct {
 	Wills           uint64 // wills published
 	SessionsNotKept uint64 // CONNECTs that asked for a persistent session and were told there is none
 	Panics          uint64 // handlers that failed
+	SlowConsumers   uint64 // connections cut off because they were too far behind
 
 	// Faults counts connections refused or ended by the server, by the version 5
 	// name of the reason, such as "malformed_packet" or "quota_exceeded".
@@ -30,8 +31,8 @@ type Stats struct {
 
 // counters are the server's own; traffic is that of connections that have ended.
 type counters struct {
-	accepted, refused, takeovers, wills, sessionsNotKept, panics atomic.Uint64
-	ended                                                        traffic
+	accepted, refused, takeovers, wills, sessionsNotKept, panics, slow atomic.Uint64
+	ended                                                              traffic
 }
 
 // traffic counts messages and the bytes of their payloads.
@@ -51,7 +52,7 @@ func (srv *Server) Stats() Stats {
 	c := &srv.counters
 	st := Stats{
 		Accepted: c.accepted.Load(), Refused: c.refused.Load(), Takeovers: c.takeovers.Load(), Wills: c.wills.Load(),
-		SessionsNotKept: c.sessionsNotKept.Load(), Panics: c.panics.Load(), Faults: srv.faults.counts(),
+		SessionsNotKept: c.sessionsNotKept.Load(), Panics: c.panics.Load(), SlowConsumers: c.slow.Load(), Faults: srv.faults.counts(),
 	}
 	var all traffic
 	srv.mu.Lock() // forgetting a session and adding its traffic to ended are one step

@@ -128,6 +128,9 @@ func TestTwinReloadOfDevices(t *testing.T) {
 		script []step
 	}{
 		{"a user is removed", []step{{reload, all}, {"f", "connect free p"}, {"f", "sub a/#"}, {"u", "connect u p"}, {"u", "sub a/# c"}, {reload, members(free)}, {"f", "pub a/x 1"}, {"v", "connect u p"}}},
+		{"a user with a will is removed", []step{{reload, all}, {"f", "connect free p"}, {"f", "sub bye"}, {"u", "connect u p bye"}, {reload, members(free)}}},
+		{"a user with a will changes", []step{{reload, all}, {"f", "connect free p"}, {"f", "sub bye"}, {"u", "connect u p bye"}, {reload, members(free, member("u", `publish: { deny: "bye" }`))},
+			{reload, members(free, "{ user: u, password: other }")}}},
 		{"a password is changed", []step{{reload, all}, {"f", "connect free p"}, {"u", "connect u p"}, {"u", "sub a/# c"}, {reload, members(free, "{ user: u, password: other }")}, {"f", "pub a/x 1"}, {"v", "connect u other"}}},
 		{"a subscription is forbidden", []step{{reload, all}, {"f", "connect free p"}, {"u", "connect u p"}, {"u", "sub a/# c"}, {reload, members(free, member("u", `subscribe: [ "c", "$MQTT.sub.>" ]`))},
 			{"f", "pub a/x 1"}, {"f", "pub c 2"}, {"u", "sub a/# c d"}, {"f", "pub c 3"}}},

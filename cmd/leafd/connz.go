@@ -61,7 +61,7 @@ func connz(infos []leaf.ConnInfo) []monitor.Conn {
 		all[k] = monitor.Conn{Cid: i.ID, Kind: "Client", Type: i.Type, IP: i.IP, Port: i.Port, Start: i.Start.UTC(), LastActivity: i.LastActivity.UTC(),
 			Reason: i.Reason, RTT: i.RTT, Pending: i.Pending, InMsgs: i.In.Msgs, InBytes: i.In.Bytes, OutMsgs: i.Out.Msgs, OutBytes: i.Out.Bytes,
 			Stalls: i.Stalls, NumSubs: i.NumSubs, Name: i.Name, Lang: i.Lang, Version: i.Version, MQTTClient: i.MQTTClient,
-			User: i.User, Account: accountOf(i)}
+			User: i.User, NKey: i.NKey, Account: accountOf(i)}
 		account := ""
 		if stop := i.Stop.UTC(); !i.Stop.IsZero() {
 			all[k].Stop, account = &stop, accountOf(i)
@@ -112,7 +112,7 @@ func (d *daemon) accounts() (all []monitor.Account) {
 		a.In = monitor.Counts{Msgs: st.InMsgs.Load(), Bytes: st.InBytes.Load()}
 		a.Out = monitor.Counts{Msgs: st.OutMsgs.Load(), Bytes: st.OutBytes.Load()}
 		for k := range infos {
-			if accountOf(&infos[k]) == s.name {
+			if infos[k].Account == s.name {
 				a.Conns++
 			}
 		}
@@ -122,9 +122,7 @@ func (d *daemon) accounts() (all []monitor.Account) {
 				a.LeafIn, a.LeafOut = monitor.Counts{Msgs: l.InMsgs, Bytes: l.InBytes}, monitor.Counts{Msgs: l.OutMsgs, Bytes: l.OutBytes}
 			}
 		}
-		if s.router == d.router {
-			a.SlowConsumers = d.nats.Counters().SlowConsumers.Load()
-		}
+		a.SlowConsumers = st.SlowConsumers.Load()
 		a.Imports, a.Exports = shared(c, s.name)
 		all = append(all, a)
 	}
@@ -142,12 +140,16 @@ func shared(c *Config, account string) (imports []monitor.Import, exports []moni
 		if im.Prefix != "" {
 			local = im.Prefix + "." + im.Subject
 		}
-		imports = append(imports, monitor.Import{Subject: im.Subject, Account: im.Account, LocalSubject: local, Type: shareKind(im.Service)})
+		z := monitor.Import{Subject: im.Subject, Account: im.Account, LocalSubject: local, Type: shareKind(im.Service)}
+		if im.Service {
+			z.To = local
+		}
+		imports = append(imports, z)
 	}
 	for _, e := range c.Auth.Accounts[i].Exports {
-		x := monitor.Export{Subject: e.Subject, Type: shareKind(e.Service), TokenReq: len(e.Accounts) > 0, Approved: e.Accounts}
+		x := monitor.Export{Subject: e.Subject, Type: shareKind(e.Service), Approved: e.Accounts}
 		if e.Service {
-			x.Response = [...]string{leaf.Singleton: "Singleton", leaf.Streamed: "Stream", leaf.Chunked: "Chunked"}[e.Response]
+			x.Response = [...]string{leaf.Singleton: "Singleton", leaf.Streamed: "Streamed", leaf.Chunked: "Chunked"}[e.Response]
 		}
 		exports = append(exports, x)
 	}

@@ -123,6 +123,7 @@ func newDaemon(program string, cfg *Config, f *flags, logs *logs) (d *daemon, er
 	if err := d.listen(); err != nil {
 		return nil, errors.Join(err, d.closeListeners(), d.closeStore())
 	}
+	d.services.kick, d.services.notice = d.kick, d.nats.Notice
 	d.mon = monitor.New(d.monitorOptions())
 	return d, nil
 }

@@ -13,16 +13,16 @@ import (
 // whole and says why. Everything that can fail is done first: reading, comparing,
 // opening listeners and the log, the credentials. What follows cannot fail.
 
-// reload does what SIGHUP asks for. It runs on the goroutine that obeys signals,
-// one at a time. nth counts the reloads, so that no two of them are taken for one
-// fault that repeats.
-func (d *daemon) reload(nth int) {
+// reload does what SIGHUP asks for, and logs what came of it. It runs on the goroutine
+// that obeys signals, one at a time. nth counts the reloads, so that no two of them
+// are taken for one fault that repeats.
+func (d *daemon) reload(nth int) error {
 	changes, err := d.tryReload()
 	if err != nil {
 		for _, line := range configProblems(err) {
 			d.log.Error("Failed to reload server configuration, the old one stays in force", "reload", nth, "err", line)
 		}
-		return
+		return err
 	}
 	for _, c := range changes {
 		d.say("Reloaded: "+c.key+" = "+c.new, "configuration changed", "key", c.key, "old", c.old, "new", c.new)
@@ -31,6 +31,7 @@ func (d *daemon) reload(nth int) {
 		d.log.Warn(w)
 	}
 	d.say("Reloaded server configuration", "configuration reloaded", "reload", nth, "changes", len(changes))
+	return nil
 }
 
 func (d *daemon) tryReload() ([]change, error) {

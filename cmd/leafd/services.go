@@ -2,7 +2,6 @@ package main
 
 import (
 	"cmp"
-	"context"
 	"log/slog"
 	"strings"
 	"sync/atomic"
@@ -22,11 +21,18 @@ type services struct {
 	mon    *monitor.Monitor
 	id     string           // of this server
 	closed *leaf.ClosedRing // fed here
-	system *leaf.Port       // in the system account; nil: none is configured
+	system *leaf.Port       // in the system account
+	heard  *leaf.Router     // that account
 
 	places map[*leaf.Router]bool // owned by attach and follow
 
-	work chan func() // done one after the other by run
+	kick   func(cid uint64) error
+	notice func(cid uint64) error
+
+	reloads chan chan<- error // one that is asked for; what comes of it goes into it
+
+	work chan func()     // done one after the other by run
+	quit <-chan struct{} // owned by run
 	lost atomic.Uint64
 }
 
@@ -35,7 +41,7 @@ type services struct {
 const maxWork = 256
 
 func newServices(id string, closed *leaf.ClosedRing, log *slog.Logger) *services {
-	return &services{id: id, closed: closed, log: log, work: make(chan func(), maxWork)}
+	return &services{id: id, closed: closed, log: log, reloads: make(chan chan<- error, 1), work: make(chan func(), maxWork)}
 }
 
 // attach takes the services' places in all accounts. It is called once, before run.
@@ -58,7 +64,7 @@ func (s *services) follow(spaces []space) error {
 		a.port = sp.router.Attach("services:"+sp.name, a, leaf.EachSub)
 		a.port.Echo(false)
 		if sp.system {
-			s.system = a.port
+			s.system, s.heard = a.port, sp.router
 		}
 		for _, subject := range a.subjects() {
 			if err := a.port.Subscribe(&msg.Sub{Subject: subject}); err != nil {
@@ -91,6 +97,9 @@ func (a *asker) subjects() []string {
 	all := []string{serverReq + "PING"}
 	for _, kind := range monitor.Kinds() {
 		all = append(all, serverReq+"PING."+kind, serverReq+a.id+"."+kind)
+	}
+	for kind := range ordered {
+		all = append(all, serverReq+a.id+"."+kind)
 	}
 	for _, kind := range monitor.AccountKinds() {
 		all = append(all, accountReq+"*."+kind)
@@ -131,6 +140,9 @@ func (a *asker) answer(subject string, body []byte) []byte {
 	if !ok { // SERVER.PING
 		kind = "STATSZ"
 	}
+	if order := ordered[kind]; order != nil {
+		return order(a.services, body)
+	}
 	return a.mon.AnswerServer(kind, body)
 }
 
@@ -155,70 +167,6 @@ func (s *services) do(f func()) bool {
 	}
 }
 
-// The state of the server is told at once, and then ever less often up to this.
-const (
-	firstStatsz = 250 * time.Millisecond
-	everyStatsz = 10 * time.Second
-)
-
-// run answers until ctx ends.
-func (s *services) run(ctx context.Context) error {
-	var tick <-chan time.Time
-	wait := firstStatsz
-	if s.system != nil {
-		tick = time.After(wait)
-	}
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case f := <-s.work:
-			f()
-		case <-tick:
-			publish(s.system, "$SYS.SERVER."+s.id+".STATSZ", s.mon.AnswerServer("STATSZ", nil))
-			wait = min(2*wait, everyStatsz)
-			tick = time.After(wait)
-		}
-	}
-}
-
-// event leaves it to run to tell of a connection, unless nobody could hear it.
-func (s *services) event(i *leaf.ConnInfo, tell func(c *monitor.Conn) (subject string, body []byte)) {
-	if s.system == nil {
-		return
-	}
-	c := connz([]leaf.ConnInfo{*i})
-	if !s.do(func() {
-		subject, body := tell(&c[0])
-		publish(s.system, subject, body)
-	}) && s.lost.Add(1) == 1 {
-		s.log.Warn("a system event is lost, connections come and go too fast; more are counted in /varz", "conn", i.ID)
-	}
-}
-
-// Connected, Refused and Closed implement [leaf.Watcher].
-func (s *services) Connected(i *leaf.ConnInfo) {
-	s.event(i, func(c *monitor.Conn) (string, []byte) {
-		return "$SYS.ACCOUNT." + c.Account + ".CONNECT", s.mon.ConnectEvent(c)
-	})
-}
-
-func (s *services) Refused(i *leaf.ConnInfo) {
-	s.event(i, func(c *monitor.Conn) (string, []byte) {
-		return "$SYS.SERVER." + s.id + ".CLIENT.AUTH.ERR", s.mon.DisconnectEvent(c, "Authentication Failure")
-	})
-}
-
-func (s *services) Closed(i *leaf.ConnInfo) {
-	s.closed.Add(i)
-	if !i.Known || i.Account == "" {
-		return // nobody was told that it came
-	}
-	s.event(i, func(c *monitor.Conn) (string, []byte) {
-		return "$SYS.ACCOUNT." + c.Account + ".DISCONNECT", s.mon.DisconnectEvent(c, c.Reason)
-	})
-}
-
 // userInfo answers a client that asks who it is, on the client's goroutine.
 func (s *services) userInfo(i *leaf.ConnInfo, p *leaf.Permissions) []byte {
 	account := accountOf(i)
@@ -236,5 +184,3 @@ func permissionsz(p *leaf.Permissions) *monitor.Permissions {
 	}
 	return z
 }
-
-var _ leaf.Watcher = (*services)(nil)

@@ -221,10 +221,66 @@ func TestServicesAreBounded(t *testing.T) {
 		}
 		p.Flush()
 	}
+	if err := p.Subscribe(&msg.Sub{Subject: "$SYS.ACCOUNT.*.CONNECT"}); err != nil {
+		t.Fatal(err)
+	}
 	for range 3 {
 		s.Connected(&leaf.ConnInfo{ID: 1, Known: true, Account: "A"})
 	}
 	if refused != 5 || s.lost.Load() != 3 || r.Stats().Drops[msg.SlowConsumer].Load() != 5 {
 		t.Errorf("%d refused, %d events lost", refused, s.lost.Load())
+	}
+}
+
+// An event that nobody hears is not made, and costs nothing; nor does it wait in the
+// place of a question. Whoever may hear it counts: a client of the system account, of
+// one that imports from there, a hub.
+func TestEventsNobodyHears(t *testing.T) {
+	s := newServices("ID", leaf.NewClosedRing(0), slog.New(slog.NewTextHandler(t.Output(), nil)))
+	global := leaf.NewRouter()
+	auth, err := leaf.NewAuth(leaf.AuthConfig{SystemAccount: "SYS", Accounts: []leaf.AccountConfig{
+		{Name: "SYS", Exports: []leaf.Export{{Subject: "$SYS.ACCOUNT.A.>"}}},
+		{Name: "A", Imports: []leaf.Import{{Account: "SYS", Subject: "$SYS.ACCOUNT.A.>"}}}}}, global)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sys, _ := auth.Router("SYS")
+	a, _ := auth.Router("A")
+	if err := s.attach(nil, []space{{"$G", global, false}, {"A", a, false}, {"SYS", sys, true}}); err != nil {
+		t.Fatal(err)
+	}
+	one := &leaf.ConnInfo{ID: 1, Known: true, Account: "A"}
+	tell := func() { s.Connected(one); s.Refused(one); s.Closed(one) }
+	other := &leaf.ConnInfo{ID: 2, Known: true, Account: "B"} // which nothing crosses to
+	nobody := func() {
+		t.Helper()
+		tell()
+		if n := testing.AllocsPerRun(100, func() { s.Connected(other); s.Closed(other) }); n > 0 && !testkit.RaceEnabled || len(s.work) > 0 || s.lost.Load() > 0 {
+			t.Errorf("%v allocations, %d events made for nobody, %d lost", n, len(s.work), s.lost.Load())
+		}
+	}
+	nobody()
+	for _, listener := range []struct {
+		at      *leaf.Router
+		mode    leaf.Mode
+		subject string
+		hears   int
+	}{
+		{sys, leaf.EachSub, "$SYS.ACCOUNT.*.CONNECT", 1}, {sys, leaf.EachSub, ">", 3}, {sys, leaf.Uplink, "$SYS.ACCOUNT.>", 2},
+		{a, leaf.EachSub, "$SYS.ACCOUNT.A.DISCONNECT", 1}, {sys, leaf.EachSub, "$SYS.SERVER.*.CLIENT.AUTH.ERR", 1},
+		{sys, leaf.EachSub, "$SYS.ACCOUNT.B.*", 0}, {global, leaf.EachSub, ">", 0},
+	} {
+		p := listener.at.Attach("listener", &testkit.Sink{}, listener.mode)
+		if err := p.Subscribe(&msg.Sub{Subject: listener.subject}); err != nil {
+			t.Fatal(err)
+		}
+		if tell(); len(s.work) != listener.hears {
+			t.Errorf("%d events made for %s", len(s.work), listener.subject)
+		}
+		p.Close()
+		for len(s.work) > 0 {
+			<-s.work
+		}
+		nobody()
 	}
 }

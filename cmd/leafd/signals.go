@@ -10,7 +10,7 @@ import (
 	"github.com/leafd/leafd/leaf"
 )
 
-// obey does what signals ask for until ctx ends: HUP reads the configuration again,
+// obey does what signals and system requests ask for until ctx ends: HUP reads the configuration again,
 // USR1 begins the log file anew, USR2 stops with notice: nobody is taken in any
 // more, and the connections are closed one after another.
 func (d *daemon) obey(ctx context.Context, signals <-chan os.Signal, servers *stage, stop context.CancelFunc) {
@@ -19,13 +19,20 @@ func (d *daemon) obey(ctx context.Context, signals <-chan os.Signal, servers *st
 		select {
 		case <-ctx.Done():
 			return
+		case result := <-d.services.reloads: // asked for by a system request
+			if lame {
+				result <- errStopping
+				break
+			}
+			reloads++
+			result <- d.reload(reloads)
 		case s := <-signals:
 			switch {
 			case s == syscall.SIGHUP && lame:
 				d.log.Warn("not reloading, the server is stopping")
 			case s == syscall.SIGHUP:
 				reloads++
-				d.reload(reloads)
+				d.reload(reloads) // which says what is wrong
 			case s == syscall.SIGUSR1:
 				d.reopenLog()
 			case s == syscall.SIGUSR2 && !lame:

@@ -29,7 +29,6 @@ func (d *daemon) varz() monitor.Varz {
 		SlowConsumers: n.SlowConsumers.Load(), StaleConnections: n.StaleConns.Load(), Leafd: monitor.Leafd{Version: "v" + version,
 			Conns: d.nats.Conns(), Accepted: n.Accepted.Load(), Drops: map[string]uint64{}, Refused: n.Refused.Load(),
 			BadProto: n.ProtocolErrors.Load(), BadAuth: n.AuthErrors.Load(), Panics: n.Panics.Load(), LostEvents: d.services.lost.Load()}}
-	v.SlowStats.Clients, v.StaleStats.Clients = v.SlowConsumers, v.StaleConnections
 	v.Host, v.Port = hostPort(d.natsLn)
 	v.Tags = c.ServerTags
 	v.HTTPHost, v.HTTPPort = hostPort(d.httpLn)
@@ -44,7 +43,9 @@ func (d *daemon) varz() monitor.Varz {
 		v.MQTT = monitor.VarzMQTT{Host: m.Host, Port: m.Port}
 		v.Connections += m.Connections
 		v.TotalConnections += m.TotalConnections
+		v.SlowConsumers += d.mqtt.Stats().SlowConsumers
 	}
+	v.SlowStats.Clients, v.StaleStats.Clients = v.SlowConsumers, v.StaleConnections
 	for _, h := range d.hw.Health() {
 		v.Leafd.Hardware = append(v.Leafd.Hardware, monitor.Device{Name: h.Name, Driver: h.Driver, Subject: h.Subject,
 			Part: h.Part, State: h.State.String(), Since: h.Since, LastError: h.Err, Readings: h.Readings,

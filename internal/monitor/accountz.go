@@ -74,7 +74,6 @@ type Import struct {
 type Export struct {
 	Subject  string   `json:"subject,omitempty"`
 	Type     string   `json:"type,omitempty"`
-	TokenReq bool     `json:"token_req,omitempty"`
 	Response string   `json:"response_type,omitempty"`
 	Approved []string `json:"approved_accounts,omitempty"`
 }

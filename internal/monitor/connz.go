@@ -47,6 +47,7 @@ type Conn struct {
 	TLSCipher      string      `json:"tls_cipher_suite,omitempty"`
 	AuthorizedUser string      `json:"authorized_user,omitempty"` // filled in here
 	AccountName    string      `json:"account,omitempty"`         // filled in here
+	IssuerKey      string      `json:"issuer_key,omitempty"`      // likewise
 	Subs           []string    `json:"subscriptions_list,omitempty"`
 	SubsDetail     []SubDetail `json:"subscriptions_list_detail,omitempty"`
 	NameTag        string      `json:"name_tag,omitempty"`
@@ -54,6 +55,7 @@ type Conn struct {
 
 	RTT     time.Duration `json:"-"`
 	User    string        `json:"-"`
+	NKey    bool          `json:"-"` // User is one
 	Account string        `json:"-"`
 	up      time.Duration
 	List    func() []SubDetail `json:"-"` // its subscriptions; nil if not to be had
@@ -224,7 +226,7 @@ func (c *Conn) show(o *ConnzOptions, now time.Time) {
 		}
 	}
 	if o.Auth {
-		c.AuthorizedUser = c.User
+		c.AuthorizedUser, c.IssuerKey = c.User, c.issuer()
 		if c.Account != GlobalAccount {
 			c.AccountName = c.Account
 		}
@@ -232,6 +234,14 @@ func (c *Conn) show(o *ConnzOptions, now time.Time) {
 			c.NameTag = c.Account
 		}
 	}
+}
+
+// issuer is what nats-server shows for a user known by an nkey: the account.
+func (c *Conn) issuer() string {
+	if !c.NKey {
+		return ""
+	}
+	return c.Account
 }
 
 // rttText writes a round trip as nats-server does, to a microsecond if it is short.

@@ -17,6 +17,7 @@ type ClientInfo struct {
 	Version    string        `json:"ver,omitempty"`
 	RTT        time.Duration `json:"rtt,omitempty"` // nanoseconds
 	Stop       *time.Time    `json:"stop,omitempty"`
+	IssuerKey  string        `json:"issuer_key,omitempty"`
 	NameTag    string        `json:"name_tag,omitempty"`
 	Kind       string        `json:"kind,omitempty"`
 	Type       string        `json:"client_type,omitempty"`
@@ -66,5 +67,5 @@ func (m *Monitor) DisconnectEvent(c *Conn, reason string) []byte {
 
 func (c *Conn) client() ClientInfo {
 	return ClientInfo{Start: &c.Start, Host: c.IP, ID: c.Cid, Account: c.Account, User: c.User, Name: c.Name, Lang: c.Lang, Version: c.Version,
-		Stop: c.Stop, NameTag: c.Account, Kind: c.Kind, Type: c.Type, MQTTClient: c.MQTTClient}
+		Stop: c.Stop, IssuerKey: c.issuer(), NameTag: c.Account, Kind: c.Kind, Type: c.Type, MQTTClient: c.MQTTClient}
 }

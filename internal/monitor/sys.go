@@ -105,6 +105,30 @@ var accountKinds = map[string]func(m *Monitor, account string, body []byte) (any
 	}),
 }
 
+// numConns is the answer to CONNS, which is older than the other kinds and has no
+// envelope. (nats-server, "account_connections".)
+type numConns struct {
+	typed
+	Server ServerInfo `json:"server"`
+	AccountStat
+}
+
+// accountConns is nil about an account without connections, or if body names another.
+func (m *Monitor) accountConns(account string, body []byte) []byte {
+	o := struct {
+		Account string `json:"acc"`
+	}{account}
+	if decode(body, &o) != nil || o.Account != account {
+		return nil
+	}
+	for _, a := range m.accounts() {
+		if a.Name == account && a.Conns+a.Leafs > 0 {
+			return marshal(numConns{newTyped("account_connections", time.Now()), m.serverInfo(), a.stat()})
+		}
+	}
+	return nil
+}
+
 // asked decodes what a request holds; nothing is the defaults.
 func asked[T any](answer func(*Monitor, T) (any, error)) func(*Monitor, []byte) (any, error) {
 	return func(m *Monitor, body []byte) (any, error) {
@@ -147,7 +171,8 @@ func Kinds() []string {
 }
 
 // AccountKinds are what [Monitor.AnswerAccount] answers, in their order.
-func AccountKinds() (all []string) {
+func AccountKinds() []string {
+	all := []string{"CONNS"}
 	for k := range accountKinds {
 		all = append(all, k)
 	}
@@ -174,11 +199,20 @@ func (m *Monitor) AnswerServer(kind string, body []byte) []byte {
 // AnswerAccount answers a system request about an account; STATZ about all if it is
 // empty. The answer is nil if there is none to give. The body is borrowed.
 func (m *Monitor) AnswerAccount(kind, account string, body []byte) []byte {
+	if kind == "CONNS" {
+		return m.accountConns(account, body)
+	}
 	fn := accountKinds[kind]
 	if fn == nil {
 		return nil
 	}
 	return m.answer(body, func() (any, error) { return fn(m, account, body) })
+}
+
+// Do answers a system request to this server that has something done, or says why it
+// could not be. The answer is nil if there is none to give. The body is borrowed.
+func (m *Monitor) Do(body []byte, do func() error) []byte {
+	return m.answer(body, func() (any, error) { return nil, do() })
 }
 
 func (m *Monitor) answer(body []byte, fill func() (any, error)) []byte {
