@@ -149,7 +149,7 @@ func TestPahoWill(t *testing.T) {
 			return nc, err
 		})
 	}
-	paho(t, b, "dev", withWill).Disconnect(100)
+	paho(t, b, "dev", withWill).Disconnect(uint(testkit.Patience.Milliseconds()))
 	paho(t, b, "dev", withWill)
 	nc.Close()
 	testkit.Eventually(t, func() bool { return in.is("status/dev=offline qos0 retained=false") }, "one will")
