@@ -72,9 +72,10 @@ interop-c:
 fuzz:
 	GO='$(GO)' scripts/fuzz.sh
 
-## soak: the log against its model for a million steps, with crashes and faults of the disk; about 40 min
+## soak: the log against its model for a million steps, with crashes, faults of the disk and hubs that
+## go back; about 40 min. A crash is a copy of the files here, so a disk in RAM will do
 soak:
-	$(GO) test ./storefwd -run TestLogAgainstModel -count 1 -timeout 0 -v -setback -rapid.checks=$(SOAK_CHECKS) -rapid.steps=100
+	TMPDIR=$$(test -w /dev/shm && echo /dev/shm || echo /tmp) $(GO) test ./storefwd -run TestLogAgainstModel -count 1 -timeout 0 -v -setback -rapid.checks=$(SOAK_CHECKS) -rapid.steps=100
 
 clean:
 	rm -rf bin dist

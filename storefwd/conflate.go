@@ -207,10 +207,11 @@ func (l *Log) sweep() bool {
 	return false
 }
 
-// dropDead takes out of dst[had:], just read, what is superseded. It is not sure of
-// anything after a fold: which of them that removed is not known any more.
-func (l *Log) dropDead(dst []Record, had int, folds int64) (out []Record, sure bool) {
-	if l.conf == nil {
+// dropDead takes out of dst[had:], just read, what is superseded or hollow. holes says
+// that there was any such before. It is not sure of anything after a fold: which of
+// them that removed is not known any more.
+func (l *Log) dropDead(dst []Record, had int, holes bool, folds int64) (out []Record, sure bool) {
+	if !holes {
 		return dst, true
 	}
 	l.s.mu.Lock()

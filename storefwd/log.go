@@ -648,7 +648,7 @@ func (l *Log) read(dst []Record, from, to uint64, limit int) ([]Record, error) {
 	s := l.s
 	for len(dst) < cap(dst) && from <= to {
 		s.mu.Lock()
-		folded, folds := l.folded, s.stats.Folds
+		folded, folds, holes := l.folded, s.stats.Folds, l.conf != nil || len(l.hollow.s) > 0
 		if s.salvaging != nil {
 			s.mu.Unlock()
 			return dst, errEngineDown
@@ -675,7 +675,7 @@ func (l *Log) read(dst []Record, from, to uint64, limit int) ([]Record, error) {
 			last = dst[len(dst)-1].Seq
 		}
 		var sure bool
-		if dst, sure = l.dropDead(dst, had, folds); len(dst) > had {
+		if dst, sure = l.dropDead(dst, had, holes, folds); len(dst) > had {
 			return dst, nil
 		}
 		if sure {

@@ -314,3 +314,68 @@ func TestIsolatedAcknowledgementsAreBounded(t *testing.T) {
 		t.Errorf("%+v, %d ranges", st, len(c.done.s))
 	}
 }
+
+// slowReader is an engine whose next Read lets something happen before it returns.
+type slowReader struct {
+	engine
+	meanwhile *func() // nil: nothing
+}
+
+func (e slowReader) Read(log uint32, from, to uint64, fn func(uint64, []byte) bool) error {
+	err := e.engine.Read(log, from, to, fn)
+	if f := *e.meanwhile; f != nil {
+		*e.meanwhile = nil
+		f()
+	}
+	return err
+}
+
+// A fold that takes a record out of its hollow place does not let it appear to whoever
+// has just read it.
+func TestHollowStaysHollowUnderAFold(t *testing.T) {
+	var gate sync.RWMutex
+	var meanwhile func()
+	o := Options{Node: "n", CommitInterval: time.Hour, FoldAfter: time.Hour}
+	o.faults.engine = func(e engine) engine { return slowReader{gatedEngine{e, &gate}, &meanwhile} }
+	s, err := Open(t.TempDir(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	l, err := s.Log("OUT/a", Retention{Keep: UntilAcked, Grace: time.Hour, GraceBytes: 1500})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := l.Cursor("hub", CursorConfig{Ahead: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	appendN(t, l, 3)
+	if _, err := l.Append(&msg.Msg{Subject: []byte("a"), Data: make([]byte, 2000)}); err != nil {
+		t.Fatal(err)
+	}
+	appendN(t, l, 3)
+	waitSafe(t, s)
+	s.mu.Lock()
+	s.foldNow()
+	s.mu.Unlock()
+	testkit.Eventually(t, func() bool { return s.Stats().Folds == 1 }, "all is in the engine")
+	seqs := take(t, c, 7)
+	gate.Lock()    // no fold
+	c.Ack(seqs[3]) // early, and too large to be kept
+	for _, seq := range slices.Delete(seqs, 3, 4) {
+		c.Ack(seq)
+	}
+	c.rewind(0)
+	meanwhile = func() {
+		gate.Unlock()
+		testkit.Eventually(t, func() bool { return s.Stats().Folds > 1 }, "a fold")
+	}
+	recs, err := l.Read(nil, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if meanwhile != nil || len(recs) != 6 || slices.ContainsFunc(recs, func(r Record) bool { return len(r.Data) == 2000 }) {
+		t.Errorf("%d records are read, want the 6 that are kept", len(recs))
+	}
+}
