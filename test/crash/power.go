@@ -69,7 +69,7 @@ func scripts(o powerOptions) []script {
 			h.online(n(10))
 		}}}
 	}
-	all := []script{life, first, upgrade, compact, rest, life, life}
+	all := []script{life, first, upgrade, compact, rest, life, life, life, life}
 	if o.window != "" {
 		all = slices.DeleteFunc(all, func(s script) bool { return s.name != o.window })
 		all = all[:min(1, len(all))]
