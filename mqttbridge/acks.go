@@ -104,7 +104,8 @@ func (a *acks) commit(barrier func(func(error))) (wrote bool) {
 	if barrier == nil {
 		b.kept = false
 	}
-	if wrote = a.enqueue(b); b.kept {
+	kept := b.kept // once it is enqueued, one that keeps nothing is its elders' to settle
+	if wrote = a.enqueue(b); kept {
 		barrier(b.settle)
 	}
 	return wrote

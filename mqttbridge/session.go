@@ -165,10 +165,15 @@ func (s *session) read() error {
 
 func (s *session) hear() { s.heard.Store(time.Now().UnixNano()) }
 
-// settle finishes what one read brought: acknowledgements, deliveries, counters.
+// settle finishes what one read brought: counters, acknowledgements, deliveries.
 func (s *session) settle() {
 	if s.port == nil {
 		return
+	}
+	if s.inMsgs > 0 { // who is told of a message finds it counted
+		s.traffic.inMsgs.Add(s.inMsgs)
+		s.traffic.inBytes.Add(s.inSize)
+		s.inMsgs, s.inSize = 0, 0
 	}
 	if s.acks != nil && s.acks.commit(s.srv.opts.Load().Barrier) {
 		s.wrote = true
@@ -178,11 +183,6 @@ func (s *session) settle() {
 		s.wrote = false
 	}
 	s.port.Flush()
-	if s.inMsgs > 0 {
-		s.traffic.inMsgs.Add(s.inMsgs)
-		s.traffic.inBytes.Add(s.inSize)
-		s.inMsgs, s.inSize = 0, 0
-	}
 }
 
 // consume handles every packet that b completes and carries the rest over.
