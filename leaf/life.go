@@ -124,6 +124,7 @@ func (c *conn) leave(err error) error {
 		err = c.tell(errAuthTimeout)
 	}
 	c.out.Flush()
+	c.hearOut(err)
 	if cut := c.out.Err(); cut != nil { // the reader saw only a closed socket
 		err = cut
 	}
@@ -145,6 +146,24 @@ func (c *conn) leave(err error) error {
 		c.log().Debug("client left", "err", strings.TrimSpace(err.Error()))
 	}
 	return err
+}
+
+// hearOutTime is how long a client has to go that was told why it must.
+const hearOutTime = 50 * time.Millisecond
+
+// hearOut reads away what such a client still says, until it goes. A socket that is
+// closed with something unread takes back what was not yet read of it, and official
+// clients say PING after a CONNECT that is refused.
+func (c *conn) hearOut(why error) {
+	var pe *ProtoError
+	if !errors.As(why, &pe) || pe == errAuthTimeout || c.out.Err() != nil { // who was too late says nothing
+		return
+	}
+	c.nc.SetReadDeadline(time.Now().Add(hearOutTime))
+	b := make([]byte, 512)
+	for err := error(nil); err == nil; {
+		_, err = c.nc.Read(b)
+	}
 }
 
 var (
