@@ -65,6 +65,7 @@ var noIO = map[string][]string{
 
 // onlyIn are imports that belong to one package and those below it, and why.
 var onlyIn = map[string]struct{ home, why string }{
+	"github.com/coder/websocket":      {"internal/ws", "the rest of the house sees streams of bytes"},
 	"periph.io/":                      {"hw", "the rest of the house sees sensors and actuators, not buses and pins"},
 	"go.etcd.io/bbolt":                {"storefwd", "the rest of the house sees logs and cursors"},
 	"github.com/nats-io/nats-server/": {"cmd/leafd", "of nats-server we use the configuration language alone"},

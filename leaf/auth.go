@@ -2,6 +2,7 @@ package leaf
 
 import (
 	"cmp"
+	"crypto/x509"
 	"net"
 	"slices"
 	"sync"
@@ -71,6 +72,18 @@ type Login struct {
 	Type              ConnType
 	User, Pass, Token string
 	NKey, Sig, Nonce  string // Sig is the signature of Nonce, in base64
+
+	// Cert is a verified certificate that says who the client is, whatever else it
+	// shows; nil if none does. See [CertificateOf].
+	Cert *x509.Certificate
+}
+
+// Who is the name that is shown, for people to read.
+func (l *Login) Who() string {
+	if l.Cert != nil {
+		return l.Cert.Subject.String()
+	}
+	return cmp.Or(l.User, l.NKey)
 }
 
 // empty reports whether nothing is shown.

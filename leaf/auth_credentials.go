@@ -6,12 +6,15 @@ import (
 	"crypto/subtle"
 	"encoding/base64"
 	"fmt"
+	"maps"
 	"runtime"
 	"slices"
 	"strings"
 
 	"github.com/nats-io/nkeys"
 	"golang.org/x/crypto/bcrypt"
+
+	"github.com/leafd/leafd/internal/secure"
 )
 
 // identity is one who may connect. It does not change.
@@ -116,6 +119,9 @@ func (k *keyring) check(l *Login, hashing chan struct{}) (*identity, error) {
 	if k.anyone != nil {
 		return k.anyone, nil
 	}
+	if l.Cert != nil {
+		return k.byCertificate(l)
+	}
 	if l.empty() && k.noAuth != nil && k.noAuth.mayUse(l.Type) {
 		return k.noAuth.asGuest(), nil
 	}
@@ -142,6 +148,15 @@ func (k *keyring) check(l *Login, hashing chan struct{}) (*identity, error) {
 		return nil, ErrNotAuthorized
 	}
 	return w, nil
+}
+
+// byCertificate is the user that a certificate names.
+func (k *keyring) byCertificate(l *Login) (*identity, error) {
+	name, ok := secure.CertUser(l.Cert, slices.Collect(maps.Keys(k.users)))
+	if !ok || !k.users[name].mayUse(l.Type) {
+		return nil, ErrNotAuthorized
+	}
+	return k.users[name], nil
 }
 
 // signed reports whether the nonce was signed with the nkey that l shows.

@@ -53,20 +53,24 @@ func parseConnect(arg []byte) (*Connect, error) {
 
 // clientInfo is the INFO line to a client. (NATS client protocol, INFO.)
 type clientInfo struct {
-	ServerID     string `json:"server_id"`
-	ServerName   string `json:"server_name"`
-	Version      string `json:"version"`
-	Proto        int    `json:"proto"`
-	Go           string `json:"go"`
-	Host         string `json:"host"`
-	Port         int    `json:"port"`
-	Headers      bool   `json:"headers"`
-	AuthRequired bool   `json:"auth_required,omitempty"`
-	MaxPayload   int    `json:"max_payload"`
-	ClientID     uint64 `json:"client_id"`
-	ClientIP     string `json:"client_ip,omitempty"`
-	Nonce        string `json:"nonce,omitempty"`
-	LameDuck     bool   `json:"ldm,omitempty"`
+	ServerID     string   `json:"server_id"`
+	ServerName   string   `json:"server_name"`
+	Version      string   `json:"version"`
+	Proto        int      `json:"proto"`
+	Go           string   `json:"go"`
+	Host         string   `json:"host"`
+	Port         int      `json:"port"`
+	Headers      bool     `json:"headers"`
+	AuthRequired bool     `json:"auth_required,omitempty"`
+	TLSRequired  bool     `json:"tls_required,omitempty"`
+	TLSVerify    bool     `json:"tls_verify,omitempty"`
+	TLSAvailable bool     `json:"tls_available,omitempty"`
+	MaxPayload   int      `json:"max_payload"`
+	ClientID     uint64   `json:"client_id"`
+	ClientIP     string   `json:"client_ip,omitempty"`
+	Nonce        string   `json:"nonce,omitempty"`
+	LameDuck     bool     `json:"ldm,omitempty"`
+	ConnectURLs  []string `json:"connect_urls,omitempty"`
 
 	// In the one INFO that follows the first PONG.
 	ConnectInfo bool   `json:"connect_info,omitempty"`
@@ -88,11 +92,12 @@ func (s *Server) infoLine(c *conn, lame bool) []byte { return s.info(c, lame).li
 func (s *Server) info(c *conn, lame bool) *clientInfo {
 	o := s.opts.Load()
 	info := &clientInfo{ServerID: o.ServerID, ServerName: o.ServerName, Version: ProtocolVersion, Proto: 1,
-		Go: runtime.Version(), Headers: !o.NoHeaders, AuthRequired: s.auth.Required(Standard),
+		Go: runtime.Version(), Headers: !o.NoHeaders, AuthRequired: s.auth.Required(connType(c.nc)),
 		MaxPayload: o.MaxPayload, ClientID: c.id, Nonce: c.nonce, LameDuck: lame}
 	info.Host, info.Port = splitAddr(c.nc.LocalAddr())
 	info.Host, info.Port = cmp.Or(o.AdvertiseHost, info.Host), cmp.Or(o.AdvertisePort, info.Port)
 	info.ClientIP, _ = splitAddr(c.nc.RemoteAddr())
+	info.offer(c.nc)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.grant != nil {
@@ -133,9 +138,13 @@ func (c *conn) handleConnect(arg []byte) error {
 		return err
 	}
 	if !c.ready {
-		l := &Login{Type: Standard, User: info.User, Pass: info.Pass, Token: info.Token, NKey: info.NKey, Sig: info.Sig, Nonce: c.nonce}
+		l := &Login{Type: connType(c.nc), User: info.User, Pass: info.Pass, Token: info.Token, NKey: info.NKey, Sig: info.Sig, Nonce: c.nonce,
+			Cert: CertificateOf(c.nc)}
 		if err := c.enter(l); err != nil {
 			return c.refuse(l, info, err)
+		}
+		if l.Cert != nil { // which names the user, whatever CONNECT says
+			info.User = c.grant.User
 		}
 	}
 	c.headers = info.Headers && !c.srv.opts.Load().NoHeaders
@@ -217,7 +226,7 @@ func (c *conn) Ended(subs []*msg.Sub) {
 // address has failed.
 func (c *conn) refuse(l *Login, info *Connect, err error) error {
 	c.srv.counters.AuthErrors.Add(1)
-	c.log().Warn("client refused", "name", info.Name, "user", cmp.Or(l.User, l.NKey), "remote", c.nc.RemoteAddr(), "err", err)
+	c.log().Warn("client refused", "name", info.Name, "user", l.Who(), "remote", c.nc.RemoteAddr(), "err", err)
 	c.identify(info)
 	c.watch(Watcher.Refused)
 	if err == ErrNotAuthorized {
@@ -229,10 +238,10 @@ func (c *conn) refuse(l *Login, info *Connect, err error) error {
 // beginWithout lets in a client that begins with anything but CONNECT, where one
 // who shows nothing is somebody.
 func (c *conn) beginWithout(b []byte) error {
-	if len(c.parser.carry) > 0 || b[0]|0x20 == 'c' || !c.srv.auth.trusting(Standard) {
+	if len(c.parser.carry) > 0 || b[0]|0x20 == 'c' || !c.srv.auth.trusting(connType(c.nc)) {
 		return nil
 	}
-	l := &Login{Type: Standard}
+	l := &Login{Type: connType(c.nc), Cert: CertificateOf(c.nc)}
 	if err := c.enter(l); err != nil {
 		return c.tell(c.refuse(l, &Connect{}, err))
 	}

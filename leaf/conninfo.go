@@ -11,6 +11,7 @@ import (
 	"unique"
 
 	"github.com/leafd/leafd/internal/msg"
+	"github.com/leafd/leafd/internal/secure"
 )
 
 // ConnInfo describes one connection, for monitoring. Packages with listeners of
@@ -37,6 +38,7 @@ type ConnInfo struct {
 	User                string // as in "authorized_user"
 	NKey                bool   // User is one
 	MQTTClient          string
+	TLS                 TLSInfo
 
 	Subs func() []SubInfo // what it is subscribed to; nil if not to be had
 }
@@ -128,6 +130,10 @@ func (c *conn) info() ConnInfo {
 	c.out.mu.Lock()
 	i.Out, i.Pending = m.out, c.out.pending
 	c.out.mu.Unlock()
+	i.TLS = TLSOf(c.nc)
+	if connType(c.nc) == WebSocket {
+		i.Type = "websocket"
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	i.In, i.Stalls, i.NumSubs = c.port.Received(), c.port.Stalls(), c.subs.Len()
@@ -236,11 +242,14 @@ func (c *conn) traffic() (in, out Traffic) {
 // closeReason says why a connection ended, as nats-server's /connz does.
 func (s *Server) closeReason(err error) string {
 	var pe *ProtoError
+	var he *secure.HandshakeError
 	switch {
 	case err == errPanicked:
 		return "Unknown State"
 	case errors.As(err, &pe):
 		return cmp.Or(protoReasons[pe.Text], "Protocol Violation")
+	case errors.As(err, &he):
+		return "TLS Handshake Failure"
 	case errors.Is(err, ErrSlowConsumer):
 		return "Slow Consumer (Pending Bytes)"
 	case errors.Is(err, ErrWriteDeadline):

@@ -33,6 +33,8 @@ type Inbound struct {
 	n     int
 	err   error
 
+	filled bool // without raw: the last bytes filled a small buffer
+
 	wait  bool   // what Next was told
 	slow  bool   // the last bytes came after a pause
 	quiet bool   // readOnce found nothing, and did not wait
@@ -106,8 +108,10 @@ func (in *Inbound) Busy() bool { return in.state.Load() == reading }
 func (in *Inbound) Next(wait bool) ([]byte, error) {
 	in.n, in.err, in.quiet, in.wait = 0, nil, false, wait
 	if in.raw == nil {
+		in.release() // what is kept while it waits is to be small
 		in.state.Store(blocked)
 		in.n, in.err = in.nc.Read(in.buffer())
+		in.filled = in.n >= smallRead
 	} else if err := in.raw.Read(in.readFn); err != nil {
 		in.err = err
 	} else if in.n == 0 && in.err == nil && !in.quiet {
@@ -217,7 +221,7 @@ func (in *Inbound) buffer() []byte {
 	switch {
 	case in.large != nil:
 		return in.large[:]
-	case in.trust && in.small == nil:
+	case in.trust && in.small == nil && (in.raw != nil || in.filled):
 		in.large = largeReads.Get().(*[largeRead]byte)
 		return in.large[:]
 	case in.small == nil:

@@ -9,6 +9,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/leafd/leafd/internal/secure"
 )
 
 // This file is a client's connection from its first goroutine to its end. What it does
@@ -22,10 +24,10 @@ func newConn(s *Server, nc net.Conn, id uint64) *conn {
 	c.out.setTap(c.outTap(o))
 	c.news.Store(true)
 	c.meter.start = time.Now().UnixNano()
-	if s.auth.challenges(Standard) {
+	if s.auth.challenges(connType(nc)) {
 		c.nonce = newNonce()
 	}
-	if !s.auth.Required(Standard) && c.enter(&Login{}) == nil {
+	if !s.auth.Required(connType(nc)) && c.enter(&Login{Type: connType(nc)}) == nil {
 		return c
 	}
 	c.port = s.router.Attach(c.name(), c, EachSub)
@@ -55,8 +57,10 @@ func (c *conn) log() *slog.Logger { return c.srv.log.With("conn", c.port.Name())
 
 // serve is the connection's first goroutine: it says what a client hears first.
 func (c *conn) serve() {
-	c.out.Append(c.srv.infoLine(c, c.srv.lame.Load()))
-	c.out.Flush()
+	if err := c.open(); err != nil {
+		c.end(err)
+		return
+	}
 	if c.ready {
 		c.in.MayPark(c.srv.parking, c)
 	} else {
@@ -133,11 +137,15 @@ func (c *conn) leave(err error) error {
 	}
 	c.out.Close(nil)
 	var pe *ProtoError
+	var he *secure.HandshakeError
 	switch {
 	case errors.Is(err, io.EOF), errors.Is(err, net.ErrClosed) && c.srv.stopping.Load(), err == nil:
 		c.log().Debug("client left")
 	case errors.As(err, &pe), err == errUserGone, err == errKicked:
 		c.log().Warn("client cut off", "err", err, "remote", c.nc.RemoteAddr())
+	case errors.As(err, &he):
+		c.srv.counters.ProtocolErrors.Add(1)
+		c.log().Warn("client cut off", "err", he, "remote", c.nc.RemoteAddr())
 	case errors.Is(err, ErrSlowConsumer), errors.Is(err, ErrWriteDeadline):
 		c.srv.counters.SlowConsumers.Add(1)
 		c.port.CutOff()

@@ -205,9 +205,7 @@ func (s *Server) admit(nc net.Conn) *conn {
 		s.mu.Unlock()
 		c.release()
 		s.counters.Refused.Add(1)
-		c.out.Append([]byte("-ERR '" + errTooManyConns.Text + "'\r\n"))
-		c.out.Flush()
-		c.out.Close(nil)
+		c.turnAway(errTooManyConns)
 		c.watchClosed(errTooManyConns)
 		return nil
 	}

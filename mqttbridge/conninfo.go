@@ -25,6 +25,7 @@ func (s *session) info() leaf.ConnInfo {
 	if last := s.heard.Load(); last != 0 {
 		i.LastActivity = time.Unix(0, last)
 	}
+	i.TLS = leaf.TLSOf(s.nc)
 	if s.connected.Load() {
 		i.Known, i.MQTTClient, i.User, i.Account = true, s.clientID, cmp.Or(s.user, s.grant.User), s.grant.Account
 		i.NumSubs, i.Stalls, i.Subs = int(s.numSubs.Load()), s.port.Stalls(), s.listSubs

@@ -67,7 +67,8 @@ func (s *session) login(c *packet.Connect) *packet.Error {
 		s.clientID = "auto-" + rand.Text()
 	}
 	auth, addr := s.srv.opts.Load().Auth, s.nc.RemoteAddr()
-	l := &leaf.Login{Type: leaf.MQTT, User: s.user, Pass: string(c.Password), Token: string(c.Password)}
+	l := &leaf.Login{Type: leaf.MQTT, User: s.user, Pass: string(c.Password), Token: string(c.Password),
+		Cert: leaf.CertificateOf(s.nc)}
 	grant, err := auth.Login(l, s.name(), s)
 	if err != nil {
 		if !errors.Is(err, leaf.ErrNotAuthorized) {
@@ -77,6 +78,9 @@ func (s *session) login(c *packet.Connect) *packet.Error {
 		return errNotAuthorized
 	}
 	s.grant = grant
+	if l.Cert != nil { // which names the user, whatever CONNECT says
+		s.user = grant.User
+	}
 	s.endHalfOpen()
 	return nil
 }

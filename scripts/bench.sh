@@ -42,7 +42,7 @@ fi
 # --- programs ---------------------------------------------------------------
 say "building"
 build=(build -trimpath -buildvcs=false)
-CGO_ENABLED=0 "$go" "${build[@]}" -ldflags "-s -w -X main.version=$version" -o bin/leafd ./cmd/leafd
+CGO_ENABLED=0 "$go" "${build[@]}" -tags "${TAGS:-nethttpomithttp2}" -ldflags "-s -w -X main.version=$version" -o bin/leafd ./cmd/leafd
 CGO_ENABLED=0 "$go" "${build[@]}" -ldflags "-s -w" -o "$work/nats-server" github.com/nats-io/nats-server/v2
 "$go" "${build[@]}" -o bin/perf ./test/perf
 perf=$root/bin/perf

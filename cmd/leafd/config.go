@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/leafd/leafd/hw"
+	"github.com/leafd/leafd/internal/secure"
 	"github.com/leafd/leafd/leaf"
 	"github.com/leafd/leafd/storefwd"
 	"github.com/nats-io/nats-server/v2/conf"
@@ -26,6 +27,7 @@ type Config struct {
 	ServerName string   // empty: the host's name
 	Listen     string   // host:port for NATS clients; port 0 is any free one
 	HTTP       string   // host:port of monitoring; empty: off
+	HTTPS      bool     // monitoring is over TLS, with TLS's certificate
 
 	ServerTags      []string
 	ClientAdvertise string // host or host:port that INFO tells clients; empty: the listener's own
@@ -41,6 +43,9 @@ type Config struct {
 	LameDuckGrace    time.Duration // from the notice to the first connection closed
 	LameDuckDuration time.Duration // from the notice to the last connection closed, at most
 
+	TLS         *secure.Config // of the NATS listener; nil: none
+	AllowNonTLS bool           // clients there need not use it
+
 	Auth           leaf.AuthConfig // of all listeners
 	MaxPayload     int             // bytes
 	MaxControlLine int             // bytes
@@ -54,14 +59,16 @@ type Config struct {
 	WriteDeadline  time.Duration
 	NoHeaders      bool // clients get no header support
 
-	Remote   *Remote // the hub; nil: none
-	MQTT     *MQTT   // nil: no MQTT listener
+	Remote   *Remote    // the hub; nil: none
+	MQTT     *MQTT      // nil: no MQTT listener
+	WS       *WebSocket // nil: no WebSocket listener
 	Store    Store
 	Outboxes []Outbox    // by name
 	Clock    string      // whether the wall clock is trusted: auto, always, never
 	Devices  []hw.Device // by name, checked by hw.Check
 
 	httpHost string         // of monitoring when only a port is given; empty: that of Listen
+	https    string         // as HTTP, of the key https; settleHTTP puts it in place
 	flagUser leaf.User      // of --user and --pass, until lay has put it in place
 	places   map[string]pos // where each key that was read stands, by path
 }
@@ -94,9 +101,10 @@ type Remote struct {
 
 // MQTT is the MQTT listener.
 type MQTT struct {
-	Listen         string // host:port
-	MaxPacket      int    // bytes
-	MaxPending     int    // bytes waiting for one connection
+	Listen         string         // host:port
+	TLS            *secure.Config // nil: none
+	MaxPacket      int            // bytes
+	MaxPending     int            // bytes waiting for one connection
 	MaxConns       int
 	MaxSubs        int // of one session
 	WriteDeadline  time.Duration
@@ -372,8 +380,11 @@ func (c *Config) checkListeners(r *reader) {
 	if c.MQTT != nil {
 		ls = append(ls, listener{"mqtt.listen", c.MQTT.Listen})
 	}
+	if c.WS != nil {
+		ls = append(ls, listener{"websocket.listen", c.WS.Listen})
+	}
 	if c.HTTP != "" {
-		ls = append(ls, listener{"http", c.HTTP})
+		ls = append(ls, listener{c.httpKey(), c.HTTP})
 	}
 	for i, a := range ls {
 		for _, b := range ls[:i] {
@@ -382,15 +393,25 @@ func (c *Config) checkListeners(r *reader) {
 			}
 		}
 	}
-	if c.Auth.Anyone() && !isLoopback(c.Listen) {
-		r.warnings = append(r.warnings, fmt.Sprintf("NATS clients on %s need no credentials: anyone who reaches it may publish and subscribe; add authorization { … }", c.Listen))
+	open := []string{openWarning("NATS clients", c.Listen, "authorization", &c.Auth.Credentials, c.TLS)}
+	if c.MQTT != nil {
+		open = append(open, openWarning("MQTT clients", c.MQTT.Listen, "mqtt.authorization", c.mqttAuth(), c.MQTT.TLS))
 	}
-	if c.MQTT != nil && c.mqttAuth().Anyone() && !isLoopback(c.MQTT.Listen) {
-		r.warnings = append(r.warnings, fmt.Sprintf("MQTT clients on %s need no credentials: anyone who reaches it may publish and subscribe; add mqtt.authorization { … }", c.MQTT.Listen))
+	if c.WS != nil {
+		open = append(open, openWarning("websocket clients", c.WS.Listen, "websocket.authorization", c.webSocketAuth(), c.WS.TLS))
 	}
+	r.warnings = append(r.warnings, slices.DeleteFunc(open, func(w string) bool { return w == "" })...)
 	if c.HTTP != "" && !isLoopback(c.HTTP) {
 		r.warnings = append(r.warnings, fmt.Sprintf("monitoring on %s needs no credentials: anyone who reaches it may read it", c.HTTP))
 	}
+}
+
+// httpKey is the key that says where monitoring is.
+func (c *Config) httpKey() string {
+	if c.HTTPS {
+		return "https"
+	}
+	return "http"
 }
 
 // mqttAuth is who may connect over MQTT.

@@ -35,18 +35,22 @@ func readTop(b *block, c *Config, f *flags) {
 	b.integer(&c.PingMax, 1, 100, "ping_max")
 	b.dur(&c.WriteDeadline, 100*time.Millisecond, 5*time.Minute, "write_deadline")
 	readAuth(b, &c.Auth)
+	b.sub(func(b *block) { c.TLS = readTLS(b, true) }, "tls")
+	b.boolean(&c.AllowNonTLS, "allow_non_tls")
 
 	b.boolean(&c.NoHeaders, "no_header_support")
 	readLameDuck(b, c)
 
 	b.addr(&c.HTTP, "", "http", "http_port", "monitor_port")
+	b.addr(&c.https, "", "https", "https_port")
 	readNames(b, c)
 	readLog(b, c)
 	f.lay(c, b.r)
-	c.settleHTTP()
+	c.settleHTTP(b)
 
 	b.sub(func(b *block) { c.Remote = readLeafnodes(b) }, "leafnodes", "leaf")
 	b.sub(func(b *block) { c.MQTT = readMQTT(b, c) }, "mqtt")
+	b.sub(func(b *block) { c.WS = readWebSocket(b, c) }, "websocket", "ws")
 	b.sub(func(b *block) { readStore(b, &c.Store) }, "store")
 	b.sub(func(b *block) { c.Outboxes = readOutboxes(b) }, "outbox")
 	b.sub(func(b *block) { b.oneOf(&c.Clock, []string{"auto", "always", "never"}, "trust") }, "clock")
@@ -55,7 +59,7 @@ func readTop(b *block, c *Config, f *flags) {
 		"cluster gateway mappings maps no_system_account no_system no_sys_acc",
 		"operator operators roots root root_operators root_operator trusted trusted_keys default_sentinel: remove it; leafd knows users with passwords and a token",
 		"resolver account_resolver accounts_resolver resolver_tls resolver_preload resolver_pinned_accounts",
-		"tls allow_non_tls ocsp ocsp_cache https https_port websocket ws proxies proxy_protocol",
+		"ocsp ocsp_cache proxies proxy_protocol",
 		"store_dir storedir default_js_domain: remove it; the hub keeps streams, and an outbox block keeps messages for it",
 		"server_metadata http_base_path prof_port prof_block_rate max_sub_tokens max_subscription_tokens feature_flags",
 		"disable_sublist_cache no_sublist_cache: remove it; leafd's cache of matches is small and follows every change",
@@ -270,6 +274,7 @@ func readMQTT(b *block, c *Config) *MQTT {
 	b.integer(&q.MaxSubs, 1, 1e6, "max_subscriptions", "max_subs")
 	b.dur(&q.WriteDeadline, 100*time.Millisecond, 5*time.Minute, "write_deadline")
 	b.dur(&q.ConnectTimeout, 100*time.Millisecond, time.Minute, "connect_timeout")
+	b.sub(func(b *block) { q.TLS = readTLS(b, false) }, "tls")
 	c.Auth.MQTT = readListenerAuth(b, c.Auth.Credentials, &q.ConnectTimeout)
 	if q.MaxPending < q.MaxPacket {
 		b.r.fail(b.join("max_pending_bytes"), fmt.Sprintf("%s is less than max_packet, %s", showSize(int64(q.MaxPending)), showSize(int64(q.MaxPacket))), "raise it or lower max_packet")
@@ -278,7 +283,7 @@ func readMQTT(b *block, c *Config) *MQTT {
 		b.r.fail(b.join("max_packet"), fmt.Sprintf("%s lets in messages larger than max_payload, %s", showSize(int64(q.MaxPacket)), showSize(int64(c.MaxPayload))), "raise max_payload or lower it")
 	}
 	b.notYet(
-		"tls ack_wait ackwait js_api_timeout api_timeout js_domain stream_replicas consumer_replicas",
+		"ack_wait ackwait js_api_timeout api_timeout js_domain stream_replicas consumer_replicas",
 		"max_ack_pending max_pending max_inflight: remove it; it counts messages, max_pending_bytes bounds the bytes waiting for one client",
 		"consumer_memory_storage consumer_inactive_threshold consumer_auto_cleanup reject_qos2_publish downgrade_qos2_subscribe",
 	)

@@ -32,6 +32,7 @@ var natsStyle = map[string]string{
 	"any free port":             "listen: localhost:-1\nhttp: localhost:-1\n",
 	"an empty file":             "",
 	"all that tells of itself":  "pid_file = /tmp/x.pid\nlogfile: \"/tmp/x.log\"\nports_file_dir: /tmp\nclient_advertise: \"h:1\"\nserver_tags: a\n",
+	"WebSockets, in clear":      "websocket {\n  port: 9222\n  no_tls: true\n  same_origin: true\n  allowed_origins: [ \"http://a.example\" ]\n  compression: true\n  handshake_timeout: \"2s\"\n}\n",
 	"logging":                   "debug: false\ntrace: false\nlogtime: true\nlogfile_size_limit: 1GB\nlogfile_max_num: 3\nremote_syslog: \"udp://127.0.0.1:514\"\n",
 }
 
@@ -83,6 +84,10 @@ var corpus54 = []struct{ name, text, want string }{
 	{"jetstream", "jetstream { store_dir: x }", "the hub keeps streams"},
 	{"operator mode", "operator: x", "leafd knows users with passwords"},
 	{"cluster", "cluster { port: 6222 }", `key "cluster": leafd does not have this nats-server key yet`},
+	{"tls without a certificate", "tls {\n  timeout: 2\n}", `:1:1: key "tls.cert_file": is missing`},
+	{"tls with a file that is not there", "tls {\n  cert_file: \"/nowhere/c.pem\"\n  key_file: \"/nowhere/k.pem\"\n}", `:2:3: key "tls.cert_file": /nowhere/c.pem: no such file`},
+	{"https without a certificate", "https: 8443", `:1:1: key "https": needs a certificate`},
+	{"websocket without tls", "websocket { port: 8443 }", `:1:1: key "websocket.tls": is missing; add it, or no_tls: true`},
 	{"a key that only tunes nats-server", "no_sublist_cache: true", "leafd's cache of matches is small"},
 }
 

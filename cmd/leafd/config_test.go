@@ -1,6 +1,8 @@
 package main
 
 import (
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"maps"
@@ -14,6 +16,8 @@ import (
 	"time"
 
 	"github.com/leafd/leafd/hw"
+	"github.com/leafd/leafd/internal/secure"
+	"github.com/leafd/leafd/internal/testkit"
 	"github.com/leafd/leafd/leaf"
 	"github.com/leafd/leafd/storefwd"
 	"github.com/nats-io/nats-server/v2/conf"
@@ -310,7 +314,7 @@ cluster { name: x }
 jetstream: enabled
 mqtt {
   listen: 1883
-  tls { cert_file: x }
+  tls { cert_file: /nowhere, key_file: /nowhere }
   max_pendng_bytes: 1MB
 }
 `)
@@ -324,7 +328,7 @@ mqtt {
 		`:2:1: key "max_payload": 0 is out of range; use 1 to 64MB`,
 		`:3:1: key "cluster": leafd does not have this nats-server key yet; remove it`,
 		`:4:1: key "jetstream": leafd does not have this nats-server key yet; remove it; the hub keeps streams, and an outbox block keeps messages for it`,
-		`:7:3: key "mqtt.tls": leafd does not have this nats-server key yet; remove it`,
+		`:7:9: key "mqtt.tls.cert_file": /nowhere: no such file or directory; name a file that this user may read; paths are relative to the working directory`,
 		`:8:3: key "mqtt.max_pendng_bytes": unknown key; did you mean "max_pending_bytes"?`,
 	}
 	for i := range want {
@@ -643,10 +647,13 @@ func TestDeployConfigShowsDefaults(t *testing.T) {
 			lines[i] = line[1:]
 		}
 	}
-	if c, err = load(t, strings.Join(lines, "\n")); err != nil {
+	ca := testkit.NewCA(t)
+	cert, key := ca.Issue(x509.Certificate{})
+	files := strings.NewReplacer("/etc/leafd/cert.pem", cert, "/etc/leafd/key.pem", key, "/etc/leafd/ca.pem", ca.File)
+	if c, err = load(t, files.Replace(strings.Join(lines, "\n"))); err != nil {
 		t.Fatal(err)
 	}
-	if c.Remote == nil || c.MQTT == nil || len(c.Outboxes) != 1 || len(c.Devices) != 3 {
+	if c.TLS == nil || c.WS == nil || c.Remote == nil || c.MQTT == nil || len(c.Outboxes) != 1 || len(c.Devices) != 3 {
 		t.Fatalf("%s does not show every block: %+v", path, c)
 	}
 	want := defaultConfig()
@@ -658,7 +665,11 @@ func TestDeployConfigShowsDefaults(t *testing.T) {
 	want.Auth.MQTT, want.Auth.NoAuthUser = c.Auth.MQTT, c.Auth.NoAuthUser
 	want.Auth.Accounts, want.Auth.SystemAccount = c.Auth.Accounts, "$SYS"
 	want.MQTT = defaultMQTT(want.MaxPayload)
-	want.MQTT.Listen = c.MQTT.Listen
+	want.MQTT.Listen, want.MQTT.TLS = c.MQTT.Listen, c.MQTT.TLS
+	want.TLS = &secure.Config{CertFile: cert, KeyFile: key, CAFile: ca.File, Verify: true, Timeout: 2 * time.Second, Pinned: c.TLS.Pinned,
+		MinVersion: tls.VersionTLS12, CipherSuites: c.TLS.CipherSuites, Curves: c.TLS.Curves}
+	want.WS = &WebSocket{Listen: c.WS.Listen, TLS: c.WS.TLS, Origins: c.WS.Origins, HandshakeTimeout: 2 * time.Second, Advertise: c.WS.Advertise}
+	want.Auth.WebSocket = c.Auth.WebSocket
 	want.Remote = defaultRemote()
 	want.Remote.URLs, want.Remote.Credentials = c.Remote.URLs, c.Remote.Credentials
 	want.Remote.DenyImports, want.Remote.DenyExports = c.Remote.DenyImports, c.Remote.DenyExports
@@ -677,15 +688,18 @@ func TestDeployConfigShowsEveryKey(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, key := range strings.Fields(`server_name listen max_payload max_control_line max_pending max_connections
-		max_subscriptions max_closed_clients ping_interval ping_max write_deadline authorization users user password timeout token http debug
-		no_header_support client_advertise server_tags lame_duck_duration lame_duck_grace_period ports_file_dir trace trace_verbose
-		trace_headers max_traced_msg_len log_file log_size_limit logfile_max_num logtime logtime_utc syslog remote_syslog
-		pid_file leafnodes reconnect remotes urls no_randomize credentials nkey first_info_timeout disabled deny_imports
-		deny_exports mqtt max_packet max_pending_bytes connect_timeout store dir journal_size spill_after
-		commit_interval max_size reserve outbox subjects max_bytes max_msgs max_age gap_subject full durability conflate grace grace_bytes grace_on_disk window order live_share ack_timeout
-		duplicate_window confirm stream domain clock trust hardware devices
-		driver subject interval`) {
+	keys := strings.Fields(`users user password nkey allowed_connection_types permissions publish subscribe allow deny allow_responses
+		default_permissions token exports imports limits cert_file key_file ca_file verify verify_and_map handshake_first pinned_certs
+		min_version cipher_suites curve_preferences reconnect remotes urls account no_randomize credentials first_info_timeout disabled
+		deny_imports deny_exports no_tls same_origin allowed_origins compression handshake_timeout advertise driver subject interval bus
+		address chip line pull edge debounce active_low initial safe`)
+	for _, s := range settings {
+		keys = append(keys, strings.Split(strings.ReplaceAll(s.key, "[0]", ""), ".")...)
+	}
+	for _, s := range outboxSettings {
+		keys = append(keys, s.key)
+	}
+	for _, key := range keys {
 		if !regexp.MustCompile(`[#{ ]` + key + `(:| \{)`).Match(text) {
 			t.Errorf("key %q is not shown", key)
 		}

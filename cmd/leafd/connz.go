@@ -61,7 +61,7 @@ func connz(infos []leaf.ConnInfo) []monitor.Conn {
 		all[k] = monitor.Conn{Cid: i.ID, Kind: "Client", Type: i.Type, IP: i.IP, Port: i.Port, Start: i.Start.UTC(), LastActivity: i.LastActivity.UTC(),
 			Reason: i.Reason, RTT: i.RTT, Pending: i.Pending, InMsgs: i.In.Msgs, InBytes: i.In.Bytes, OutMsgs: i.Out.Msgs, OutBytes: i.Out.Bytes,
 			Stalls: i.Stalls, NumSubs: i.NumSubs, Name: i.Name, Lang: i.Lang, Version: i.Version, MQTTClient: i.MQTTClient,
-			User: i.User, NKey: i.NKey, Account: accountOf(i)}
+			User: i.User, NKey: i.NKey, Account: accountOf(i), TLSVersion: i.TLS.Version, TLSCipher: i.TLS.Cipher, TLSFirst: i.TLS.First}
 		account := ""
 		if stop := i.Stop.UTC(); !i.Stop.IsZero() {
 			all[k].Stop, account = &stop, accountOf(i)

@@ -18,6 +18,7 @@ import (
 	"github.com/leafd/leafd/hw"
 	"github.com/leafd/leafd/internal/monitor"
 	"github.com/leafd/leafd/internal/msg"
+	"github.com/leafd/leafd/internal/ws"
 	"github.com/leafd/leafd/leaf"
 	"github.com/leafd/leafd/mqttbridge"
 	"github.com/leafd/leafd/storefwd"
@@ -52,8 +53,11 @@ type daemon struct {
 	closed   *leaf.ClosedRing
 	mon      *monitor.Monitor
 
-	natsLn, mqttLn, httpLn *listener    // the last two may be nil
-	ctlLn                  net.Listener // nil without outboxes
+	ws      *ws.Server // nil without a WebSocket listener
+	secured secured    // the listeners' certificates
+
+	natsLn, mqttLn, wsLn, httpLn *listener    // all but the first may be nil
+	ctlLn                        net.Listener // nil without outboxes
 }
 
 // origin is when a configuration was read, and from what.
@@ -115,10 +119,18 @@ func newDaemon(program string, cfg *Config, f *flags, logs *logs) (d *daemon, er
 	if err := d.openStore(); err != nil {
 		return nil, errors.Join(err, d.closeStore())
 	}
+	ids, err := loadIdentities(cfg)
+	if err != nil {
+		return nil, errors.Join(err, d.closeStore())
+	}
+	d.secured = newSecured(ids)
 	d.services = newServices(d.id, d.closed, d.log)
 	d.nats = leaf.New(d.natsOptions(), d.router)
 	if cfg.MQTT != nil {
 		d.mqtt = mqttbridge.New(d.mqttOptions())
+	}
+	if cfg.WS != nil {
+		d.ws = ws.New(d.wsOptions())
 	}
 	if err := d.listen(); err != nil {
 		return nil, errors.Join(err, d.closeListeners(), d.closeStore())
@@ -306,8 +318,13 @@ func (d *daemon) listen() (err error) {
 			return err
 		}
 	}
+	if c.WS != nil {
+		if d.wsLn, err = listenOn("websocket clients", "websocket.listen", c.WS.Listen); err != nil {
+			return err
+		}
+	}
 	if c.HTTP != "" {
-		if d.httpLn, err = listenOn("monitoring", "http", c.HTTP); err != nil {
+		if d.httpLn, err = listenOn("monitoring", c.httpKey(), c.HTTP); err != nil {
 			return err
 		}
 	}
@@ -320,7 +337,7 @@ func (d *daemon) listen() (err error) {
 }
 
 func (d *daemon) closeListeners() (err error) {
-	for _, ln := range []*listener{d.natsLn, d.mqttLn, d.httpLn} {
+	for _, ln := range []*listener{d.natsLn, d.mqttLn, d.wsLn, d.httpLn} {
 		if ln != nil {
 			err = errors.Join(err, ln.Close())
 		}
@@ -357,12 +374,17 @@ func (d *daemon) run(ctx context.Context, signals <-chan os.Signal) error {
 	middle.run(d.hw.Run)
 	middle.run(d.services.run)
 	inner := startStage(cancel)
-	inner.run(func(ctx context.Context) error { return d.nats.Serve(ctx, d.natsLn) })
+	inner.run(func(ctx context.Context) error { return d.nats.Serve(ctx, d.secured.nats.Listener(d.natsLn)) })
 	if d.mqttLn != nil {
-		inner.run(func(ctx context.Context) error { return d.mqtt.Serve(ctx, d.mqttLn) })
+		inner.run(func(ctx context.Context) error { return d.mqtt.Serve(ctx, d.secured.mqtt.Listener(d.mqttLn)) })
+	}
+	if d.wsLn != nil {
+		d.serveWebSockets(inner)
 	}
 	if d.httpLn != nil {
-		inner.run(func(ctx context.Context) error { return monitor.Serve(ctx, d.httpLn, d.mon, d.log) })
+		inner.run(func(ctx context.Context) error {
+			return monitor.Serve(ctx, d.secured.http.Listener(d.httpLn), d.mon, d.log)
+		})
 	}
 	if d.ctlLn != nil {
 		inner.run(func(ctx context.Context) error { return serveCtl(ctx, d.ctlLn, c, d.ctlBoxes(), d.log) })

@@ -8,6 +8,8 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+
+	"github.com/leafd/leafd/internal/secure"
 )
 
 // The files that tell others of the running daemon: its process id and its ports.
@@ -37,6 +39,7 @@ type portsFile struct {
 	NATS       []string `json:"nats,omitempty"`
 	Monitoring []string `json:"monitoring,omitempty"`
 	MQTT       []string `json:"mqtt,omitempty"`
+	WebSocket  []string `json:"websocket,omitempty"`
 }
 
 // writePorts writes the ports file into path, if there is one. Readers see all of it
@@ -45,7 +48,8 @@ func (d *daemon) writePorts(path string) error {
 	if path == "" {
 		return nil
 	}
-	data, err := json.Marshal(portsFile{NATS: listenURLs("nats", d.natsLn), Monitoring: listenURLs("http", d.httpLn), MQTT: listenURLs("mqtt", d.mqttLn)})
+	data, err := json.Marshal(portsFile{NATS: listenURLs("nats", d.natsLn), Monitoring: listenURLs(webScheme("http", d.secured.http), d.httpLn),
+		MQTT: listenURLs("mqtt", d.mqttLn), WebSocket: listenURLs(webScheme("ws", d.secured.ws), d.wsLn)})
 	if err == nil {
 		err = writeWhole(path, data)
 	}
@@ -53,6 +57,14 @@ func (d *daemon) writePorts(path string) error {
 		return fmt.Errorf("ports_file_dir: cannot write %s: %w; %s", path, reasonOf(err), fileRemedy(err, "choose a directory that this user may write to"))
 	}
 	return nil
+}
+
+// webScheme is clear, or what it is called over TLS.
+func webScheme(clear string, t *secure.Source) string {
+	if t != nil {
+		return clear + "s"
+	}
+	return clear
 }
 
 // listenURLs are the addresses at which ln can be reached: for one on every

@@ -24,9 +24,11 @@ type flags struct {
 	signal string // of --signal
 	check  bool
 	show   bool // the version
-	help   bool
 
-	lays []func(*Config) // the flags laid over a Config, in the order given
+	help, helpTLS bool
+
+	tls  tlsFlags
+	lays []func(*Config) // the others laid over a Config, in the order given
 	err  error           // while parsing: why a flag is refused
 }
 
@@ -52,7 +54,7 @@ var optionGroups = []struct {
 		{names: "n name server_name", arg: "name", help: "what the server calls itself", text: textFlag(func(c *Config) *string { return &c.ServerName })},
 		{names: "P pid", arg: "file", help: "write the process id to this file", text: textFlag(func(c *Config) *string { return &c.PidFile })},
 		{names: "m http_port", arg: "port", help: "serve monitoring on this port", text: portFlag((*Config).setHTTPPort)},
-		{names: "ms https_port", arg: "port", help: "refused", refuse: "leafd does not serve monitoring over TLS; use -m, on the loopback, behind a proxy"},
+		{names: "ms https_port", arg: "port", help: "serve monitoring over TLS on this port, in place of that", text: portFlag((*Config).setHTTPSPort)},
 		{names: "c config", arg: "file", help: "the configuration file", text: func(f *flags, v string) error { f.config = v; return nil }},
 		{names: "t", help: "check the configuration and end", toggle: func(f *flags, on bool) error { f.check = on; return nil }},
 		{names: "sl signal", arg: "signal[=pid]", help: "send ldm, stop, quit, term, reopen or reload to a running server,\n" +
@@ -84,9 +86,11 @@ var optionGroups = []struct {
 		{names: "auth", arg: "token", help: "the token that clients connect with", text: textFlag(func(c *Config) *string { return &c.Auth.Token })},
 	}},
 	{"TLS", []option{
-		{names: "tls tlsverify", help: "refused", refuse: noTLS},
-		{names: "tlscert tlskey tlscacert", arg: "file", help: "refused", refuse: noTLS},
-		{names: "help_tls", help: "refused", refuse: noTLS},
+		{names: "tls", help: "TLS for NATS clients; -tls=false: none, whatever the file says", toggle: (*flags).setTLS},
+		{names: "tlscert", arg: "file", help: "with this certificate", text: tlsFile(func(t *tlsFlags) *string { return &t.cert })},
+		{names: "tlskey", arg: "file", help: "and its private key", text: tlsFile(func(t *tlsFlags) *string { return &t.key })},
+		{names: "tlsverify", help: "and clients need a certificate, too", toggle: (*flags).setTLSVerify},
+		{names: "tlscacert", arg: "file", help: "signed by one of these", text: tlsFile(func(t *tlsFlags) *string { return &t.ca })},
 	}},
 	{"Cluster", []option{
 		{names: "routes cluster cluster_listen cluster_name cluster_advertise connect_retries", arg: "value", help: "refused", refuse: noCluster},
@@ -98,13 +102,11 @@ var optionGroups = []struct {
 	{"Common", []option{
 		{names: "h help", help: "show this", toggle: func(f *flags, on bool) error { f.help = on; return nil }},
 		{names: "v version", help: "show the version", toggle: func(f *flags, on bool) error { f.show = on; return nil }},
+		{names: "help_tls", help: "show what TLS can be told", toggle: func(f *flags, on bool) error { f.helpTLS = on; return nil }},
 	}},
 }
 
-const (
-	noTLS     = "leafd does not have TLS for clients yet; leave it out and let a proxy end TLS"
-	noCluster = "a leaf is no member of a cluster; leave it out and connect to one with leafnodes { remotes: [ … ] }"
-)
+const noCluster = "a leaf is no member of a cluster; leave it out and connect to one with leafnodes { remotes: [ … ] }"
 
 // parseFlags reads a command line without the program's name.
 func parseFlags(program string, args []string) (*flags, error) {
@@ -222,10 +224,21 @@ func (f *flags) lay(c *Config, r *reader) {
 		c.Auth.Users, c.Auth.Token = []leaf.User{u}, ""
 	}
 	c.flagUser = leaf.User{}
+	f.tls.lay(c, r)
 }
 
-// settleHTTP gives the monitoring address the host that was left out.
-func (c *Config) settleHTTP() {
+// settleHTTP finds where monitoring is and whether over TLS, and gives the address the
+// host that was left out.
+func (c *Config) settleHTTP(b *block) {
+	if c.https != "" {
+		switch {
+		case c.HTTP != "":
+			b.r.fail("https", "excludes http, which is set too", "keep one of them")
+		case c.TLS == nil && !b.failedUnder("tls"):
+			b.r.fail("https", "needs a certificate", "add tls { cert_file: …, key_file: … }")
+		}
+		c.HTTP, c.HTTPS, c.https = c.https, true, ""
+	}
 	host, port, err := net.SplitHostPort(c.HTTP)
 	if err != nil || host != "" {
 		return
@@ -332,6 +345,11 @@ func (c *Config) setPort(port string) {
 func (c *Config) setHTTPPort(port string) {
 	host, _, _ := net.SplitHostPort(c.HTTP)
 	c.HTTP = net.JoinHostPort(host, port)
+}
+
+func (c *Config) setHTTPSPort(port string) {
+	host, _, _ := net.SplitHostPort(c.https)
+	c.https = net.JoinHostPort(host, port)
 }
 
 // splitAdvertise reads host or host:port; port is 0 if it is left out.

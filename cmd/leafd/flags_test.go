@@ -1,11 +1,16 @@
 package main
 
 import (
+	"crypto/x509"
+	"fmt"
 	"reflect"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
+	"github.com/leafd/leafd/internal/secure"
+	"github.com/leafd/leafd/internal/testkit"
 	"github.com/leafd/leafd/leaf"
 )
 
@@ -66,6 +71,65 @@ func TestFlagsGoBeforeTheFile(t *testing.T) {
 	}
 }
 
+// The TLS flags stand for the certificate of the file's block and leave the rest of it.
+func TestTLSFlags(t *testing.T) {
+	ca := testkit.NewCA(t)
+	cert, key := ca.Issue(x509.Certificate{})
+	other, otherKey := ca.Issue(x509.Certificate{})
+	file := fmt.Sprintf("tls { cert_file: %q, key_file: %q, timeout: 7, verify: true }\n", other, otherKey)
+	pair := "--tlscert " + cert + " --tlskey " + key
+	plain := &secure.Config{CertFile: cert, KeyFile: key}
+	verify := &secure.Config{CertFile: cert, KeyFile: key, CAFile: ca.File, Verify: true}
+	over := &secure.Config{CertFile: cert, KeyFile: key, Timeout: 7 * time.Second}
+	for _, c := range []struct {
+		file, args, http string
+		want             *secure.Config
+		https            bool
+	}{
+		{"", pair, "", plain, false},
+		{"", "--tls " + pair, "", plain, false},
+		{"", "--tlsverify --tlscacert=" + ca.File + " " + pair, "", verify, false},
+		{"", pair + " -m 8222", "127.0.0.1:8222", plain, false},
+		{"", pair + " -ms 8443", "127.0.0.1:8443", plain, true},
+		{"", pair + " --https_port=-1", "127.0.0.1:0", plain, true},
+		{"https: \"10.0.0.1:1\"\n" + file, pair + " -ms 2", "10.0.0.1:2", over, true},
+		{file, pair, "", over, false},
+		{file, "--tls=false " + pair + " --tlsverify", "", nil, false},
+		{file, "--tlscert= --tlskey=", "", &secure.Config{CertFile: other, KeyFile: otherKey, Timeout: 7 * time.Second, Verify: true}, false},
+	} {
+		got, err := flagged(t, "leafd", c.file, strings.Fields(c.args)...)
+		if err != nil {
+			t.Errorf("%s with %q: %v", c.args, c.file, err)
+		} else if !reflect.DeepEqual(got.TLS, c.want) || got.HTTP != c.http || got.HTTPS != c.https {
+			t.Errorf("%s with %q: %+v, monitoring %s, over TLS: %v", c.args, c.file, got.TLS, got.HTTP, got.HTTPS)
+		}
+	}
+	for file, args := range map[string]string{file + "https: 8443": "--tls=false", "https: 8443\n": "-m 8222 " + pair, "http: 8222\n": "-ms 8443 " + pair} {
+		if _, err := flagged(t, "leafd", file, strings.Fields(args)...); err == nil || !strings.Contains(err.Error(), `key "https": `) {
+			t.Errorf("%s with %q: %v", args, file, err)
+		}
+	}
+	c, err := flagged(t, "nats-server", "", strings.Fields("-a 10.0.0.1 -ms 8443 "+pair)...)
+	if err != nil || c.HTTP != "10.0.0.1:8443" {
+		t.Errorf("%v, %v", c, err)
+	}
+}
+
+func TestTLSUsage(t *testing.T) {
+	u := tlsUsage()
+	for _, c := range curves {
+		if !strings.Contains(u, "\n    "+c.String()+"\n") {
+			t.Errorf("no %v in\n%s", c, u)
+		}
+		if _, ok := curves[strings.ToLower(c.String())]; !ok {
+			t.Errorf("%v is not called so in the file", c)
+		}
+	}
+	if !strings.Contains(u, "\n    TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256\n") || strings.Contains(u, "TLS_AES_128_GCM_SHA256") {
+		t.Error(u) // those of TLS 1.3 cannot be chosen
+	}
+}
+
 func equal(a, b any) bool {
 	switch a := a.(type) {
 	case []bool:
@@ -85,11 +149,13 @@ func TestFlagsRefused(t *testing.T) {
 		"--routes=nats://canary@h":      "--routes: a leaf is no member",
 		"--no_advertise":                "--no_advertise: a leaf",
 		"--connect_retries 3":           "--connect_retries: a leaf",
-		"--tls":                         "--tls: leafd does not have TLS",
-		"--tlscert x":                   "--tlscert: leafd does not have TLS",
-		"-ms 8443":                      "-ms: leafd does not serve monitoring over TLS",
+		"--tls":                         `key "tls": --tlscert is missing; name the PEM file`,
+		"--tlsverify":                   `key "tls": --tlscert is missing`,
+		"--tlscert x":                   `key "tls": --tlskey is missing`,
+		"--tlscert x --tlskey y":        `key "tls": --tlscert x: no such file`,
+		"-ms 8443":                      `key "https": needs a certificate`,
+		"-ms x":                         "out of range",
 		"--profile 6000":                "--profile: leafd does not serve profiles",
-		"--help_tls":                    "--help_tls: leafd",
 		"-p 65536":                      "-p: port \"65536\" is out of range",
 		"-p x":                          "out of range",
 		"-a a/b":                        "-a: \"a/b\" is not a host",

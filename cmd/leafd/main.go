@@ -40,6 +40,9 @@ func run(program string, args []string) int {
 	case f.help:
 		fmt.Print(usage(program))
 		return 0
+	case f.helpTLS:
+		fmt.Print(tlsUsage())
+		return 0
 	case f.show && f.stock:
 		fmt.Println(stockName + ": v" + leaf.ProtocolVersion)
 		return 0

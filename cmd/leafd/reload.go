@@ -91,7 +91,8 @@ func needRestart(changes []change, next *Config) error {
 // prepared is what a reload has opened and not yet put in place.
 type prepared struct {
 	nats, mqtt, http *listener // nil: the address is the same
-	dest             *dest     // nil: the log goes where it went
+	ids              identities
+	dest             *dest // nil: the log goes where it went
 }
 
 // prepare opens what the new configuration needs beside what is open. After an error
@@ -108,6 +109,9 @@ func (d *daemon) prepare(was, next *Config) (p *prepared, err error) {
 			return nil, err
 		}
 	}
+	if p.ids, err = loadIdentities(next); err != nil {
+		return p, err
+	}
 	for _, l := range []struct {
 		into           **listener
 		what, key      string
@@ -115,7 +119,7 @@ func (d *daemon) prepare(was, next *Config) (p *prepared, err error) {
 	}{
 		{&p.nats, "NATS clients", "listen", was.Listen, next.Listen},
 		{&p.mqtt, "MQTT", "mqtt.listen", mqttOf(was).Listen, mqttOf(next).Listen},
-		{&p.http, "monitoring", "http", was.HTTP, next.HTTP},
+		{&p.http, "monitoring", next.httpKey(), was.HTTP, next.HTTP},
 	} {
 		if l.before == l.wanted {
 			continue
@@ -169,9 +173,13 @@ func (d *daemon) apply(p *prepared, was, next *Config) error {
 		dest = d.logs.out.dest
 	}
 	d.logs.use(dest, next)
+	d.secured.swap(p.ids)
 	d.nats.Reload(d.natsOptions())
 	if d.mqtt != nil {
 		d.mqtt.Reload(d.mqttOptions())
+	}
+	if d.ws != nil {
+		d.ws.SetMaxMessage(d.wsOptions().MaxMessage)
 	}
 	if err := d.services.follow(d.spaces()); err != nil {
 		d.log.Error("requests on $SYS subjects are not answered in every account", "err", err)

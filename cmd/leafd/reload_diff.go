@@ -5,6 +5,8 @@ import (
 	"reflect"
 	"strings"
 	"time"
+
+	"github.com/leafd/leafd/internal/secure"
 )
 
 // change is one key whose value a reload would change.
@@ -24,6 +26,7 @@ type setting struct {
 
 const (
 	restartStore = "the store is open with it"
+	restartTLS   = "a listener has TLS or not from the start"
 	restartPart  = "the parts of the gateway are wired once, at the start"
 )
 
@@ -51,6 +54,9 @@ var settings = []setting{
 	{key: "authorization.timeout", get: func(c *Config) any { return c.Auth.Timeout }},
 	{key: "accounts", get: func(c *Config) any { return c.Auth.Accounts }, secret: true},
 	{key: "system_account", get: func(c *Config) any { return c.Auth.SystemAccount }, restart: restartPart},
+	{key: "tls", get: func(c *Config) any { return c.TLS }, secret: true},
+	{key: "allow_non_tls", get: func(c *Config) any { return c.AllowNonTLS }},
+	{key: "https", get: func(c *Config) any { return c.HTTPS }, restart: restartTLS},
 	{key: "http", get: func(c *Config) any { return c.HTTP }},
 	{key: "pid_file", get: func(c *Config) any { return c.PidFile }},
 	{key: "ports_file_dir", get: func(c *Config) any { return c.PortsFileDir }},
@@ -75,6 +81,9 @@ var settings = []setting{
 	{key: "mqtt.write_deadline", get: func(c *Config) any { return mqttOf(c).WriteDeadline }},
 	{key: "mqtt.connect_timeout", get: func(c *Config) any { return mqttOf(c).ConnectTimeout }},
 	{key: "mqtt.authorization", get: func(c *Config) any { return c.Auth.MQTT }, secret: true},
+	{key: "mqtt.tls", get: func(c *Config) any { return mqttOf(c).TLS }, secret: true},
+	{key: "websocket.tls", get: func(c *Config) any { return webSocketOf(c).TLS }, secret: true},
+	{key: "websocket", get: func(c *Config) any { w := webSocketOf(c); w.TLS = nil; return w }, secret: true, restart: restartPart},
 	{key: "websocket.authorization", get: func(c *Config) any { return c.Auth.WebSocket }, secret: true},
 	{key: "store.dir", get: func(c *Config) any { return c.Store.Dir }, restart: restartStore},
 	{key: "store.journal_size", get: func(c *Config) any { return c.Store.JournalSize }, restart: restartStore},
@@ -92,6 +101,14 @@ func mqttOf(c *Config) *MQTT {
 		return &MQTT{}
 	}
 	return c.MQTT
+}
+
+// webSocketOf is a copy of the WebSocket block, an empty one if there is none.
+func webSocketOf(c *Config) WebSocket {
+	if c.WS == nil {
+		return WebSocket{}
+	}
+	return *c.WS
 }
 
 // outboxSettings are those of one outbox.
@@ -140,10 +157,29 @@ func diff(a, b *Config) (changes []change) {
 	if (a.MQTT == nil) != (b.MQTT == nil) {
 		changes = append(changes, change{"mqtt", yesNo(a.MQTT != nil), yesNo(b.MQTT != nil), restartPart})
 	}
+	changes = append(changes, tlsChanges(a, b)...)
 	if (a.HTTP == "") != (b.HTTP == "") {
 		changes = append(changes, change{"http", showValue(a.HTTP), showValue(b.HTTP), restartPart})
 	}
 	return append(changes, outboxChanges(a, b)...)
+}
+
+// tlsChanges are of listeners that stay and would have TLS, or have it no more.
+func tlsChanges(a, b *Config) (changes []change) {
+	for _, l := range []struct {
+		key     string
+		stays   bool
+		was, is *secure.Config
+	}{
+		{"tls", true, a.TLS, b.TLS},
+		{"mqtt.tls", a.MQTT != nil && b.MQTT != nil, mqttOf(a).TLS, mqttOf(b).TLS},
+		{"websocket.tls", a.WS != nil && b.WS != nil, webSocketOf(a).TLS, webSocketOf(b).TLS},
+	} {
+		if l.stays && (l.was == nil) != (l.is == nil) {
+			changes = append(changes, change{l.key, yesNo(l.was != nil), yesNo(l.is != nil), restartTLS})
+		}
+	}
+	return changes
 }
 
 func outboxChanges(a, b *Config) (changes []change) {

@@ -1,12 +1,15 @@
 package main
 
 import (
+	"crypto/tls"
 	"net/url"
 	"reflect"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/leafd/leafd/internal/secure"
+	"github.com/leafd/leafd/internal/ws"
 	"github.com/leafd/leafd/leaf"
 )
 
@@ -22,6 +25,7 @@ hardware { devices { air { driver: simulated, subject: "lab.air" } } }`)
 		t.Fatal(err)
 	}
 	c.Auth.MQTT, c.Auth.WebSocket = &leaf.Credentials{}, &leaf.Credentials{}
+	c.TLS, c.MQTT.TLS, c.WS = &secure.Config{}, &secure.Config{}, &WebSocket{TLS: &secure.Config{}}
 	return c
 }
 
@@ -85,6 +89,12 @@ func alter(t *testing.T, path string, v reflect.Value) {
 		v.SetUint(v.Uint() + 1)
 	case v.Type() == reflect.TypeFor[[]string]():
 		v.Set(reflect.ValueOf([]string{"x"}))
+	case v.Type() == reflect.TypeFor[[]uint16]():
+		v.Set(reflect.ValueOf([]uint16{1}))
+	case v.Type() == reflect.TypeFor[[]tls.CurveID]():
+		v.Set(reflect.ValueOf([]tls.CurveID{tls.X25519}))
+	case v.Type() == reflect.TypeFor[[]ws.Origin]():
+		v.Set(reflect.ValueOf([]ws.Origin{{}}))
 	case v.Type() == reflect.TypeFor[[]leaf.User]():
 		v.Set(reflect.ValueOf([]leaf.User{{Name: "x", Password: "y"}}))
 	case v.Type() == reflect.TypeFor[[]leaf.AccountConfig]():

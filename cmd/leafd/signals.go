@@ -60,6 +60,9 @@ func (d *daemon) lameDuck(ctx context.Context) {
 	c := d.cfg.Load()
 	d.say("Entering lame duck mode, stop accepting new clients", "stopping with notice", "grace", c.LameDuckGrace, "duration", c.LameDuckDuration)
 	d.natsLn.drain()
+	if d.wsLn != nil {
+		d.wsLn.drain()
+	}
 	var devices sync.WaitGroup
 	if d.mqttLn != nil {
 		d.mqttLn.drain()
@@ -95,10 +98,14 @@ func (d *daemon) announceStart() {
 
 func (d *daemon) announceReady() {
 	if d.httpLn != nil {
-		d.say("Starting http monitor on "+d.httpLn.String(), "serving monitoring", "listen", d.httpLn)
+		d.say("Starting "+webScheme("http", d.secured.http)+" monitor on "+d.httpLn.String(), "serving monitoring", "listen", d.httpLn)
 	}
 	if d.mqttLn != nil {
 		d.say("Listening for MQTT clients on mqtt://"+d.mqttLn.String(), "serving MQTT devices", "listen", d.mqttLn)
+	}
+	if d.wsLn != nil {
+		d.say("Listening for websocket clients on "+webScheme("ws", d.secured.ws)+"://"+d.wsLn.String(),
+			"serving websocket clients", "listen", d.wsLn, "tls", d.secured.ws != nil)
 	}
 	d.say("Listening for client connections on "+d.natsLn.String(), "serving NATS clients", "listen", d.natsLn)
 	d.say("Server is ready", "leafd is ready", "version", version, "name", d.name)

@@ -1,12 +1,14 @@
 package main
 
 import (
+	"cmp"
 	"os"
 	"runtime"
 	"time"
 
 	"github.com/leafd/leafd/internal/monitor"
 	"github.com/leafd/leafd/internal/msg"
+	"github.com/leafd/leafd/internal/secure"
 	"github.com/leafd/leafd/leaf"
 )
 
@@ -24,7 +26,7 @@ func (d *daemon) varz() monitor.Varz {
 	v := monitor.Varz{ServerID: d.id, ServerName: d.name, Version: leaf.ProtocolVersion, Proto: 1, GoVersion: runtime.Version(),
 		AuthRequired: !c.Auth.Anyone(), MaxConn: c.MaxConnections, MaxSubs: c.MaxSubs, MaxPayload: c.MaxPayload,
 		MaxControl: c.MaxControlLine, MaxPending: c.MaxPending, PingInterval: c.PingInterval, PingMax: c.PingMax,
-		WriteDeadline: c.WriteDeadline, AuthTimeout: c.Auth.Timeout.Seconds(), TLSTimeout: 2,
+		WriteDeadline: c.WriteDeadline, AuthTimeout: c.Auth.Timeout.Seconds(),
 		ConfigLoadTime: from.loaded.UTC(), ConfigDigest: from.digest,
 		SlowConsumers: n.SlowConsumers.Load(), StaleConnections: n.StaleConns.Load(), Leafd: monitor.Leafd{Version: "v" + version,
 			Conns: d.nats.Conns(), Accepted: n.Accepted.Load(), Drops: map[string]uint64{}, Refused: n.Refused.Load(),
@@ -46,12 +48,47 @@ func (d *daemon) varz() monitor.Varz {
 		v.SlowConsumers += d.mqtt.Stats().SlowConsumers
 	}
 	v.SlowStats.Clients, v.StaleStats.Clients = v.SlowConsumers, v.StaleConnections
+	d.addTLS(&v, c)
 	for _, h := range d.hw.Health() {
 		v.Leafd.Hardware = append(v.Leafd.Hardware, monitor.Device{Name: h.Name, Driver: h.Driver, Subject: h.Subject,
 			Part: h.Part, State: h.State.String(), Since: h.Since, LastError: h.Err, Readings: h.Readings,
 			Commands: h.Commands, Failures: h.Failures})
 	}
 	return v
+}
+
+// addTLS shows what the configuration says of TLS and of WebSockets, and when the
+// certificates in force end.
+func (d *daemon) addTLS(v *monitor.Varz, c *Config) {
+	v.TLSTimeout = secure.DefaultTimeout.Seconds()
+	if t := c.TLS; t != nil {
+		v.TLSRequired, v.TLSVerify, v.TLSNotAfter = !c.AllowNonTLS, t.Verify || t.Map, d.secured.nats.NotAfter().UTC()
+		v.TLSTimeout = cmp.Or(t.Timeout, secure.DefaultTimeout).Seconds()
+	}
+	if c.HTTPS {
+		v.HTTPPort, v.HTTPSPort = 0, v.HTTPPort
+	}
+	if m := c.MQTT; m != nil && m.TLS != nil {
+		v.MQTT.TLSTimeout = cmp.Or(m.TLS.Timeout, secure.DefaultTimeout).Seconds()
+		v.MQTT.TLSMap, v.MQTT.TLSPinned, v.MQTT.TLSNotAfter = m.TLS.Map, m.TLS.Pinned, d.secured.mqtt.NotAfter().UTC()
+	}
+	w := c.WS
+	if w == nil {
+		return
+	}
+	z := monitor.VarzWebsocket{Advertise: w.Advertise, HandshakeTimeout: w.HandshakeTimeout, AuthTimeout: c.Auth.Timeout.Seconds(),
+		NoTLS: w.TLS == nil, SameOrigin: w.SameOrigin, Compression: w.Compression}
+	z.Host, z.Port = hostPort(d.wsLn)
+	if a := c.Auth.WebSocket; a != nil {
+		z.NoAuthUser = a.NoAuthUser
+	}
+	for _, o := range w.Origins {
+		z.AllowedOrigins = append(z.AllowedOrigins, o.String())
+	}
+	if w.TLS != nil {
+		z.TLSMap, z.TLSPinned, z.TLSNotAfter = w.TLS.Map, w.TLS.Pinned, d.secured.ws.NotAfter().UTC()
+	}
+	v.Websocket = z
 }
 
 // addTraffic adds up what all subject spaces counted, and what of it was with

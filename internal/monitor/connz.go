@@ -45,6 +45,7 @@ type Conn struct {
 	Version        string      `json:"version,omitempty"`
 	TLSVersion     string      `json:"tls_version,omitempty"`
 	TLSCipher      string      `json:"tls_cipher_suite,omitempty"`
+	TLSFirst       bool        `json:"tls_first,omitempty"`
 	AuthorizedUser string      `json:"authorized_user,omitempty"` // filled in here
 	AccountName    string      `json:"account,omitempty"`         // filled in here
 	IssuerKey      string      `json:"issuer_key,omitempty"`      // likewise

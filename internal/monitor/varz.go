@@ -20,6 +20,7 @@ type Varz struct {
 	AuthRequired bool          `json:"auth_required,omitempty"`
 	TLSRequired  bool          `json:"tls_required,omitempty"`
 	TLSVerify    bool          `json:"tls_verify,omitempty"`
+	TLSNotAfter  time.Time     `json:"tls_cert_not_after,omitzero"`
 	MaxConn      int           `json:"max_connections"`
 	MaxSubs      int           `json:"max_subscriptions,omitempty"`
 	PingInterval time.Duration `json:"ping_interval"` // nanoseconds
@@ -100,7 +101,10 @@ type VarzMQTT struct {
 	NoAuthUser    string        `json:"no_auth_user,omitempty"`
 	AuthTimeout   float64       `json:"auth_timeout,omitempty"` // seconds
 	TLSTimeout    float64       `json:"tls_timeout,omitempty"`  // seconds
-	AckWait       time.Duration `json:"ack_wait,omitempty"`     // nanoseconds
+	TLSMap        bool          `json:"tls_map,omitempty"`
+	TLSPinned     []string      `json:"tls_pinned_certs,omitempty"`
+	TLSNotAfter   time.Time     `json:"tls_cert_not_after,omitzero"`
+	AckWait       time.Duration `json:"ack_wait,omitempty"` // nanoseconds
 	MaxAckPending uint16        `json:"max_ack_pending,omitempty"`
 }
 
@@ -116,6 +120,9 @@ type VarzWebsocket struct {
 	SameOrigin       bool          `json:"same_origin,omitempty"`
 	AllowedOrigins   []string      `json:"allowed_origins,omitempty"`
 	Compression      bool          `json:"compression,omitempty"`
+	TLSMap           bool          `json:"tls_map,omitempty"`
+	TLSPinned        []string      `json:"tls_pinned_certs,omitempty"`
+	TLSNotAfter      time.Time     `json:"tls_cert_not_after,omitzero"`
 }
 
 // KindStats counts by kind of connection. There are neither routes nor gateways

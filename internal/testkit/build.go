@@ -41,7 +41,7 @@ func BuildLeafd(t T, env ...string) string {
 	if err != nil {
 		t.Fatalf("build leafd: %v", err)
 	}
-	args := []string{"build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w"}
+	args := []string{"build", "-trimpath", "-buildvcs=false", "-tags=nethttpomithttp2", "-ldflags=-s -w"}
 	name := "leafd"
 	if key != "" {
 		name += "-" + strings.ReplaceAll(key, "=", "-") // a name with = in it is a variable to env(1)

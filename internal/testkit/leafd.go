@@ -14,10 +14,10 @@ type LeafdOptions struct {
 	// Config is the text of its configuration file. It refers to what testkit
 	// chooses by the variables of the configuration language, without quotes:
 	//
-	//	$LEAFD_NATS_PORT $LEAFD_MQTT_PORT $LEAFD_HTTP_PORT   ports of 127.0.0.1 that stay the same over a restart
-	//	$LEAFD_STORE                                         a directory of this leafd that outlives a restart
+	//	$LEAFD_NATS_PORT $LEAFD_MQTT_PORT $LEAFD_HTTP_PORT $LEAFD_WS_PORT   ports of 127.0.0.1 that stay the same over a restart
+	//	$LEAFD_STORE                                                        a directory of this leafd that outlives a restart
 	//
-	// StartLeafd waits until those of the three ports that it names accept.
+	// StartLeafd waits until those of the four ports that it names accept.
 	Config string
 
 	NATSPort, MQTTPort, HTTPPort int // preferred, if free; 0 lets the kernel choose
@@ -33,8 +33,8 @@ type LeafdOptions struct {
 // same store and, if [Leafd.Configure] was not called, the same configuration.
 type Leafd struct {
 	*Process
-	NATSPort, MQTTPort, HTTPPort int
-	StoreDir                     string
+	NATSPort, MQTTPort, HTTPPort, WSPort int
+	StoreDir                             string
 
 	bin   string
 	env   []string
@@ -46,7 +46,7 @@ type Leafd struct {
 func StartLeafd(t T, o LeafdOptions) *Leafd {
 	t.Helper()
 	dir := t.TempDir()
-	l := &Leafd{NATSPort: Port(t, o.NATSPort), MQTTPort: Port(t, o.MQTTPort), HTTPPort: Port(t, o.HTTPPort),
+	l := &Leafd{NATSPort: Port(t, o.NATSPort), MQTTPort: Port(t, o.MQTTPort), HTTPPort: Port(t, o.HTTPPort), WSPort: Port(t),
 		StoreDir: filepath.Join(dir, "store"), conf: filepath.Join(dir, "leafd.conf")}
 	if err := os.WriteFile(l.conf, []byte(o.Config), 0o600); err != nil {
 		t.Fatalf("start leafd: %v", err)
@@ -81,7 +81,7 @@ func StartLeafd(t T, o LeafdOptions) *Leafd {
 }
 
 func (l *Leafd) ports() map[string]int {
-	return map[string]int{"LEAFD_NATS_PORT": l.NATSPort, "LEAFD_MQTT_PORT": l.MQTTPort, "LEAFD_HTTP_PORT": l.HTTPPort}
+	return map[string]int{"LEAFD_NATS_PORT": l.NATSPort, "LEAFD_MQTT_PORT": l.MQTTPort, "LEAFD_HTTP_PORT": l.HTTPPort, "LEAFD_WS_PORT": l.WSPort}
 }
 
 // uses reports whether the configuration of the run to come names a variable.

@@ -58,8 +58,6 @@ func TestNatsGo(t *testing.T) {
 // are for.
 var notOurs = map[string]string{
 	"trusted_keys": "operators and JWTs",
-	"tls":          "TLS of the client listener",
-	"websocket":    "WebSocket clients",
 }
 
 // refusedKey is the key of notOurs because of which leafd did not start; "" for none.
