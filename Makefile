@@ -8,7 +8,7 @@ TAGS     = nethttpomithttp2
 LDFLAGS  = -s -w -X main.version=$(VERSION)
 
 .DEFAULT_GOAL := build
-.PHONY: build demo test race check cross bench crash outage interop interop-go interop-c fuzz soak clean
+.PHONY: build demo test race check cross bench crash outage interop interop-go interop-c interop-js fuzz soak clean
 
 ## build: leafd for this machine, as bin/leafd
 build:
@@ -78,6 +78,11 @@ fuzz:
 ## go back; about 40 min. A crash is a copy of the files here, so a disk in RAM will do
 soak:
 	TMPDIR=$$(test -w /dev/shm && echo /dev/shm || echo /tmp) $(GO) test ./storefwd -run TestLogAgainstModel -count 1 -timeout 0 -v -setback -rapid.checks=$(SOAK_CHECKS) -rapid.steps=100
+
+## interop-js: the official JavaScript client over TCP, WebSocket, and in headless Chromium; needs
+## node, npm, openssl and chromium. JS_FLAGS="PROGRAM..." for other servers
+interop-js: build
+	cd test/interop/js && npm ci --no-audit --no-fund && node --experimental-websocket run.js $(if $(JS_FLAGS),$(JS_FLAGS),$(CURDIR)/bin/leafd)
 
 clean:
 	rm -rf bin dist
