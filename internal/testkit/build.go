@@ -26,7 +26,8 @@ func NATSServer(t T) string {
 }
 
 // BuildLeafd builds cmd/leafd as it is shipped, static and stripped, and returns
-// its path. The environment can choose another target: "GOARCH=arm", "GOARM=6".
+// its path. The environment can choose another target: "GOARCH=arm", "GOARM=6"; and
+// "TAGS=…" adds build tags, which GOFLAGS could not beside those of the shipped one.
 // For this machine it has the race detector if the test has it. One test process
 // builds each target once.
 func BuildLeafd(t T, env ...string) string {
@@ -41,7 +42,13 @@ func BuildLeafd(t T, env ...string) string {
 	if err != nil {
 		t.Fatalf("build leafd: %v", err)
 	}
-	args := []string{"build", "-trimpath", "-buildvcs=false", "-tags=nethttpomithttp2", "-ldflags=-s -w"}
+	tags := "nethttpomithttp2"
+	for _, e := range env {
+		if more, ok := strings.CutPrefix(e, "TAGS="); ok {
+			tags += "," + more
+		}
+	}
+	args := []string{"build", "-trimpath", "-buildvcs=false", "-tags=" + tags, "-ldflags=-s -w"}
 	name := "leafd"
 	if key != "" {
 		name += "-" + strings.ReplaceAll(key, "=", "-") // a name with = in it is a variable to env(1)
