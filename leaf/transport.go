@@ -66,15 +66,15 @@ func (c *conn) turnAway(why *ProtoError) {
 }
 
 // offer fills in what INFO says of TLS. Of a WebSocket it is as from nats-server.
-func (i *clientInfo) offer(nc net.Conn) {
+func (info *clientInfo) offer(nc net.Conn) {
 	switch nc := nc.(type) {
 	case *secure.Conn:
-		i.TLSRequired, i.TLSAvailable, i.TLSVerify = nc.Offer()
+		info.TLSRequired, info.TLSAvailable, info.TLSVerify = nc.Offer()
 	case webSocket:
 		tls, advertise := nc.WebSocket()
-		i.TLSRequired, i.TLSAvailable = tls, tls
+		info.TLSRequired, info.TLSAvailable = tls, tls
 		if advertise != "" {
-			i.ConnectURLs = []string{advertise}
+			info.ConnectURLs = []string{advertise}
 		}
 	}
 }
