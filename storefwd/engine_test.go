@@ -6,6 +6,7 @@ import (
 	"compress/gzip"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"io"
 	"math/rand/v2"
 	"os"
@@ -226,7 +227,76 @@ func testPacked(t *testing.T, e engine, expect func(what string, log uint32, fro
 }
 
 func recFor(log uint32, seq uint64) []byte {
-	return bytes.Repeat([]byte{byte(log), byte(seq)}, 30+int(seq%9)*200)
+	b := bytes.Repeat([]byte{byte(log), byte(seq)}, 30+int(seq%9)*200)
+	le.PutUint32(b[4:], log)
+	le.PutUint64(b[16:], seq)
+	return b
+}
+
+// A unit of the file that became zero takes keys with it: a search that meets them must not
+// be led past records that are still there. Found by TestDamage.
+func TestZeroedUnitsAreNoticed(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "db")
+	e := newBolt(path, 64<<20)
+	if _, err := e.Open(); err != nil {
+		t.Fatal(err)
+	}
+	const n = 300
+	random := rand.NewChaCha8([32]byte{})
+	for _, log := range []uint32{0xca813ffc, 0xd9d1cc08} {
+		b := &foldBatch{states: map[uint32]logState{log: {Name: fmt.Sprint(log), Last: n}}}
+		for seq := uint64(1); seq <= n; seq++ {
+			rec := recFor(log, seq)
+			random.Read(rec[40:])
+			b.put = append(b.put, foldRecord{log, seq, rec})
+		}
+		if _, err := e.Fold(b); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := e.Close(); err != nil {
+		t.Fatal(err)
+	}
+	whole, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	noticed := 0
+	for at := 2 * boltPage; at < len(whole); at += boltPage {
+		for _, unit := range []int{boltPage, 64 << 10} {
+			b := slices.Clone(whole)
+			clear(b[at:min(at+unit, len(b))])
+			if err := os.WriteFile(path, b, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			if checkPages(path) != nil {
+				noticed++
+				continue
+			}
+			for _, log := range []uint32{0xca813ffc, 0xd9d1cc08} {
+				got, err := countAll(path, log)
+				if err != nil {
+					noticed++
+				} else if got != n {
+					t.Errorf("%d bytes at %d are zero: %d records of %x are read, and nothing is said", unit, at, got, log)
+				}
+			}
+		}
+	}
+	if noticed == 0 {
+		t.Error("nothing was ever damaged")
+	}
+}
+
+// countAll opens a file and counts the records of a log.
+func countAll(path string, log uint32) (n int, err error) {
+	e := newBolt(path, 64<<20)
+	defer e.Close()
+	if _, err := e.Open(); err != nil {
+		return 0, err
+	}
+	err = e.Read(log, 1, 1<<62, func(uint64, []byte) bool { n++; return true })
+	return n, err
 }
 
 // A file that may not grow takes no more, says why, and is as it was before.

@@ -58,6 +58,19 @@ func reach(k, v []byte) (first, last uint64, err error) {
 	return h.first, last, err
 }
 
+// own reports whether what lies under a key says that it belongs there.
+func own(k, v []byte) bool {
+	if !isKey(k) {
+		return false
+	}
+	if len(k) == blockKey {
+		_, _, err := reach(k, v)
+		return err == nil
+	}
+	seq := binary.BigEndian.Uint64(k[4:])
+	return len(v) >= recHeader && seq > 0 && le.Uint64(v[16:]) == seq && le.Uint32(v[4:]) == binary.BigEndian.Uint32(k)
+}
+
 // put stores records, ascending within each log: what is consecutive in blocks, but
 // for the logs whose records are to be alone.
 func (t table) put(p *packer, recs []foldRecord, alone map[uint32]bool) error {
@@ -254,15 +267,15 @@ func (t table) read(u *unpacker, log uint32, from, to uint64, fn func(seq uint64
 	c := t.Cursor()
 	k, _ := c.Seek(low)
 	if k == nil {
-		if last, _ := c.Last(); bytes.Compare(last, low) >= 0 {
+		if last, v := c.Last(); last != nil && (bytes.Compare(last, low) >= 0 || !own(last, v)) {
 			return 0, errDisorder
 		}
 		return 0, nil
 	}
 	var v []byte
-	if before, _ := c.Prev(); before == nil {
+	if before, w := c.Prev(); before == nil {
 		k, v = c.First()
-	} else if bytes.Compare(before, low) >= 0 {
+	} else if bytes.Compare(before, low) >= 0 || !own(before, w) { // the search was led astray
 		return 0, errDisorder
 	} else {
 		k, v = c.Next()
