@@ -239,7 +239,9 @@ func (g *Grant) Permissions() *Permissions {
 func (g *Grant) LastWord() {
 	g.auth.mu.Lock()
 	defer g.auth.mu.Unlock()
-	g.Port.setRights(g.who.rights)
+	if g.Port.rights.Load() == nothing {
+		g.Port.setRights(g.who.rights) // which empties the cache of matches: not for those who just leave
+	}
 }
 
 // Close is called once the client has left. The port is its owner's to close.

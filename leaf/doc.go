@@ -13,9 +13,10 @@
 // the recipient's socket). Then trie.go and cache.go behind the router,
 // inbound.go and parking.go (reading without holding a buffer, or a goroutine, while
 // idle), life.go (a connection from its first goroutine to its end), server.go
-// (accept, limits, shutdown), connect.go (the client handshake), conninfo.go and
-// routerinfo.go (what monitoring shows), kick.go (what a system account may do to a
-// connection), link.go and the files that start with link_.
+// (accept, limits, shutdown), connect.go (the client handshake), transport.go (TLS and
+// WebSockets beneath it), conninfo.go and routerinfo.go (what monitoring shows), kick.go
+// (what a system account may do to a connection), link.go and the files that start with
+// link_.
 // budget.go bounds what waits for all connections.
 //
 // # Concurrency

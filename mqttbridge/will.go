@@ -27,8 +27,9 @@ func (s *session) setWill(c *packet.Connect) error {
 }
 
 // publishWill publishes the will of a session that ends without a DISCONNECT,
-// whatever the reason [MQTT-3.1.2-8], also if its user was removed. One above QoS 0 gets a barrier of its own:
-// nobody waits for it, but it is as urgent as what the device said itself.
+// whatever the reason [MQTT-3.1.2-8], also if its user was removed. One above QoS 0
+// gets a barrier of its own: nobody waits for it, but it is as urgent as what the device
+// said itself.
 func (s *session) publishWill() {
 	if s.will == nil {
 		return

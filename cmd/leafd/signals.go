@@ -10,9 +10,10 @@ import (
 	"github.com/leafd/leafd/leaf"
 )
 
-// obey does what signals and system requests ask for until ctx ends: HUP reads the configuration again,
-// USR1 begins the log file anew, USR2 stops with notice: nobody is taken in any
-// more, and the connections are closed one after another.
+// obey does what signals and system requests ask for until ctx ends: HUP, or RELOAD of a
+// system account, reads the configuration again, USR1 begins the log file anew, USR2
+// stops with notice: nobody is taken in any more, and the connections are closed one
+// after another.
 func (d *daemon) obey(ctx context.Context, signals <-chan os.Signal, servers *stage, stop context.CancelFunc) {
 	lame, reloads := false, 0
 	for {

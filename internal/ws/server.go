@@ -74,9 +74,7 @@ type sockKey struct{}
 // Serve takes connections from ln until ctx ends. It closes ln, and what it gives has an
 // end then; connections that were given stay open. Its error is nil after an orderly end.
 func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
-	if s.opts.TLS != nil {
-		ln = s.opts.TLS.Listener(ln)
-	}
+	ln = s.opts.TLS.Listener(ln)
 	s.nats.start(ln.Addr())
 	s.mqtt.start(ln.Addr())
 	srv := &http.Server{
