@@ -174,6 +174,21 @@ func (c *conn) hearOut(why error) {
 	}
 }
 
+// ProtoError is a violation of the protocol. Text is what the peer is told, as
+// in -ERR 'Text'; the connection is closed if it is Fatal.
+type ProtoError struct {
+	Text   string
+	Detail string // for the log
+	Fatal  bool
+}
+
+func (e *ProtoError) Error() string {
+	if e.Detail == "" {
+		return e.Text
+	}
+	return e.Text + ": " + e.Detail
+}
+
 var (
 	errAuthTimeout           = &ProtoError{Text: "Authentication Timeout", Fatal: true}
 	errStale                 = &ProtoError{Text: "Stale Connection", Fatal: true}

@@ -8,6 +8,7 @@ import (
 	"runtime/debug"
 	"sync"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -138,6 +139,13 @@ func (p *Parking) arm(fd uintptr, at, turn uint32, known bool) error {
 	ev := unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLRDHUP | unix.EPOLLONESHOT, Fd: int32(at), Pad: int32(turn)}
 	return unix.EpollCtl(p.epfd, op, int(fd), &ev)
 }
+
+// Aligned is how long to wait for the next multiple of d, on one clock for the whole
+// process: keepers that each have a look every d have it at once, and the machine wakes up
+// once for all of them.
+func Aligned(d time.Duration) time.Duration { return d - time.Since(clockStart)%d }
+
+var clockStart = time.Now()
 
 // GiveBack is for who nudges connections: it returns memory to the system when many
 // have let go of their goroutines. Of was, awake are left, which is the next call's was.

@@ -85,21 +85,6 @@ func verbKey(s string) (key uint64) {
 	return key
 }
 
-// ProtoError is a violation of the protocol. Text is what the peer is told, as
-// in -ERR 'Text'; the connection is closed if it is Fatal.
-type ProtoError struct {
-	Text   string
-	Detail string // for the log
-	Fatal  bool
-}
-
-func (e *ProtoError) Error() string {
-	if e.Detail == "" {
-		return e.Text
-	}
-	return e.Text + ": " + e.Detail
-}
-
 var (
 	errUnknownVerb = &ProtoError{Text: "Unknown Protocol Operation", Fatal: true}
 	errControlLine = &ProtoError{Text: "maximum control line exceeded", Fatal: true}
@@ -213,7 +198,10 @@ func (p *parser) forget() {
 func (p *parser) scan(b []byte) (used, need int, err error) {
 	end := bytes.IndexByte(b[:min(len(b), p.maxLine+lineRoom)], '\n')
 	if end < 0 {
-		if len(b) >= p.maxLine+lineRoom {
+		switch v, n := p.verb(b); {
+		case v == nil && n < len(b): // it has ended, and is none
+			return 0, 0, errUnknownVerb
+		case len(b) >= p.maxLine+lineRoom:
 			return 0, 0, errControlLine
 		}
 		return 0, 0, nil
@@ -243,28 +231,37 @@ func (p *parser) scan(b []byte) (used, need int, err error) {
 
 // line parses a control line without its end.
 func (p *parser) line(line []byte) error {
+	v, n := p.verb(line)
+	if v == nil {
+		return errUnknownVerb
+	}
+	switch rest := line[n:]; {
+	case len(rest) == 0 && v.needy:
+		return errUnknownVerb
+	case len(rest) > p.maxLine+1:
+		return errControlLine
+	default:
+		p.op.kind = v.kind
+		return v.args(p, rest)
+	}
+}
+
+// verb is the verb at the start of a line, or of what has come of it, and where it ends;
+// nil if it is none.
+func (p *parser) verb(line []byte) (v *verb, n int) {
 	var key uint64
-	i := 0
-	for ; i < len(line) && line[i] > ' '; i++ {
-		if i == 8 {
-			return errUnknownVerb
+	for ; n < len(line) && line[n] > ' '; n++ {
+		if n == 8 {
+			return nil, n
 		}
-		key = key<<8 | uint64(line[i]|0x20)
+		key = key<<8 | uint64(line[n]|0x20)
 	}
 	for k := range p.verbs {
-		if v := &p.verbs[k]; v.key == key {
-			switch rest := line[i:]; {
-			case len(rest) == 0 && v.needy:
-				return errUnknownVerb
-			case len(rest) > p.maxLine+1:
-				return errControlLine
-			default:
-				p.op.kind = v.kind
-				return v.args(p, rest)
-			}
+		if v = &p.verbs[k]; v.key == key {
+			return v, n
 		}
 	}
-	return errUnknownVerb
+	return nil, n
 }
 
 // lineRoom is what a line may have beside maxLine: a verb, a space, CR LF.

@@ -252,7 +252,7 @@ func (s *Server) keep(ctx context.Context) {
 	seldom := func() time.Duration {
 		return min(max(s.opts.Load().PingInterval/4, 10*time.Millisecond), 5*time.Second)
 	}
-	t := time.NewTimer(seldom())
+	t := time.NewTimer(Aligned(seldom()))
 	defer t.Stop()
 	var list []*conn
 	for was := 0; ; {
@@ -269,8 +269,8 @@ func (s *Server) keep(ctx context.Context) {
 			}
 			clear(list)
 			was = GiveBack(was, awake)
-			if t.Reset(seldom()); awake > 0 {
-				t.Reset(min(seldom(), linger))
+			if t.Reset(Aligned(seldom())); awake > 0 {
+				t.Reset(Aligned(min(seldom(), linger)))
 			}
 		}
 	}

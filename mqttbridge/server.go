@@ -166,7 +166,7 @@ const (
 // keep ends silent clients and nudges those that could be parked. One goroutine serves
 // all connections, so that an idle one needs no timer.
 func (srv *Server) keep(ctx context.Context) {
-	t := time.NewTimer(seldom)
+	t := time.NewTimer(leaf.Aligned(seldom))
 	defer t.Stop()
 	for was := 0; ; {
 		select {
@@ -175,7 +175,7 @@ func (srv *Server) keep(ctx context.Context) {
 		case <-srv.look:
 		case <-t.C:
 		}
-		now, awake, rest := time.Now(), 0, seldom
+		now, awake, rest := time.Now(), 0, leaf.Aligned(seldom)
 		for _, s := range srv.snapshot() {
 			up, until := s.tick(now)
 			if rest = min(rest, until); up {
@@ -184,7 +184,7 @@ func (srv *Server) keep(ctx context.Context) {
 		}
 		was = leaf.GiveBack(was, awake)
 		if awake > 0 {
-			rest = min(rest, often)
+			rest = min(rest, leaf.Aligned(often))
 		}
 		t.Reset(max(rest, 10*time.Millisecond))
 	}

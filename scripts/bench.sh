@@ -14,7 +14,7 @@
 # Servers run pinned to the last core, generator and hub to the first.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-go=${GO:-go} version=${VERSION:-unknown} rounds=${ROUNDS:-3} dur=${DUR:-2} quiet=${QUIET:-10s}
+go=${GO:-go} version=${VERSION:-unknown} rounds=${ROUNDS:-3} dur=${DUR:-2} quiet=${QUIET:-10s} tags=${TAGS:-nethttpomithttp2}
 parts=${PARTS:-broker durable outage backlog flash}
 root=$PWD out=${OUT:-} pids=() mounts=()
 
@@ -42,7 +42,7 @@ fi
 # --- programs ---------------------------------------------------------------
 say "building"
 build=(build -trimpath -buildvcs=false)
-CGO_ENABLED=0 "$go" "${build[@]}" -tags "${TAGS:-nethttpomithttp2}" -ldflags "-s -w -X main.version=$version" -o bin/leafd ./cmd/leafd
+CGO_ENABLED=0 "$go" "${build[@]}" -tags "$tags" -ldflags "-s -w -X main.version=$version" -o bin/leafd ./cmd/leafd
 CGO_ENABLED=0 "$go" "${build[@]}" -ldflags "-s -w" -o "$work/nats-server" github.com/nats-io/nats-server/v2
 "$go" "${build[@]}" -o bin/perf ./test/perf
 perf=$root/bin/perf

@@ -2,6 +2,7 @@ package test
 
 import (
 	"bufio"
+	"crypto/tls"
 	"fmt"
 	"io"
 	"net"
@@ -38,8 +39,10 @@ var wireCases = []struct{ name, send string }{
 	{"connect duplicate keys", "CONNECT {\"verbose\":false,\"verbose\":true}\r\nPING\r\n"},
 	{"connect unknown keys", "CONNECT {\"colour\":\"blue\"}\r\nPING\r\n"},
 	{"connect deep", "CONNECT {\"name\":" + strings.Repeat("[", 2000) + "}\r\nPING\r\n"},
+	{"connect deeper than a line", "CONNECT {\"name\":" + strings.Repeat("[", 1e5) + "}\r\nPING\r\n"},
 	{"connect with credentials nobody asked for", "CONNECT {\"user\":\"u\",\"pass\":\"p\",\"auth_token\":\"t\"}\r\nPING\r\n"},
 	{"connect with a jwt", "CONNECT {\"jwt\":\"x\",\"sig\":\"y\"}\r\nPING\r\n"},
+	{"connect with a jwt that nobody signed", "CONNECT {\"jwt\":\"eyJ0eXAiOiJKV1QiLCJhbGciOiJub25lIn0.e30.\",\"sig\":\"\"}\r\nPING\r\n"},
 	{"connect with an nkey", "CONNECT {\"nkey\":\"UX\",\"sig\":\"y\"}\r\nPING\r\n"},
 	{"no responders without headers", "CONNECT {\"no_responders\":true}\r\nPING\r\n"},
 	{"no responders, headers off", "CONNECT {\"no_responders\":true,\"headers\":false}\r\nPING\r\n"},
@@ -48,6 +51,10 @@ var wireCases = []struct{ name, send string }{
 	// Lines.
 	{"lower case", "connect {}\r\nsub a 1\r\npub a 1\r\nx\r\nping\r\n"},
 	{"mixed case", "cOnNeCt {}\r\nSuB a 1\r\nPuB a 1\r\nx\r\nPiNg\r\n"},
+	{"CR alone", "CONNECT {}\rSUB a 1\rPUB a 1\rx\rPING\r"},
+	{"CR before CR LF", "CONNECT {}\r\r\nSUB a 1\r\r\nPING\r\r\n"},
+	{"CR in a line", "SUB a\rb 1\r\nPUB a 1\r\nx\r\nPING\r\n"},
+	{"many pings", strings.Repeat("PING\r\n", 10000)},
 	{"LF alone", "CONNECT {}\nSUB a 1\nPUB a 1\nx\r\nPING\n"},
 	{"NUL", "PING\x00\r\nPING\r\n"},
 	{"tabs and spaces", "SUB \t a \t 1 \r\nPUB\ta\t\t1\r\nx\r\nPING \r\n"},
@@ -86,6 +93,7 @@ var wireCases = []struct{ name, send string }{
 	{"size negative", "PUB a -1\r\nx\r\nPING\r\n"},
 	{"size signed", "PUB a +1\r\nx\r\nPING\r\n"},
 	{"size hexadecimal", "PUB a 0x1\r\nx\r\nPING\r\n"},
+	{"size octal", "PUB a 007\r\nseven b\r\nPING\r\n"},
 	{"size with many zeroes", "SUB a 1\r\nPUB a 0000000000001\r\nx\r\nPING\r\n"},
 	{"size huge", "PUB a 99999999999999999999\r\nx\r\nPING\r\n"},
 	{"size over max_payload", "PUB a 1048577\r\nx\r\nPING\r\n"},
@@ -109,6 +117,9 @@ var wireCases = []struct{ name, send string }{
 	{"subject with DEL", "SUB > 1\r\nPUB a\x7fb 1\r\nx\r\nPING\r\n"},
 	{"subject not UTF-8", "SUB > 1\r\nPUB a\xff\xfe 1\r\nx\r\nPING\r\n"},
 	{"subject of many tokens", "SUB > 1\r\nPUB " + strings.Repeat("a.", 300) + "a 1\r\nx\r\nPING\r\n"},
+	{"subject of ten thousand tokens", "SUB > 1\r\nPUB " + strings.Repeat("a.", 1e4) + "a 1\r\nx\r\nPING\r\n"},
+	{"subject of a megabyte", "SUB > 1\r\nPUB " + strings.Repeat("a", 1<<20) + " 1\r\nx\r\nPING\r\n"},
+	{"no subject", "SUB > 1\r\nPUB  1\r\nx\r\nPING\r\n"},
 	{"star inside a token", "SUB a*b 1\r\nPUB a*b 1\r\nx\r\nPING\r\n"},
 	{"greater inside a token", "SUB a>b 1\r\nPUB a>b 1\r\nx\r\nPING\r\n"},
 	{"unused inbox", "CONNECT {\"headers\":true}\r\nPUB nobody _INBOX.x 1\r\nx\r\nPING\r\n"},
@@ -122,6 +133,11 @@ var wireCases = []struct{ name, send string }{
 	{"headers only", "CONNECT {\"headers\":true}\r\nSUB a 1\r\nHPUB a 12 12\r\nNATS/1.0\r\n\r\n\r\nPING\r\n"},
 	{"a header", "CONNECT {\"headers\":true}\r\nSUB a 1\r\nHPUB a 18 18\r\nNATS/1.0\r\na: b\r\n\r\n\r\nPING\r\n"},
 	{"header line without colon", "CONNECT {\"headers\":true}\r\nSUB a 1\r\nHPUB a 17 17\r\nNATS/1.0\r\nabc\r\n\r\n\r\nPING\r\n"},
+	{"header folded", hpub("NATS/1.0\r\na: b\r\n c\r\n\r\n")},
+	{"header with line ends in its value", hpub("NATS/1.0\r\na: b\rc\nd\r\n\r\n")},
+	{"header with an operation in it", hpub("NATS/1.0\r\na: b\r\n\r\nPUB a 1\r\nx\r\n\r\n")},
+	{"hundred thousand headers", hpub("NATS/1.0\r\n" + strings.Repeat("a:b\r\n", 1e5) + "\r\n")},
+	{"header of another version", hpub("NATS/9.9\r\n\r\n")},
 	{"header that is none", "CONNECT {\"headers\":true}\r\nSUB a 1\r\nHPUB a 5 5\r\nhello\r\nPING\r\n"},
 	{"header size 0", "CONNECT {\"headers\":true}\r\nSUB a 1\r\nHPUB a 0 2\r\nhi\r\nPING\r\n"},
 	{"header larger than all", "CONNECT {\"headers\":true}\r\nSUB a 1\r\nHPUB a 20 12\r\nNATS/1.0\r\n\r\n\r\nPING\r\n"},
@@ -174,6 +190,11 @@ var wireCases = []struct{ name, send string }{
 	{"sid free after max", "SUB a 1\r\nUNSUB 1 1\r\nPUB a 1\r\nx\r\nSUB b 1\r\nPUB b 1\r\ny\r\nPING\r\n"},
 }
 
+// hpub has a client with one subscription publish a header, and nothing after it.
+func hpub(header string) string {
+	return fmt.Sprintf("CONNECT {\"headers\":true}\r\nSUB a 1\r\nHPUB a %d %d\r\n%s\r\nPING\r\n", len(header), len(header), header)
+}
+
 // TestWireLikeNatsServer says each of wireCases to leafd and to a stock nats-server and
 // wants the same answer: whole, byte by byte, and cut in two at each of some places.
 func TestWireLikeNatsServer(t *testing.T) {
@@ -187,14 +208,14 @@ func TestWireLikeNatsServer(t *testing.T) {
 	for _, tc := range wireCases {
 		t.Run(tc.name, func(t *testing.T) {
 			alone(func() int { return stock.Varz().Connections })
-			want := sayTo(t, them, tc.send)
+			want := sayTo(t, dialer(them, nil), tc.send)
 			for _, parts := range splits(tc.send) {
 				alone(func() int {
 					var v testkit.Varz
 					l.Get("/varz", &v)
 					return v.Connections
 				})
-				got := sayTo(t, us, parts...)
+				got := sayTo(t, dialer(us, nil), parts...)
 				if got != want && !saysWhy(got, want) && inOneOrder(got) != inOneOrder(want) {
 					t.Fatalf("said %.100q in %d parts\nleafd answers       %.400q\nnats-server answers %.400q", tc.send, len(parts), got, want)
 				}
@@ -202,6 +223,55 @@ func TestWireLikeNatsServer(t *testing.T) {
 		})
 	}
 }
+
+// TestWireOverTLSAndBeforeGarbage says each of wireCases in clear and inside TLS, alone and
+// with 64 KiB of garbage behind it: what was said first is answered in the same way, and
+// the garbage ends the connection, which is told so.
+func TestWireOverTLSAndBeforeGarbage(t *testing.T) {
+	f := newTLSFiles(t)
+	conf := `host: "127.0.0.1", port: $LEAFD_NATS_PORT, http: $LEAFD_HTTP_PORT` + "\n"
+	clear := testkit.StartLeafd(t, testkit.LeafdOptions{Config: conf})
+	inside := testkit.StartLeafd(t, testkit.LeafdOptions{Config: conf + f.block("")})
+	garbage := strings.Repeat("\x00\xffgarbage", 64<<10/9)
+	for _, tc := range wireCases {
+		t.Run(tc.name, func(t *testing.T) {
+			var want string
+			for i, l := range []*testkit.Leafd{clear, inside} {
+				dial := dialer(testkit.Addr(l.NATSPort), []*tls.Config{nil, f.ca.Client("", "")}[i])
+				alone := func() {
+					testkit.Eventually(t, func() bool {
+						var v testkit.Varz
+						l.Get("/varz", &v)
+						return v.Connections == 0
+					}, "the last client is gone")
+				}
+				alone()
+				got := sayTo(t, dial, tc.send)
+				if i == 0 {
+					want = got
+				}
+				if inOneOrder(got) != inOneOrder(want) && tc.name != "connect asks for TLS" {
+					t.Fatalf("said %.100q\ninside TLS the answer is %.400q\nin clear                 %.400q", tc.send, got, want)
+				}
+				alone()
+				dirty := sayTo(t, dial, tc.send, garbage)
+				if strings.HasSuffix(got, "<end>") {
+					// Garbage after a line without its end is of that line.
+					if inOneOrder(dirty) != inOneOrder(got) && (strings.HasSuffix(tc.send, "\n") || !strings.HasSuffix(dirty, "'\r\n<end>")) {
+						t.Fatalf("said %.100q\nbefore garbage the answer is %.400q\nalone                        %.400q", tc.send, dirty, got)
+					}
+					continue
+				}
+				if clean := ofTheEnd.ReplaceAllString(got, "-ERR 'Unknown Protocol Operation'\r\n<end>"); inOneOrder(dirty) != inOneOrder(clean) {
+					t.Fatalf("said %.100q\nbefore garbage the answer is %.400q\nnot                          %.400q", tc.send, dirty, clean)
+				}
+			}
+		})
+	}
+}
+
+// ofTheEnd is what sayTo's last words are answered.
+var ofTheEnd = regexp.MustCompile(`(\+OK\r\n)?(MSG wire\.end \w+ 0\r\n\r\n)?PONG\r\n$`)
 
 // inOneOrder sorts what the subscriptions 1 and 2 of one connection get of one message: in
 // which order nats-server's map of subscriptions gives it to them is chance.
@@ -236,21 +306,37 @@ func splits(s string) (ways [][]string) {
 	return append(ways, strings.Split(s, ""), []string{s[:len(s)/3], s[len(s)/3:]})
 }
 
+// dialer connects, and has heard INFO; then it speaks TLS if it is told how.
+func dialer(addr string, c *tls.Config) func() (net.Conn, error) {
+	return func() (net.Conn, error) {
+		nc, err := net.Dial("tcp", addr)
+		if err != nil {
+			return nil, err
+		}
+		nc.SetDeadline(time.Now().Add(testkit.Patience))
+		for b := []byte{0}; b[0] != '\n'; { // no byte more: what follows may be TLS
+			if _, err := io.ReadFull(nc, b); err != nil {
+				return nil, err
+			}
+		}
+		if c != nil {
+			nc = tls.Client(nc, c)
+		}
+		return nc, nil
+	}
+}
+
 var volatile = regexp.MustCompile(`INFO \{[^\n]*\n`)
 
 // sayTo sends what a client says in parts, and returns all that comes until the answer to a
 // last PING, or the end of the connection, which is marked.
-func sayTo(t *testing.T, addr string, parts ...string) string {
-	nc, err := net.Dial("tcp", addr)
+func sayTo(t *testing.T, dial func() (net.Conn, error), parts ...string) string {
+	nc, err := dial()
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer nc.Close()
-	nc.SetDeadline(time.Now().Add(testkit.Patience))
 	r := bufio.NewReader(nc)
-	if _, err := r.ReadString('\n'); err != nil { // INFO
-		t.Fatal(err)
-	}
 	for _, p := range parts {
 		if _, err := io.WriteString(nc, p); err != nil {
 			break // it hung up; what it said is still to be read

@@ -32,7 +32,7 @@ func (s *services) run(ctx context.Context) error {
 				publish(s.system, string(statsz), s.mon.AnswerServer("STATSZ", nil))
 			}
 			wait = min(2*wait, everyStatsz)
-			tick = time.After(wait)
+			tick = time.After(leaf.Aligned(wait))
 		}
 	}
 }

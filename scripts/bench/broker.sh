@@ -32,7 +32,7 @@ measure() { # SUBCOMMAND FLAGS...: each server once, who is first changes from r
 }
 run_broker() {
 	local name size qos clients
-	CGO_ENABLED=0 GOARCH=arm64 "$go" "${build[@]}" -ldflags "-s -w" -o "$work/leafd-arm64" ./cmd/leafd
+	CGO_ENABLED=0 GOARCH=arm64 "$go" "${build[@]}" -tags "$tags" -ldflags "-s -w" -o "$work/leafd-arm64" ./cmd/leafd
 	CGO_ENABLED=0 GOARCH=arm64 "$go" "${build[@]}" -ldflags "-s -w" -o "$work/nats-arm64" github.com/nats-io/nats-server/v2
 	for ((round = 1; round <= rounds; round++)); do
 		say "== broker, round $round of $rounds"
