@@ -37,6 +37,15 @@ var reloads = []struct{ name, text, says string }{
 	{"unset variable", reloadBase + "max_payload: $LEAFD_NOT_SET\n", "is set neither"},
 	{"duplicate listeners", reloadBase + "mqtt { host: \"127.0.0.1\", port: $LEAFD_NATS_PORT }\n", "give each listener a port of its own"},
 	{"taken port", strings.Replace(reloadBase, `host: "127.0.0.1", port: $LEAFD_NATS_PORT`, "listen: $LEAFD_TAKEN", 1), "another program has this port"},
+	{"duplicate key", reloadBase + "debug: true\ndebug: false\n", "set twice"},
+	{"port out of range", reloadBase + "mqtt { port: 65536 }\n", "out of range"},
+	{"unit unknown", reloadBase + "max_payload: 1e9\n", "is not a number with a unit"},
+	{"variable of itself", reloadBase + "max_payload: $LEAFD_SELF\n", "is not a number with a unit"},
+	{"include a directory", reloadBase + "include \".\"\n", "is not a regular file"},
+	{"too large", reloadBase + strings.Repeat("# x\n", 1<<19), "larger than 1024 KiB"},
+	{"too deep", reloadBase + strings.Repeat("a {\n", 1e4), "nested deeper than 32"},
+	{"certificate that is not there", reloadBase + "tls { cert_file: \"/nowhere/c.pem\", key_file: \"/nowhere/k.pem\" }\n", "no such file"},
+	{"store that cannot be", reloadBase + "store { dir: here }\n", "is not an absolute path"},
 	{"needs a restart", strings.Replace(reloadBase, "edge", "other", 1), "cannot change while leafd runs"},
 	{"byte order mark", "\ufeff" + reloadBase, "byte order mark"},
 	{"a control byte", reloadBase + "debug: true\x00\n", "a control byte"},
@@ -54,7 +63,7 @@ func TestReloadUnderTraffic(t *testing.T) {
 	}
 	defer busy.Close()
 	log := filepath.Join(t.TempDir(), "log")
-	l := testkit.StartLeafd(t, testkit.LeafdOptions{Config: reloadBase, Env: map[string]string{"LEAFD_LOG": log, "LEAFD_TAKEN": busy.Addr().String()}})
+	l := testkit.StartLeafd(t, testkit.LeafdOptions{Config: reloadBase, Env: map[string]string{"LEAFD_LOG": log, "LEAFD_TAKEN": busy.Addr().String(), "LEAFD_SELF": "$LEAFD_SELF"}})
 	tr := startTraffic(t, l.NATSURL())
 	rounds := 200
 	if testkit.RaceEnabled {

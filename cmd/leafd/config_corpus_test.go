@@ -6,6 +6,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 // natsStyle are files as people write them for nats-server, which takes each of them
@@ -172,6 +174,22 @@ func TestStoreBehindALink(t *testing.T) {
 	}
 	if _, err := os.Stat(filepath.Join(real, "store.db")); err != nil {
 		t.Error(err)
+	}
+}
+
+// A store that a restart or a network may take is used, and people are told.
+func TestWarnsOfAStoreThatDoesNotKeep(t *testing.T) {
+	for magic, want := range map[uint32]string{
+		unix.TMPFS_MAGIC: "in memory", unix.RAMFS_MAGIC: "in memory",
+		unix.NFS_SUPER_MAGIC: "on another machine", unix.CIFS_SUPER_MAGIC: "on another machine", unix.SMB2_SUPER_MAGIC: "on another machine",
+		unix.EXT4_SUPER_MAGIC: "", unix.F2FS_SUPER_MAGIC: "", unix.BTRFS_SUPER_MAGIC: "", unix.OVERLAYFS_SUPER_MAGIC: "",
+	} {
+		if w := fsWarning(magic); want == "" && w != "" || !strings.Contains(w, want) || w != "" && !strings.Contains(w, "set store.dir") {
+			t.Errorf("%x: %q", magic, w)
+		}
+	}
+	if w := storeWarning("/proc/self"); w != "" {
+		t.Error(w)
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"syscall"
 
 	"github.com/nats-io/nkeys"
+	"golang.org/x/sys/unix"
 
 	"github.com/leafd/leafd/storefwd"
 )
@@ -58,6 +59,27 @@ func storeError(dir string, err error) error {
 	}
 	return fmt.Errorf("cannot open the store in %s: %w; %s", dir, reasonOf(err), fileRemedy(err,
 		"set store.dir to a directory leafd may write to"))
+}
+
+// storeWarning says that the file system of the store may not keep what is written to it;
+// it is empty if there is no such doubt.
+func storeWarning(dir string) string {
+	var fs unix.Statfs_t
+	if unix.Statfs(dir, &fs) != nil {
+		return ""
+	}
+	return fsWarning(uint32(fs.Type))
+}
+
+// fsWarning is storeWarning of a file system by its magic number (statfs(2)).
+func fsWarning(magic uint32) string {
+	switch magic {
+	case unix.TMPFS_MAGIC, unix.RAMFS_MAGIC:
+		return "the store is in memory: what it holds is gone when the machine restarts; set store.dir to a directory on a disk"
+	case unix.NFS_SUPER_MAGIC, unix.SMB_SUPER_MAGIC, unix.SMB2_SUPER_MAGIC, unix.CIFS_SUPER_MAGIC:
+		return "the store is on another machine, whose disk and network decide whether what is acknowledged is safe; set store.dir to a directory on a disk of this one"
+	}
+	return ""
 }
 
 // listenError explains why what ("NATS", "MQTT", "monitoring") cannot listen on

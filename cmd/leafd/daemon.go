@@ -154,6 +154,9 @@ func (d *daemon) openStore() (err error) {
 	if err != nil {
 		return storeError(c.Store.Dir, err)
 	}
+	if w := storeWarning(c.Store.Dir); w != "" {
+		d.log.Warn(w, "dir", c.Store.Dir)
+	}
 	for _, o := range c.Outboxes {
 		if err := d.openBox(o); err != nil {
 			return fmt.Errorf("outbox %q: %w", o.Name, err)
