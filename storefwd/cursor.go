@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 )
 
@@ -63,12 +64,13 @@ type ascent struct {
 
 // cursor is the cursor of that name; one that is not known begins with the log.
 func (l *Log) cursor(name string) *Cursor {
-	c := l.cursors[name]
-	if c == nil {
-		c = &Cursor{l: l, name: name, floor: max(l.first, 1) - 1, wake: make(chan struct{}, 1)}
-		c.rebuild()
-		l.cursors[name] = c
+	i := slices.IndexFunc(l.cursors, func(c *Cursor) bool { return c.name == name })
+	if i >= 0 {
+		return l.cursors[i]
 	}
+	c := &Cursor{l: l, name: name, floor: max(l.first, 1) - 1, wake: make(chan struct{}, 1)}
+	c.rebuild()
+	l.cursors = append(l.cursors, c)
 	return c
 }
 

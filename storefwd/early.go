@@ -20,9 +20,7 @@ type earlySpan struct {
 // knows yet what a log is for that was not opened in this run.
 func (l *Log) sole() *Cursor {
 	if len(l.cursors) == 1 && (l.ret.Keep == UntilAcked || !l.claimed) {
-		for _, c := range l.cursors {
-			return c
-		}
+		return l.cursors[0]
 	}
 	return nil
 }

@@ -162,6 +162,9 @@ var (
 	errResync = errors.New("resync")
 )
 
+// hubCursor is the name of a Forwarder's cursor, in the store too.
+const hubCursor = "hub"
+
 // NewForwarder returns a forwarder that does nothing until Run.
 func NewForwarder(o ForwarderOptions) *Forwarder {
 	o.setDefaults()
@@ -189,7 +192,7 @@ func (f *Forwarder) Run(ctx context.Context) error {
 	if err := f.s.claimOrigin(string(f.origin)); err != nil {
 		return err
 	}
-	c, err := f.l.Cursor("hub", CursorConfig{MaxPending: f.flow.window, MaxPendingBytes: f.o.WindowBytes, Stride: int(f.o.stride()), Ahead: true,
+	c, err := f.l.Cursor(hubCursor, CursorConfig{MaxPending: f.flow.window, MaxPendingBytes: f.o.WindowBytes, Stride: int(f.o.stride()), Ahead: true,
 		Newest: f.o.Newest, LiveShare: f.o.LiveShare})
 	if err != nil {
 		return err
@@ -325,8 +328,10 @@ func (f *Forwarder) Stats() ForwarderStats {
 	st := f.st
 	f.mu.Unlock()
 	f.s.mu.Lock()
-	if c := f.l.cursors["hub"]; c != nil {
-		st.InFlight = c.pending.len()
+	for _, c := range f.l.cursors {
+		if c.name == hubCursor {
+			st.InFlight = c.pending.len()
+		}
 	}
 	f.s.mu.Unlock()
 	return st

@@ -52,10 +52,10 @@ type Log struct {
 	hub                          mark   // where the hub's stream stands
 
 	epochs  []epochStart // ascending by First; who appended what
-	cursors map[string]*Cursor
-	sent    day   // toward the hub today, if its forwarder has a daily budget
-	live    bool  // the forwarder sends at once and expects an acknowledgement
-	spill   int64 // what it asks for instead of Options.SpillAfter, ns
+	cursors []*Cursor    // few, each of another name
+	sent    day          // toward the hub today, if its forwarder has a daily budget
+	live    bool         // the forwarder sends at once and expects an acknowledgement
+	spill   int64        // what it asks for instead of Options.SpillAfter, ns
 
 	chunk []byte // the free rest of the buffer that records are made in
 	slab  []rec
@@ -87,7 +87,7 @@ type ref struct {
 func (s *Store) restoreLog(id uint32, st logState) *Log {
 	l := s.logs[id]
 	if l == nil {
-		l = &Log{s: s, id: id, name: st.Name, cursors: map[string]*Cursor{}}
+		l = &Log{s: s, id: id, name: st.Name}
 		s.logs[id] = l
 	}
 	l.base, l.first, l.folded = max(st.Base, 1), max(st.First, 1), st.Folded
@@ -134,13 +134,13 @@ func (l *Log) state(upTo uint64) logState {
 		st.Msgs++
 		st.Bytes += int64(len(r.buf))
 	}
-	for name, c := range l.cursors {
-		st.Cursors[name] = c.floor
+	for _, c := range l.cursors {
+		st.Cursors[c.name] = c.floor
 		if len(c.done.s) > 0 {
 			if st.Early == nil {
 				st.Early = map[string][]span{}
 			}
-			st.Early[name] = c.done.list()
+			st.Early[c.name] = c.done.list()
 		}
 	}
 	st.Mark, st.Scattered = l.hub, l.scatter
