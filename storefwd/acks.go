@@ -23,22 +23,32 @@ func (f *Forwarder) Deliver(m *msg.Msg, _ *msg.Sub) msg.Drop {
 		}
 		return msg.Taken
 	}
-	a, s, _ := bytes.Cut(token, []byte("_"))
+	a, s, named := bytes.Cut(token, []byte("_"))
 	attempt, ok1 := parseUint(a)
 	seq, ok2 := parseUint(s)
 	ack, ok3 := parsePubAck(m.Data)
-	if !ok1 || !ok2 || !ok3 {
+	switch {
+	case !ok1 || !ok2 && named || !ok3 || f.elsewhere(&ack):
 		f.mu.Lock()
 		f.st.Junk++
 		f.mu.Unlock()
-		return msg.Taken
-	}
-	if ack.Error == nil {
+	case !named:
+		f.nameless(attempt, &ack)
+	case ack.Error == nil:
 		f.acked(attempt, seq, &ack)
-	} else {
+	default:
 		f.refused(attempt, seq, ack.Error)
 	}
 	return msg.Taken
+}
+
+// elsewhere reports whether another stream than the one that is drained to sent ack. It may
+// take the same subjects, in a domain of its own: that it has a message says nothing here.
+func (f *Forwarder) elsewhere(ack *pubAck) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.only != "" && len(ack.stream) > 0 && string(ack.stream) != f.only ||
+		f.domain != "" && len(ack.domain) > 0 && string(ack.domain) != f.domain
 }
 
 // mark is the last message that was acknowledged with all that was handed out before
@@ -120,7 +130,8 @@ const maxRefusals = 3
 
 // refused sorts out an error of the stream. What is wrong with the message will
 // not pass, and the message is given up at once or after a few tries. What is
-// wrong with the stream may pass: go back to the first that is missing.
+// wrong with the stream may pass: go back to the first that is missing. seq may be 0, for
+// not known, with what is wrong with the stream.
 func (f *Forwarder) refused(attempt, seq uint64, e *apiError) {
 	f.mu.Lock()
 	if attempt != f.attempt {

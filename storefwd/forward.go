@@ -115,7 +115,9 @@ type Forwarder struct {
 	aloneSeq uint64
 	sentTo   uint64 // the highest sequence that was given to a hub that confirms by flush
 	only     string // the stream, if there is one only
+	domain   string // of JetStream there, as it was asked last
 	flow     flow
+	flight   flight
 	refusals map[uint64]int  // refused by the hub for now: how often
 	foreign  map[string]bool // streams in which somebody else's message was seen
 	st       ForwarderStats
@@ -237,6 +239,7 @@ func (f *Forwarder) session(ctx context.Context) (went bool, err error) {
 	defer cancel(nil)
 	f.mu.Lock()
 	f.attempt++
+	f.flight.seqs.clear()
 	f.resync = cancel
 	before := f.st.Acked + f.st.Resumed
 	f.mu.Unlock()

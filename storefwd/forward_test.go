@@ -31,6 +31,7 @@ type fakeHub struct {
 	lost      func(subject string) bool   // on the way to the stream
 	unacked   func(subject string) bool   // stored, and the acknowledgement is lost
 	never     string                      // a subject that the link will not carry
+	replies   map[string]int              // publishes with each reply subject
 }
 
 type fakeMsg struct{ subject, id, header string }
@@ -110,6 +111,10 @@ func (h *fakeHub) store(subject string, m *msg.Msg) string {
 	if want, _, _ = strings.Cut(want, "\r\n"); ok && want != strconv.Itoa(len(h.stored)) {
 		return `{"error":{"code":400,"err_code":10071,"description":"wrong last sequence"}}`
 	}
+	if h.replies == nil {
+		h.replies = map[string]int{}
+	}
+	h.replies[string(m.Reply)]++
 	h.stored = append(h.stored, fakeMsg{subject, string(headerValue(m.Header, msgID)), string(m.Header)})
 	if h.unacked != nil && h.unacked(subject) {
 		return ""
@@ -257,6 +262,59 @@ func TestForwarderSendsInOrder(t *testing.T) {
 	st, _ := forward(t, h, "a.1", "a.2", "a.3")
 	wantSubjects(t, h, "a.1", "a.2", "a.3")
 	if st.Sent != 3 || st.Acked != 3 || st.Stream != "S" {
+		t.Errorf("%+v", st)
+	}
+}
+
+// Publishes to a stream of its own share a reply subject: which one an acknowledgement is
+// for its sequence says. On a stream with others on it each has one of its own.
+func TestForwarderSharesAReplySubject(t *testing.T) {
+	for takes, want := range map[string]int{"a.>": 1, ">": 4} {
+		h := &fakeHub{takes: []string{takes}}
+		st, _ := forward(t, h, "a.1", "a.2", "a.3", "a.4")
+		wantSubjects(t, h, "a.1", "a.2", "a.3", "a.4")
+		if len(h.replies) != want || st.Acked != 4 || st.Junk != 0 {
+			t.Errorf("stream of %s: %v %+v", takes, h.replies, st)
+		}
+	}
+}
+
+// Another stream, of another name or in another domain, takes the message that the hub's has
+// lost, and says so: that is no acknowledgement.
+func TestForwarderKnowsWhoAcknowledges(t *testing.T) {
+	for _, takes := range []string{"a.>", ">"} {
+		for _, ack := range []string{`{"stream":"T","seq":2}`, `{"stream":"S","domain":"leaf","seq":2}`, `{"stream":"S","domain":"leaf","seq":3}`} {
+			once := true
+			h := &fakeHub{takes: []string{takes}, answer: func(subject string) string {
+				if subject != "a.2" || !once {
+					return ""
+				}
+				once = false
+				return ack
+			}}
+			st, _ := forward(t, h, "a.1", "a.2", "a.3")
+			if st.Junk != 1 || st.Acked != 3 || len(h.stored) != 3 {
+				t.Errorf("stream of %s, %s: stored %v, %+v", takes, ack, h.stored, st)
+			}
+		}
+	}
+}
+
+// The hub had one already, and says so of a publish that shares its reply subject.
+func TestForwarderHearsOfADuplicate(t *testing.T) {
+	once := true
+	h := &fakeHub{takes: []string{"a.>"}}
+	h.answer = func(subject string) string {
+		if subject != "a.2" || !once {
+			return ""
+		}
+		once = false
+		h.stored = append(h.stored, fakeMsg{"a.2", string(appendID(nil, []byte("n/c"), h.f.s.Epoch(), 2)), ""})
+		return `{"stream":"S","seq":2,"duplicate":true}`
+	}
+	st, _ := forward(t, h, "a.1", "a.2", "a.3")
+	wantSubjects(t, h, "a.1", "a.2", "a.3")
+	if st.Duplicates != 1 || st.Resumed != 1 {
 		t.Errorf("%+v", st)
 	}
 }

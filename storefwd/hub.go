@@ -120,12 +120,8 @@ func (f *Forwarder) ask(ctx context.Context, call string, req, resp any) error {
 	if err != nil {
 		return err
 	}
-	domain, _ := f.up.Hub()
-	if f.o.Domain != "" {
-		domain = f.o.Domain
-	}
 	prefix := "$JS.API."
-	if domain != "" {
+	if domain := f.jsDomain(); domain != "" {
 		prefix = "$JS." + domain + ".API."
 	}
 	number, answer := f.expectAnswer()
@@ -148,6 +144,15 @@ func (f *Forwarder) ask(ctx context.Context, call string, req, resp any) error {
 		}
 	}
 	return errNoAnswer
+}
+
+// jsDomain is the JetStream domain of the hub; empty if it has none.
+func (f *Forwarder) jsDomain() string {
+	if f.o.Domain != "" {
+		return f.o.Domain
+	}
+	domain, _ := f.up.Hub()
+	return domain
 }
 
 func decodeAnswer(m *msg.Msg, resp any) error {

@@ -10,9 +10,12 @@ import (
 // pubAck is a stream's answer to a publish.
 type pubAck struct {
 	Stream    string    `json:"stream"`
+	Domain    string    `json:"domain"`
 	Seq       uint64    `json:"seq"`
 	Duplicate bool      `json:"duplicate"`
 	Error     *apiError `json:"error"`
+
+	stream, domain []byte // Stream and Domain, which scanPubAck does not set; borrowed
 }
 
 // apiError is the error of any JetStream answer.
@@ -56,24 +59,24 @@ func parsePubAck(b []byte) (a pubAck, ok bool) {
 	if json.Unmarshal(b, &a) != nil {
 		return pubAck{}, false
 	}
+	a.stream, a.domain = []byte(a.Stream), []byte(a.Domain)
 	return a, a.Error != nil || a.Stream != "" && a.Seq > 0
 }
 
 // scanPubAck reads the form that nats-server sends for a success, without
-// allocating: {"stream":"T","domain":"hub","seq":1,"duplicate":true}. The stream's
-// name, which is not needed, is left out.
+// allocating: {"stream":"T","domain":"hub","seq":1,"duplicate":true}.
 func scanPubAck(b []byte) (a pubAck, ok bool) {
 	b, ok = bytes.CutPrefix(b, []byte(`{"stream":"`))
 	if !ok || len(b) > 1024 {
 		return a, false
 	}
-	if b, ok = afterString(b); !ok {
+	if a.stream, b, ok = cutString(b); !ok {
 		return a, false
 	}
 	for {
 		switch {
 		case bytes.HasPrefix(b, []byte(`,"domain":"`)):
-			if b, ok = afterString(b[len(`,"domain":"`):]); !ok {
+			if a.domain, b, ok = cutString(b[len(`,"domain":"`):]); !ok {
 				return a, false
 			}
 		case bytes.HasPrefix(b, []byte(`,"seq":`)):
@@ -95,13 +98,13 @@ func scanPubAck(b []byte) (a pubAck, ok bool) {
 	}
 }
 
-// afterString skips the rest of a plain JSON string, not empty and without escapes.
-func afterString(b []byte) ([]byte, bool) {
+// cutString reads the rest of a plain JSON string, not empty and without escapes.
+func cutString(b []byte) (s, rest []byte, ok bool) {
 	i := bytes.IndexByte(b, '"')
 	if i < 1 || bytes.IndexByte(b[:i], '\\') >= 0 {
-		return nil, false
+		return nil, nil, false
 	}
-	return b[i+1:], true
+	return b[:i], b[i+1:], true
 }
 
 // parseUint reads a decimal number.

@@ -119,6 +119,12 @@ func (f *Forwarder) note(p *place, r *Record, acked chan struct{}) {
 	f.alone, f.aloneSeq = acked, r.Seq
 	f.reply = append(f.reply[:0], f.inbox...)
 	f.reply = strconv.AppendUint(f.reply, f.attempt, 10)
+	if p.chained && f.only == p.name {
+		if f.flight.sent(p.next+1, r.Seq); f.flight.names == 0 {
+			return
+		}
+		f.flight.names--
+	}
 	f.reply = append(f.reply, '_')
 	f.reply = strconv.AppendUint(f.reply, r.Seq, 10)
 }

@@ -68,8 +68,9 @@ func (f *Forwarder) single(places []*place) {
 	if len(places) == 1 {
 		only = places[0].name
 	}
+	domain := f.jsDomain()
 	f.mu.Lock()
-	f.only = only
+	f.only, f.domain = only, domain
 	f.mu.Unlock()
 	if f.l.getMark().Stream != only {
 		f.l.setMark(mark{Stream: only})
