@@ -42,7 +42,7 @@ check:
 cross:
 	GO='$(GO)' VERSION='$(VERSION)' TAGS='$(TAGS)' scripts/cross.sh
 
-## bench: leafd beside nats-server, as markdown; ROUNDS=5 for a record, 3 (default) for a look; PARTS="broker durable outage backlog flash"
+## bench: leafd beside nats-server, as markdown; ROUNDS=5 for a record, 3 (default) for a look; PARTS="broker rest durable outage backlog flash"
 bench:
 	GO='$(GO)' VERSION='$(VERSION)' TAGS='$(TAGS)' scripts/bench.sh
 

@@ -3,7 +3,7 @@
 # markdown for docs/BENCHMARKS.md on the standard output (progress goes to stderr).
 # Each part is a file in scripts/bench.
 #
-#   PARTS    default "broker durable outage backlog flash"; flash needs root
+#   PARTS    default "broker rest durable outage backlog flash"; flash needs root
 #   ROUNDS   rounds; each cell is the median over them with its range. Default 3;
 #            5 for a record. Within a round the servers take turns case by case.
 #            Outages are tried once for every three rounds, a backlog once.
@@ -15,7 +15,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 go=${GO:-go} version=${VERSION:-unknown} rounds=${ROUNDS:-3} dur=${DUR:-2} quiet=${QUIET:-10s} tags=${TAGS:-nethttpomithttp2}
-parts=${PARTS:-broker durable outage backlog flash}
+parts=${PARTS:-broker rest durable outage backlog flash}
 root=$PWD out=${OUT:-} pids=() mounts=()
 
 cleanup() {
