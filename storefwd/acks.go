@@ -47,8 +47,12 @@ func (f *Forwarder) Deliver(m *msg.Msg, _ *msg.Sub) msg.Drop {
 func (f *Forwarder) elsewhere(ack *pubAck) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.only != "" && len(ack.stream) > 0 && string(ack.stream) != f.only ||
+	yes := f.only != "" && len(ack.stream) > 0 && string(ack.stream) != f.only ||
 		f.domain != "" && len(ack.domain) > 0 && string(ack.domain) != f.domain
+	if yes && f.stranger == "" {
+		f.stranger = fmt.Sprintf("; stream %q of domain %q answers in place of %q of %q", ack.stream, ack.domain, f.only, f.domain)
+	}
+	return yes
 }
 
 // mark is the last message that was acknowledged with all that was handed out before

@@ -116,6 +116,7 @@ type Forwarder struct {
 	sentTo   uint64 // the highest sequence that was given to a hub that confirms by flush
 	only     string // the stream, if there is one only
 	domain   string // of JetStream there, as it was asked last
+	stranger string // who acknowledged in this session and is another stream, for people
 	flow     flow
 	flight   flight
 	refusals map[uint64]int  // refused by the hub for now: how often
@@ -240,6 +241,7 @@ func (f *Forwarder) session(ctx context.Context) (went bool, err error) {
 	f.mu.Lock()
 	f.attempt++
 	f.flight.seqs.clear()
+	f.stranger = ""
 	f.resync = cancel
 	before := f.st.Acked + f.st.Resumed
 	f.mu.Unlock()
@@ -291,11 +293,18 @@ func (f *Forwarder) watch(ctx context.Context, down <-chan struct{}, cancel func
 			if f.c.oldestPending() >= f.o.AckTimeout {
 				f.l.setLive(false, 0)
 				f.slower()
-				cancel(fmt.Errorf("%w: no acknowledgement from the hub in %v", errResync, f.o.AckTimeout))
+				cancel(f.unheard())
 				return
 			}
 		}
 	}
+}
+
+// unheard is why the session ends that nobody acknowledges.
+func (f *Forwarder) unheard() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return fmt.Errorf("%w: no acknowledgement from the hub in %v%s", errResync, f.o.AckTimeout, f.stranger)
 }
 
 func (f *Forwarder) setState(state, detail string) {

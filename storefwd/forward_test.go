@@ -300,6 +300,18 @@ func TestForwarderKnowsWhoAcknowledges(t *testing.T) {
 	}
 }
 
+// A stream that is not the configured one has the subjects: people are told which.
+func TestForwarderNamesTheWrongStream(t *testing.T) {
+	s, l, _ := tailLog(t, t.TempDir(), Retention{Keep: UntilAcked})
+	defer s.Close()
+	f := NewForwarder(ForwarderOptions{Log: l})
+	f.only, f.domain = "S", "hub"
+	f.Deliver(&msg.Msg{Subject: append(f.inbox, '0'), Data: []byte(`{"stream":"T","domain":"hub","seq":2}`)}, nil)
+	if err := f.unheard(); !strings.Contains(err.Error(), `stream "T" of domain "hub" answers in place of "S" of "hub"`) || f.st.Junk != 1 {
+		t.Error(err, f.st)
+	}
+}
+
 // The hub had one already, and says so of a publish that shares its reply subject.
 func TestForwarderHearsOfADuplicate(t *testing.T) {
 	once := true
