@@ -140,12 +140,12 @@ func (p *Parking) arm(fd uintptr, at, turn uint32, known bool) error {
 	return unix.EpollCtl(p.epfd, op, int(fd), &ev)
 }
 
-// Aligned is how long to wait for the next multiple of d, on one clock for the whole
-// process: keepers that each have a look every d have it at once, and the machine wakes up
-// once for all of them.
-func Aligned(d time.Duration) time.Duration { return d - time.Since(clockStart)%d }
-
-var clockStart = time.Now()
+// Aligned is how long to wait for the next multiple of d, at most d: keepers that each have
+// a look every d have it at once, and the machine wakes up once for all of them. A wall
+// clock that jumps moves that moment, and no more.
+func Aligned(d time.Duration) time.Duration {
+	return d - time.Duration(time.Now().UnixNano())%d
+}
 
 // GiveBack is for who nudges connections: it returns memory to the system when many
 // have let go of their goroutines. Of was, awake are left, which is the next call's was.

@@ -186,7 +186,7 @@ func (srv *Server) keep(ctx context.Context) {
 		if awake > 0 {
 			rest = min(rest, leaf.Aligned(often))
 		}
-		t.Reset(max(rest, 10*time.Millisecond))
+		t.Reset(rest)
 	}
 }
 
