@@ -2,10 +2,12 @@ package storefwd
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"hash/crc32"
 	"math"
 	"math/rand/v2"
+	"os"
 	"path/filepath"
 	"slices"
 	"testing"
@@ -316,5 +318,49 @@ func TestRecountReadsBlocks(t *testing.T) {
 	states, _, err := e.Load()
 	if st := states[9]; err != nil || st.Base != 11 || st.Last != 510 || st.Msgs != 500 || st.Bytes != bytes {
 		t.Fatalf("%+v %v", st, err)
+	}
+}
+
+// A store that another machine made, with pages of its kernel's size, is read and written.
+func TestStoreOfAnotherPageSize(t *testing.T) {
+	_, l, dir := filled(t)
+	if err := l.s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(dir, "store.db")
+	src, err := bolt.Open(path, 0o600, &bolt.Options{ReadOnly: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	dst, err := bolt.Open(path+".16k", 0o600, &bolt.Options{PageSize: 16 << 10})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(bolt.Compact(dst, src, 0), src.Close(), dst.Close(), os.Rename(path+".16k", path)); err != nil {
+		t.Fatal(err)
+	}
+	s, err := Open(dir, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	l, err = s.Log("OUT/a", Retention{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := l.Cursor("x", CursorConfig{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	appendN(t, l, 10)
+	for n := 0; n < 160; {
+		recs, err := c.Next(t.Context(), make([]Record, 0, 64))
+		if err != nil {
+			t.Fatal(err)
+		}
+		n += len(recs)
+	}
+	if check, err := s.Verify(); err != nil || !check.OK() {
+		t.Errorf("%+v, %v", check, err)
 	}
 }

@@ -1,10 +1,18 @@
 package test
 
 import (
+	"bufio"
+	"encoding/base64"
+	"encoding/json"
 	"fmt"
+	"net"
+	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/crypto/bcrypt"
+
+	"github.com/leafd/leafd/internal/testkit"
 )
 
 func login(user, pass string) string {
@@ -53,6 +61,40 @@ func TestTwinAuthentication(t *testing.T) {
 		w := startTwins(t, c.config)
 		for _, say := range c.says {
 			w.run(c.name, step{"a", say})
+		}
+	}
+}
+
+// The signature of another connection's nonce lets nobody in.
+func TestTwinOldNonce(t *testing.T) {
+	w := startTwins(t, `authorization { users: [ { nkey: `+twinUser+` } ] }`)
+	for _, addr := range w.addr {
+		hear := func() (net.Conn, *bufio.Reader, string) {
+			nc, err := net.Dial("tcp", addr)
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { nc.Close() })
+			nc.SetDeadline(time.Now().Add(testkit.Patience))
+			r := bufio.NewReader(nc)
+			line, err := r.ReadString('\n')
+			var info struct {
+				Nonce string `json:"nonce"`
+			}
+			if err != nil || json.Unmarshal([]byte(strings.TrimPrefix(line, "INFO ")), &info) != nil || info.Nonce == "" {
+				t.Fatalf("%v %s", err, line)
+			}
+			return nc, r, info.Nonce
+		}
+		_, _, old := hear()
+		nc, r, own := hear()
+		sig, err := twinKey.Sign([]byte(old))
+		if err != nil || old == own {
+			t.Fatal(err, old, own)
+		}
+		fmt.Fprintf(nc, "CONNECT {\"nkey\":%q,\"sig\":%q}\r\nPING\r\n", twinUser, base64.RawURLEncoding.EncodeToString(sig))
+		if line, err := r.ReadString('\n'); line != "-ERR 'Authorization Violation'\r\n" {
+			t.Errorf("%s: %q, %v", addr, line, err)
 		}
 	}
 }

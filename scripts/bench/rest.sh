@@ -14,7 +14,7 @@ run_rest() {
 # Wake-ups with 100 connections that are idle, memory of 5,000, and of 1,000 that do not read, each with
 # servers that have served nobody else.
 run_connections() {
-	local case rounds=$(((rounds + 1) / 2))
+	local case
 	for ((round = 1; round <= rounds; round++)); do
 		for case in "nats-idle -conns 100 -dur 20s" "nats-idle -conns 5000" "mqtt-idle -conns 5000" "nats-slow -conns 1000 -dur 8s"; do
 			for name in "${servers[@]}"; do start "$name"; done
