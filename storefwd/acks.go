@@ -134,8 +134,8 @@ const maxRefusals = 3
 
 // refused sorts out an error of the stream. What is wrong with the message will
 // not pass, and the message is given up at once or after a few tries. What is
-// wrong with the stream may pass: go back to the first that is missing. seq may be 0, for
-// not known, with what is wrong with the stream.
+// wrong with the stream may pass: go back to the first that is missing. seq is 0
+// if it is not known: then nothing is given up.
 func (f *Forwarder) refused(attempt, seq uint64, e *apiError) {
 	f.mu.Lock()
 	if attempt != f.attempt {
@@ -156,10 +156,13 @@ func (f *Forwarder) refused(attempt, seq uint64, e *apiError) {
 		resync(fmt.Errorf("%w: the hub's stream does not take Nats-TTL", errResync))
 		return
 	}
-	f.refusals[seq]++
-	tries := f.refusals[seq]
+	tries := 0
+	if seq > 0 {
+		f.refusals[seq]++
+		tries = f.refusals[seq]
+	}
 	f.mu.Unlock()
-	if e.permanent() || e.Code == 400 && tries >= maxRefusals {
+	if seq > 0 && (e.permanent() || e.Code == 400 && tries >= maxRefusals) {
 		f.reject(seq, nil, e.String())
 		return
 	}

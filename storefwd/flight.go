@@ -68,20 +68,16 @@ func (f *Forwarder) nameless(attempt uint64, ack *pubAck) {
 		return
 	}
 	f.flight.names = namesAfterError
-	why := ack.Error
 	if ack.Duplicate {
 		f.st.Duplicates++
 		f.repeats = true
 	}
 	resync := f.resync
 	f.mu.Unlock()
-	switch {
-	case why == nil:
-		why = &apiError{Description: "one was there already"}
-	case why.outOfTurn() || why.ErrCode == noTTLHere:
-		f.refused(attempt, 0, why)
+	if ack.Error != nil {
+		f.refused(attempt, 0, ack.Error)
 		return
 	}
 	f.l.setLive(false, 0)
-	resync(fmt.Errorf("%w: the hub refused a message: %s", errResync, why))
+	resync(fmt.Errorf("%w: the hub had a message already", errResync))
 }

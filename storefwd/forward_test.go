@@ -312,6 +312,22 @@ func TestForwarderNamesTheWrongStream(t *testing.T) {
 	}
 }
 
+// Several on their way are refused for their TTL, and none of the errors says whose it is:
+// nothing is given up.
+func TestForwarderGivesUpNothingNameless(t *testing.T) {
+	s, l, c := tailLog(t, t.TempDir(), Retention{Keep: UntilAcked})
+	defer s.Close()
+	f := NewForwarder(ForwarderOptions{Log: l})
+	f.c, f.attempt, f.resync = c, 1, func(error) {}
+	for range 2 * maxRefusals {
+		f.nameless(1, &pubAck{Error: &apiError{Code: 400, ErrCode: noTTLHere}})
+		f.nameless(1, &pubAck{Error: &apiError{Code: 400, ErrCode: 10054}})
+	}
+	if f.st.Rejected > 0 || f.flight.names != namesAfterError || !f.noTTL.Load() {
+		t.Errorf("%+v", f.st)
+	}
+}
+
 // The hub had one already, and says so of a publish that shares its reply subject.
 func TestForwarderHearsOfADuplicate(t *testing.T) {
 	once := true
