@@ -24,13 +24,25 @@ run_connections() {
 	done
 }
 
+# start_often CASE STORE FLAGS...: each server as conf[name] says, with an empty store, rounds times
+start_often() {
+	local name case=$1 store=$2
+	for ((round = 1; round <= rounds; round++)); do
+		for name in "${servers[@]}"; do
+			rm -rf "$store"
+			run startup -tag "$name" -case "$case" -dur 5s -cmd "${on_server[*]} ${binary[$name]} -c ${conf[$name]}" "${@:3}"
+		done
+	done
+}
+
 # Both servers with MQTT and monitoring, and nothing else.
 run_start() {
 	local name
 	ports 3
-	declare -A listen=([leafd]="" [nats-server]="jetstream { store_dir: \"$work/js\" }")
+	declare -A conf listen=([leafd]="" [nats-server]="jetstream { store_dir: \"$work/js\" }")
 	for name in "${servers[@]}"; do
-		cat >"$work/start-$name.conf" <<-CONF
+		conf[$name]=$work/start-$name.conf
+		cat >"${conf[$name]}" <<-CONF
 			server_name: start
 			listen: "127.0.0.1:${ports[0]}"
 			http: "127.0.0.1:${ports[1]}"
@@ -38,19 +50,12 @@ run_start() {
 			${listen[$name]}
 		CONF
 	done
-	for ((round = 1; round <= rounds; round++)); do
-		for name in "${servers[@]}"; do
-			rm -rf "$work/js"
-			run startup -tag "$name" -case "MQTT, monitoring" -runs 5 -dur 5s -proto nats -addr "127.0.0.1:${ports[0]}" \
-				-cmd "${on_server[*]} ${binary[$name]} -c $work/start-$name.conf"
-		done
-	done
+	start_often "MQTT, monitoring" "$work/js" -runs 5 -proto nats -addr "127.0.0.1:${ports[0]}"
 }
 
 # leafd as the demo configures it; nats-server with what it has of that: the same
 # listeners, a store, and the link to a hub. Both have the same live hub.
 run_at_rest() {
-	local name
 	ports 5
 	export LEAFD_NATS_PORT=${ports[0]} LEAFD_MQTT_PORT=${ports[1]} LEAFD_HTTP_PORT=${ports[2]} LEAFD_STORE="\"$work/store\""
 	export LEAFD_HUB_URL="\"nats-leaf://127.0.0.1:${ports[4]}\""
@@ -72,13 +77,7 @@ run_at_rest() {
 	await "${ports[3]}" "${ports[4]}"
 	"$perf" stream -addr "127.0.0.1:${ports[3]}" -name DEMO -subjects 'barn.>'
 	declare -A conf=([leafd]=$root/scripts/demo/leafd.conf [nats-server]=$work/gateway.conf)
-	for ((round = 1; round <= rounds; round++)); do
-		for name in "${servers[@]}"; do
-			rm -rf "$work/store"
-			run startup -tag "$name" -case "the demo" -runs 3 -dur 5s -proto mqtt -addr "127.0.0.1:$LEAFD_MQTT_PORT" \
-				-cmd "${on_server[*]} ${binary[$name]} -c ${conf[$name]}"
-		done
-	done
+	start_often "the demo" "$work/store" -runs 3 -proto mqtt -addr "127.0.0.1:$LEAFD_MQTT_PORT"
 	stop hub
 }
 
