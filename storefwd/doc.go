@@ -15,15 +15,16 @@
 // # Reading order
 //
 // record.go (the one form of a record), journal.go, frame.go, replay.go and direct.go (the
-// first level on disk), missing.go (what damage of it lost), engine.go, bolt.go, table.go and
-// block.go (the second), meta.go (epochs), store.go, clock.go, retention.go (what is kept), log.go, oldest.go (how
-// a record leaves), read.go, expire.go, gap.go,
-// conflate.go (the newest of each subject), spans.go, cursor.go, order.go (which comes next), early.go and tail.go (what is kept
-// after the acknowledgement), commit.go (from append to safe), fold.go (from journal to bbolt), compact.go, forward.go, resume.go, readback.go,
-// wentback.go (what the hub has),
-// publish.go, acks.go, flow.go, pace.go, hub.go and puback.go (the hub's JetStream API), confirm.go
-// (a hub without streams), inspect.go
-// (what a person does with a store), wear.go (what it costs the flash).
+// first level on disk), missing.go (what damage of it lost), engine.go, bolt.go, table.go
+// and block.go (the second), meta.go (epochs), store.go, clock.go, retention.go (what is
+// kept), log.go, oldest.go (how a record leaves), read.go, expire.go, gap.go, conflate.go
+// (the newest of each subject), spans.go, cursor.go, order.go (which comes next), early.go
+// and tail.go (what is kept after the acknowledgement), commit.go (from append to safe),
+// fold.go (from journal to bbolt), compact.go, forward.go, resume.go, readback.go,
+// wentback.go (what the hub has), publish.go, acks.go, flight.go (whose an acknowledgement
+// is), flow.go, pace.go, hub.go and puback.go (the hub's JetStream API), confirm.go (a hub
+// without streams), inspect.go (what a person does with a store), wear.go (what it costs
+// the flash).
 //
 // # Concurrency
 //
