@@ -49,8 +49,8 @@ func (f *Forwarder) elsewhere(ack *pubAck) bool {
 	defer f.mu.Unlock()
 	yes := f.only != "" && len(ack.stream) > 0 && string(ack.stream) != f.only ||
 		f.domain != "" && len(ack.domain) > 0 && string(ack.domain) != f.domain
-	if yes && f.stranger == "" {
-		f.stranger = fmt.Sprintf("; stream %q of domain %q answers in place of %q of %q", ack.stream, ack.domain, f.only, f.domain)
+	if yes && f.silence == "" {
+		f.silence = fmt.Sprintf("; stream %q of domain %q answers in place of %q of %q", ack.stream, ack.domain, f.only, f.domain)
 	}
 	return yes
 }
@@ -162,7 +162,7 @@ func (f *Forwarder) refused(attempt, seq uint64, e *apiError) {
 		tries = f.refusals[seq]
 	}
 	f.mu.Unlock()
-	if seq > 0 && (e.permanent() || e.Code == 400 && tries >= maxRefusals) {
+	if seq > 0 && (e.permanent() || !e.mayPass() && tries >= maxRefusals) {
 		f.reject(seq, nil, e.String())
 		return
 	}

@@ -116,7 +116,7 @@ type Forwarder struct {
 	sentTo   uint64 // the highest sequence that was given to a hub that confirms by flush
 	only     string // the stream, if there is one only
 	domain   string // of JetStream there, as it was asked last
-	stranger string // who acknowledged in this session and is another stream, for people
+	silence  string // why the hub acknowledges nothing in this session, if that is known, for people
 	flow     flow
 	flight   flight
 	refusals map[uint64]int  // refused by the hub for now: how often
@@ -241,7 +241,7 @@ func (f *Forwarder) session(ctx context.Context) (went bool, err error) {
 	f.mu.Lock()
 	f.attempt++
 	f.flight.seqs.clear()
-	f.stranger = ""
+	f.silence = ""
 	f.resync = cancel
 	before := f.st.Acked + f.st.Resumed
 	f.mu.Unlock()
@@ -304,7 +304,7 @@ func (f *Forwarder) watch(ctx context.Context, down <-chan struct{}, cancel func
 func (f *Forwarder) unheard() error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return fmt.Errorf("%w: no acknowledgement from the hub in %v%s", errResync, f.o.AckTimeout, f.stranger)
+	return fmt.Errorf("%w: no acknowledgement from the hub in %v%s", errResync, f.o.AckTimeout, f.silence)
 }
 
 func (f *Forwarder) setState(state, detail string) {

@@ -489,6 +489,25 @@ func TestForwarderGoesBackAfterARefusal(t *testing.T) {
 	}
 }
 
+// What the stream or its account has to change for is tried for as long as it takes.
+func TestForwarderWaitsForTheStream(t *testing.T) {
+	for _, code := range []int{10002, 10109, 10120, 10172} {
+		refusals := 3 * maxRefusals
+		h := &fakeHub{answer: func(subject string) string {
+			if subject == "a.2" && refusals > 0 {
+				refusals--
+				return fmt.Sprintf(`{"error":{"code":400,"err_code":%d,"description":"not now"}}`, code)
+			}
+			return ""
+		}}
+		st, _ := forward(t, h, "a.1", "a.2", "a.3")
+		wantSubjects(t, h, "a.1", "a.2", "a.3")
+		if st.Rejected != 0 || refusals != 0 {
+			t.Errorf("%d: %+v, %d refusals left", code, st, refusals)
+		}
+	}
+}
+
 // A message expired, was passed over, and the gateway was killed before that was on its disk;
 // or the hub stored it and let it expire. In the next boot nobody knew the time, so that
 // it was sent again, behind later ones. Within one boot its age is known, and it is

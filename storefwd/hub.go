@@ -21,7 +21,9 @@ type streamInfo struct {
 		Retention string            `json:"retention"` // limits, interest, workqueue
 		Window    time.Duration     `json:"duplicate_window"`
 		Subjects  []string          `json:"subjects"`
-		Sources   []json.RawMessage `json:"sources"` // other streams that it copies
+		Sources   []json.RawMessage `json:"sources"`           // other streams that it copies
+		Transform json.RawMessage   `json:"subject_transform"` // stores under other subjects
+		NoAck     bool              `json:"no_ack"`
 	} `json:"config"`
 	State struct {
 		Messages uint64 `json:"messages"`

@@ -28,14 +28,33 @@ type apiError struct {
 func (e *apiError) String() string { return fmt.Sprintf("%s (%d)", e.Description, e.ErrCode) }
 func (e *apiError) Error() string  { return e.String() }
 
-// permanent reports whether the same message will be refused for ever.
+// permanent reports whether the same message will be refused for ever: it is too large, or has a
+// header that the stream has no use for (errors.json of nats-server).
 func (e *apiError) permanent() bool {
 	switch e.ErrCode {
 	case 10054, // message size exceeds maximum allowed
-		10097: // header size exceeds maximum allowed
+		10097,               // header size exceeds maximum allowed
+		10111,               // rollup not permitted
+		10165,               // invalid per-message TTL
+		10168, 10170, 10171, // message counters
+		10188, 10189, 10190, 10191, 10192, 10203, 10212, 10223, // message schedules
+		10227: // message stream source header is not allowed
 		return true
 	}
 	return false
+}
+
+// mayPass reports whether it is the stream or its account that has to change. What else is
+// refused as a bad request is taken for the message's fault.
+func (e *apiError) mayPass() bool {
+	switch e.ErrCode {
+	case 10002, // resource limits exceeded for account
+		10109, // invalid operation on sealed stream
+		10120, // no JetStream default or applicable tiered limit present
+		10172: // message counter is broken
+		return true
+	}
+	return e.Code != 400
 }
 
 // outOfTurn reports whether an expectation about the stream was wrong.

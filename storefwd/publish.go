@@ -152,7 +152,7 @@ func (f *Forwarder) guard(p *place, filter int) (alone bool) {
 		f.expect = append(f.expect, "Nats-Expected-Last-Subject-Sequence: "...)
 		f.expect = strconv.AppendUint(f.expect, p.lasts[filter].at, 10)
 		f.expect = append(f.expect, "\r\nNats-Expected-Last-Subject-Sequence-Subject: "...)
-		f.expect = append(f.expect, p.filters[filter]...)
+		f.expect = append(f.expect, p.query(filter)...)
 		f.expect = append(f.expect, crlf...)
 	}
 	return true

@@ -29,7 +29,7 @@ func (f *Forwarder) readBack(ctx context.Context, p *place) error {
 		return nil
 	}
 	var found []stored
-	for i, filter := range p.filters {
+	for i := range p.filters {
 		if p.lasts[i].at == 0 {
 			continue
 		}
@@ -37,7 +37,7 @@ func (f *Forwarder) readBack(ctx context.Context, p *place) error {
 		if err != nil {
 			return err
 		}
-		more, err := f.walk(ctx, p.name, filter, from, p.lasts[i].at)
+		more, err := f.walk(ctx, p.name, p.query(i), from, p.lasts[i].at)
 		if err != nil {
 			return err
 		}
@@ -92,7 +92,7 @@ func (f *Forwarder) lowest(ctx context.Context, p *place, filter int, floor uint
 		if at <= first {
 			return at, nil
 		}
-		m, err := f.message(ctx, p.name, getMsg{Seq: at, NextOf: p.filters[filter]})
+		m, err := f.message(ctx, p.name, getMsg{Seq: at, NextOf: p.query(filter)})
 		if err != nil || m.ours && m.seq <= floor {
 			return at, err
 		}

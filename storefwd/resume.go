@@ -30,6 +30,7 @@ type place struct {
 	name    string
 	filters []string
 	info    streamInfo
+	renames bool   // it stores under other subjects
 	blind   string // why the stream cannot tell what it has; empty: it can
 
 	lasts []stored // the last message of each filter
@@ -101,12 +102,21 @@ func (f *Forwarder) survey(ctx context.Context, p *place) (err error) {
 		return nil
 	}
 	if p.info, err = f.streamInfo(ctx, p.name); err == nil {
+		if p.renames = len(p.info.Config.Transform) > 0; p.renames && !f.exclusive(p) {
+			p.blind = fmt.Sprintf("stream %q stores under other subjects (subject_transform), and not only what is this outbox's", p.name)
+			return nil
+		}
 		err = f.lastOf(ctx, p)
 	}
 	if err != nil {
 		return f.mute(p, err)
 	}
 	f.unanswered = 0
+	if p.info.Config.NoAck {
+		f.mu.Lock()
+		f.silence = fmt.Sprintf("; stream %q acknowledges nothing, and has to be asked each time; mend it with: nats stream edit %s --ack", p.name, p.name)
+		f.mu.Unlock()
+	}
 	tail := p.last.at == p.info.State.LastSeq || p.info.State.Messages == 0
 	p.chained, p.next = p.own && tail && f.exclusive(p) && !f.repeated(), p.info.State.LastSeq
 	if r := p.info.Config.Retention; r != "" && r != "limits" {
@@ -145,11 +155,20 @@ func (f *Forwarder) repeated() (yes bool) {
 	return yes
 }
 
+// query is how to ask the stream for what it took under one of the filters: by its own
+// subjects, or, where it stores under others, by all, which are ours (exclusive).
+func (p *place) query(filter int) string {
+	if p.renames {
+		return ">"
+	}
+	return p.filters[filter]
+}
+
 // lastOf asks for the last message of each filter.
 func (f *Forwarder) lastOf(ctx context.Context, p *place) error {
 	p.own = true
-	for _, filter := range p.filters {
-		m, err := f.message(ctx, p.name, getMsg{LastOf: filter})
+	for i := range p.filters {
+		m, err := f.message(ctx, p.name, getMsg{LastOf: p.query(i)})
 		if err != nil {
 			return err
 		}

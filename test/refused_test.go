@@ -1,0 +1,145 @@
+package test
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/leafd/leafd/internal/testkit"
+)
+
+// refusedBox is what /uplinkz says of the only outbox.
+type refusedBox struct {
+	State    string            `json:"state"`
+	Reason   string            `json:"reason"`
+	Messages int               `json:"messages"`
+	Resent   int               `json:"resent"`
+	Rejected int               `json:"rejected"`
+	Dropped  map[string]uint64 `json:"dropped"`
+}
+
+func refused(l *testkit.Leafd) refusedBox {
+	var u struct {
+		Outboxes []refusedBox `json:"outboxes"`
+	}
+	l.Get("/uplinkz", &u)
+	return u.Outboxes[0]
+}
+
+var refusedConfig = cableConfig + "http: $LEAFD_HTTP_PORT\n"
+
+// TestOutboxWaitsForRoomAtTheHub has hubs whose stream takes messages and then no more,
+// for reasons that are not the message's. It is tried again and again, nothing is given up,
+// and once there is room all are in the stream, once and in order.
+func TestOutboxWaitsForRoomAtTheHub(t *testing.T) {
+	const total, size = 60, 2000
+	cable := jetstream.StreamConfig{Name: "CABLE", Subjects: []string{"cable.>"}}
+	small := cable
+	small.MaxMsgs, small.Discard = 20, jetstream.DiscardNew
+	filler := jetstream.StreamConfig{Name: "FILLER", Subjects: []string{"filler"}}
+	fill := func(js jetstream.JetStream) (err error) {
+		if _, err = js.CreateStream(context.Background(), filler); err == nil {
+			_, err = js.Publish(context.Background(), "filler", make([]byte, 150_000))
+		}
+		return err
+	}
+	empty := func(js jetstream.JetStream) error { return js.DeleteStream(context.Background(), "FILLER") }
+	for _, c := range []struct {
+		name, config string
+		stream       jetstream.StreamConfig
+		full         func(jetstream.JetStream) error
+		says         string // the hub, when it refuses
+		free         func(jetstream.JetStream) error
+	}{
+		{"account", `accounts { A { jetstream { max_store: 200KB }, users: [ { user: a, password: a } ] } }, no_auth_user: a`, cable, fill, "resource limits exceeded for account (10002)", empty},
+		{"stream", "", small, nil, "maximum messages exceeded (10077)", func(js jetstream.JetStream) error {
+			_, err := js.UpdateStream(context.Background(), cable)
+			return err
+		}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			hub := testkit.StartHub(t, testkit.HubOptions{JetStream: true, Config: c.config})
+			js, err := jetstream.New(connect(t, hub.ClientURL()))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if c.full != nil {
+				if err := c.full(js); err != nil {
+					t.Fatal(err)
+				}
+			}
+			s, err := js.CreateStream(t.Context(), c.stream)
+			if err != nil {
+				t.Fatal(err)
+			}
+			l := testkit.StartLeafd(t, testkit.LeafdOptions{Config: refusedConfig, Env: map[string]string{"LEAFD_HUB_URL": hub.LeafURL()}})
+			nc := connect(t, l.NATSURL())
+			pad := strings.Repeat("x", size)
+			for n := range total {
+				if _, err := nc.Request("cable.x", fmt.Append(nil, n, " ", pad), testkit.Patience); err != nil {
+					t.Fatalf("%d: %v", n, err)
+				}
+			}
+			var u refusedBox
+			testkit.Eventually(t, func() bool { u = refused(l); return u.Resent >= 8 && strings.Contains(u.Reason, c.says) }, "refused %q: %+v", c.says, &u)
+			if err := c.free(js); err != nil {
+				t.Fatal(err)
+			}
+			testkit.Eventually(t, func() bool { u = refused(l); return u.Messages == 0 }, "nothing waits: %+v", &u)
+			if u.Rejected != 0 || len(u.Dropped) != 0 {
+				t.Errorf("%+v", u)
+			}
+			for n := range total {
+				m, err := s.GetMsg(t.Context(), uint64(n+1))
+				if err != nil || string(m.Data) != fmt.Sprint(n, " ", pad) {
+					t.Fatalf("message %d of the stream: %.20s %v", n+1, m.Data, err)
+				}
+			}
+			if i, err := s.Info(t.Context()); err != nil || i.State.Msgs != total {
+				t.Errorf("%+v %v", i, err)
+			}
+		})
+	}
+}
+
+// TestOutboxGoesOnPastAHeaderThatTheStreamForbids has a device that sets headers that mean
+// something to a stream, but not to this one: it would refuse them for ever.
+func TestOutboxGoesOnPastAHeaderThatTheStreamForbids(t *testing.T) {
+	hub := testkit.StartHub(t, testkit.HubOptions{JetStream: true})
+	js := stream(t, hub)
+	l := testkit.StartLeafd(t, testkit.LeafdOptions{Config: refusedConfig, Env: map[string]string{"LEAFD_HUB_URL": hub.LeafURL()}})
+	nc := connect(t, l.NATSURL())
+	publish := func(subject string, header nats.Header) {
+		t.Helper()
+		if err := nc.PublishMsg(&nats.Msg{Subject: subject, Header: header}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	bad := []nats.Header{
+		{"Nats-Rollup": {"all"}}, {"Nats-Rollup": {"nonsense"}}, {"Nats-Incr": {"+1"}}, {"Nats-Schedule": {"@every 1s"}},
+		{"Nats-Stream-Source": {"OTHER 1 a b c"}},
+	}
+	for i, h := range bad {
+		publish("cable.bad", h)
+		publish(fmt.Sprint("cable.good.", i), nil)
+	}
+	nc.Flush()
+	s, err := js.Stream(t.Context(), "CABLE")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var u refusedBox
+	testkit.Eventually(t, func() bool { u = refused(l); return u.Messages == 0 }, "nothing waits: %+v", &u)
+	for i := range bad {
+		if _, err := s.GetLastMsgForSubject(t.Context(), fmt.Sprint("cable.good.", i)); err != nil {
+			t.Errorf("the message behind %v: %v", bad[i], err)
+		}
+	}
+	if u.Rejected != len(bad) || u.Dropped["rejected_by_hub"] != uint64(len(bad)) {
+		t.Errorf("%+v, want %d rejected", u, len(bad))
+	}
+}
