@@ -41,7 +41,7 @@ type journal struct {
 	align int64 // batches are of whole units of this, a multiple of sector
 	first bool  // the file is of format 1: it can be replayed, not written
 	salt  [8]byte
-	run   uint16 // of the store, the low bits of its epoch
+	run   uint16 // of the store: meta.run
 
 	gen    uint64    // the pass being written; its lowest bit names the half
 	lo, hi int64     // what is free of that half

@@ -22,7 +22,7 @@ import (
 type meta struct {
 	Format int    `json:"format"`
 	Base   uint32 `json:"base"`  // random, drawn when the store was created
-	Boots  uint64 `json:"boots"` // opens so far
+	Boots  uint64 `json:"boots"` // opens so far, and in the low drawBits what was drawn for this one
 	Node   string `json:"node"`
 	Runs   []run  `json:"runs,omitempty"` // the last ones, this one at the end
 	Sum    string `json:"sum"`            // crc32c of the object with an empty sum
@@ -31,16 +31,45 @@ type meta struct {
 const (
 	metaFile   = "meta.json"
 	metaFormat = 2 // 1: every record of store.db is single
-	bootBits   = 24
+	bootBits   = 32
+	drawBits   = 12
 )
 
-// epoch puts the random base above the count of boots: a store that was wiped and
-// made anew draws another base, so its ids cannot meet those of the one before,
-// and no clock has a say in it.
+// epoch puts the random base above the count of opens, and what was drawn for this open below
+// it. A store that was wiped and made anew has another base; one that was restored from a
+// copy, or a copy of which another gateway uses, counts on from the same number and draws
+// something else. So the ids of none of them meet, and no clock has a say in it.
 func (m *meta) epoch() uint64 { return uint64(m.Base)<<bootBits + m.Boots }
 
+// next counts one more open. A store that has used its numbers up goes on under another base.
+func (m *meta) next() {
+	count := m.Boots >> drawBits
+	if count == 0 {
+		count = m.Boots // of a version that drew nothing
+	}
+	if count++; count>>(bootBits-drawBits) > 0 || m.Base < leastBase {
+		m.Base, count = drawBase(), 1
+	}
+	m.Boots = count<<drawBits | uint64(binary.BigEndian.Uint16(random(2))>>(16-drawBits))
+}
+
+// run tells the opens of a store apart in its journal.
+func (m *meta) run() uint16 { return uint16(m.Boots >> drawBits) }
+
+// leastBase keeps epochs above those of versions that counted in 24 bits and drew nothing.
+const leastBase = 1 << 24
+
+func drawBase() uint32 { return binary.BigEndian.Uint32(random(4))>>1 | 1<<30 }
+
 // sameStore reports whether two epochs come from one store.
-func sameStore(a, b uint64) bool { return a>>bootBits == b>>bootBits }
+func sameStore(a, b uint64) bool { return baseOf(a) == baseOf(b) }
+
+func baseOf(epoch uint64) uint64 {
+	if epoch < leastBase<<bootBits {
+		return epoch >> 24
+	}
+	return epoch >> bootBits
+}
 
 func (m meta) encode() ([]byte, error) {
 	m.Sum = ""
@@ -87,14 +116,14 @@ func readMeta(dir, node string) (m meta, note string, err error) {
 	case errors.Is(err, fs.ErrPermission), errors.Is(err, errNewer):
 		return m, "", err
 	default:
-		m = meta{Base: binary.BigEndian.Uint32(random(4))}
+		m = meta{Base: drawBase()}
 		if !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ENOTDIR) {
 			kept, moveErr := moveAside(path, m.epoch())
 			note = fmt.Sprintf("%s was damaged (%v) and is kept as %s", metaFile, err, cmpOr(kept, fmt.Sprint(moveErr)))
 		}
 	}
 	m.Format = metaFormat
-	m.Boots++
+	m.next()
 	if node != "" {
 		m.Node = node
 	}

@@ -148,7 +148,7 @@ func (s *Store) bringRecords() error {
 	if err != nil {
 		return err
 	}
-	j, err := openJournal(s.faulty(f.journalFile), f.size, f.align, uint16(s.epoch))
+	j, err := openJournal(s.faulty(f.journalFile), f.size, f.align, s.meta.run())
 	if err != nil {
 		f.Close()
 		kept, moveErr := moveAside(path, s.epoch)
@@ -232,7 +232,7 @@ func (s *Store) bringJournal() error {
 	s.mu.Lock()
 	recs := s.unfolded()
 	s.mu.Unlock()
-	path, size, run := s.path("journal"), max(s.o.JournalBytes, s.journalSize, journalFor(recs)), uint16(s.epoch)
+	path, size, run := s.path("journal"), max(s.o.JournalBytes, s.journalSize, journalFor(recs)), s.meta.run()
 	size = (size + 2*journalBlock - 1) &^ (2*journalBlock - 1) // one of format 1 may have another
 	n, err := createJournal(path, size, run, recs)
 	if err != nil && s.j != nil && !s.j.first && errors.Is(spaceError(err), errNoSpace) {

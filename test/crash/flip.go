@@ -104,9 +104,7 @@ func makeSpecimens(ctx context.Context, t testkit.T) (all []specimen, err error)
 		}
 		base, _ := strconv.ParseUint(string(m[1]), 10, 32) // digits, says the expression
 		boots, _ := strconv.ParseUint(string(m[2]), 10, 64)
-		for b := range boots {
-			s.epochs = append(s.epochs, base<<24+b+1)
-		}
+		s.epochs = append(s.epochs, base<<32+boots)
 		all = append(all, s)
 	}
 	return all, nil

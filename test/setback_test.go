@@ -1,0 +1,60 @@
+package test
+
+import (
+	"fmt"
+	"os"
+	"testing"
+
+	"github.com/leafd/leafd/internal/testkit"
+)
+
+// TestStoreRestoredFromACopy puts an old copy of the store back, as who restores an image of
+// the card does. What is published after that has sequences that were used before; it must not
+// be taken for what they were used for.
+func TestStoreRestoredFromACopy(t *testing.T) {
+	hub := testkit.StartHub(t, testkit.HubOptions{JetStream: true})
+	js := stream(t, hub)
+	l := testkit.StartLeafd(t, testkit.LeafdOptions{Config: refusedConfig, Env: map[string]string{"LEAFD_HUB_URL": hub.LeafURL()}})
+	n := 0
+	publish := func(k int) {
+		t.Helper()
+		nc := connect(t, l.NATSURL())
+		defer nc.Close()
+		for range k {
+			if _, err := nc.Request("cable.x", fmt.Append(nil, n), testkit.Patience); err != nil {
+				t.Fatalf("%d: %v", n, err)
+			}
+			n++
+		}
+		var u refusedBox
+		testkit.Eventually(t, func() bool { u = refused(l); return u.Messages == 0 }, "nothing waits: %+v", &u)
+	}
+	publish(100)
+	l.Stop()
+	image := t.TempDir()
+	if err := os.CopyFS(image, os.DirFS(l.StoreDir)); err != nil {
+		t.Fatal(err)
+	}
+	for _, k := range []int{100, 50, 150} {
+		l.Restart()
+		publish(k)
+		l.Stop()
+		if err := os.RemoveAll(l.StoreDir); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.CopyFS(l.StoreDir, os.DirFS(image)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	l.Restart()
+	publish(100)
+	s, err := js.Stream(t.Context(), "CABLE")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range n {
+		if m, err := s.GetMsg(t.Context(), uint64(i+1)); err != nil || string(m.Data) != fmt.Sprint(i) {
+			t.Fatalf("message %d of %d: %v %v", i+1, n, m, err)
+		}
+	}
+}
