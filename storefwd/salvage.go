@@ -388,23 +388,18 @@ func (s *Store) settleLog(id uint32) error {
 	if limit, known := s.salvage.limits[id]; known {
 		upTo = max(limit, l.folded)
 	}
-	expected := st.Msgs
-	if s.seqFloor > 0 { // the files tell of what was before this run
-		expected += l.msgs - l.ramMsgs
-	}
 	s.mu.Unlock()
-	found, hole, err := s.count(id, first, upTo, st.Last, acked)
+	found, have, hole, err := s.count(id, first, upTo, st.Folded, acked)
 	if err != nil {
 		return err
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	l.takeSalvaged(st, first, found)
-	have := found.Msgs
 	for i := 0; i < l.ram.len() && (*l.ram.at(i)).seq <= st.Folded; i++ {
 		have++ // the journal had it, too
 	}
-	if lost := expected - have; lost > 0 {
+	if lost := st.Msgs - have; lost > 0 {
 		l.lost[LostDamaged] += uint64(lost)
 		s.note(fmt.Sprintf("log %q: %d messages could not be read from the damaged store.db and are lost, between sequence %d and %d",
 			l.name, lost, hole.from, hole.to))
@@ -412,9 +407,10 @@ func (s *Store) settleLog(id uint32) error {
 	return nil
 }
 
-// count reads what the engine has of a log from sequence first to upTo, and the range in which
-// sequences up to last are missing. Those of acked are not wanted any more.
-func (s *Store) count(id uint32, first, upTo, last uint64, acked spans) (found logState, hole seqRange, err error) {
+// count reads what the engine has of a log from sequence first to upTo, and how many of these the
+// damaged file had, which is those up to folded, and the range in which such are missing. Those of
+// acked are not wanted any more.
+func (s *Store) count(id uint32, first, upTo, folded uint64, acked spans) (found logState, old int64, hole seqRange, err error) {
 	next := first
 	miss := func(from, to uint64) {
 		if from <= to {
@@ -427,9 +423,12 @@ func (s *Store) count(id uint32, first, upTo, last uint64, acked spans) (found l
 	for more := true; more && err == nil; {
 		n := 0
 		err = s.eng.Read(id, next, upTo, func(seq uint64, b []byte) bool {
-			miss(next, seq-1)
+			miss(next, min(seq-1, folded))
 			if !acked.has(seq) {
 				found.add(seq, b)
+				if seq <= folded {
+					old++
+				}
 			}
 			next = seq + 1
 			n++
@@ -438,8 +437,8 @@ func (s *Store) count(id uint32, first, upTo, last uint64, acked spans) (found l
 		more = n == 8192
 		s.commitDue(false)
 	}
-	miss(next, min(last, upTo))
-	return found, hole, err
+	miss(next, min(folded, upTo))
+	return found, old, hole, err
 }
 
 // takeSalvaged corrects the accounts after the engine's records were counted anew.

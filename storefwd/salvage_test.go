@@ -267,6 +267,58 @@ func (e *stopsAfter) Fold(b *foldBatch) (int64, error) {
 	return e.engine.Fold(b)
 }
 
+// A salvage stops, and what the journal still has of the damaged file is folded into the new
+// one: the next salvage does not expect these twice, and declares nothing.
+func TestSalvageAfterAFold(t *testing.T) {
+	dir := backlog(t, 1000, 0)
+	s, l := openBacklog(t, dir, Options{})
+	for n := uint64(1001); n <= 1300; n++ {
+		if _, err := l.Append(&msg.Msg{Subject: []byte("a.b"), Data: payload(n)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	safe := make(chan error, 1)
+	s.Barrier(func(err error) { safe <- err })
+	if err := <-safe; err != nil {
+		t.Fatal(err)
+	}
+	journal := filepath.Join(dir, "journal")
+	before, err := os.ReadFile(journal)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Close() // which folds
+	if err := os.WriteFile(journal, before, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(filepath.Join(dir, "store.db"), filepath.Join(dir, "store.db"+salvageMark+"1-0")); err != nil {
+		t.Fatal(err)
+	}
+	o := Options{}
+	o.faults.engine = func(e engine) engine { return refusesSalvage{e} }
+	s, _ = openBacklog(t, dir, o)
+	testkit.Eventually(t, func() bool { return s.Stats().Faults > 0 }, "the salvage stops")
+	s.Close()
+	s, l = openBacklog(t, dir, Options{})
+	defer s.Close()
+	if got := readBack(t, s, l); len(got) != 1300 {
+		t.Fatalf("%d messages", len(got))
+	}
+	if st := l.Stats(); st.Lost["damaged"] != 0 || strings.Contains(fmt.Sprint(s.Health()), "lost") {
+		t.Fatalf("%+v %q", st, s.Health())
+	}
+}
+
+// refusesSalvage is an engine whose disk fails for what a salvage found.
+type refusesSalvage struct{ engine }
+
+func (e refusesSalvage) Fold(b *foldBatch) (int64, error) {
+	if len(b.put) > 0 && len(b.states) == 0 {
+		return 0, fmt.Errorf("test: the disk fails")
+	}
+	return e.engine.Fold(b)
+}
+
 // One bit flips anywhere in store.db: what is missing then, if anything, is declared, by
 // the time the log was read to its end; nothing wrong is given out. A flipped key hid
 // the records behind it.

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/leafd/leafd/storefwd"
@@ -54,10 +55,24 @@ func checkStore(path string) error {
 		return nil
 	case exit.ExitCode() == exitDamaged:
 		return fmt.Errorf("%w: %s", storefwd.ErrDamaged, strings.TrimPrefix(said.line(), storefwd.ErrDamaged.Error()+": "))
-	case !exit.Exited(), strings.HasPrefix(said.line(), "panic:"), strings.HasPrefix(said.line(), "fatal error:"):
+	case ofBrokenFile(exit), strings.HasPrefix(said.line(), "panic:"), strings.HasPrefix(said.line(), "fatal error:"):
 		return fmt.Errorf("%w: the check ended with %v", storefwd.ErrDamaged, exit)
 	}
 	return nil
+}
+
+// ofBrokenFile reports whether the child ended as one does over a broken file. Who stops the
+// gateway, or is short of memory, may kill its child as well, and that says nothing of the file.
+func ofBrokenFile(exit *exec.ExitError) bool {
+	status, ok := exit.Sys().(syscall.WaitStatus)
+	if !ok || !status.Signaled() {
+		return false
+	}
+	switch status.Signal() {
+	case syscall.SIGBUS, syscall.SIGSEGV, syscall.SIGABRT, syscall.SIGILL, syscall.SIGFPE, syscall.SIGTRAP:
+		return true
+	}
+	return false
 }
 
 // head keeps the first bytes that are written to it.
