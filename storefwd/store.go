@@ -329,13 +329,25 @@ func (s *Store) Health() []string {
 	if s.full {
 		h = append(h, "the disk is full: records stay in the journal while it has room; free some space")
 	}
-	for _, l := range s.logs {
-		if !l.claimed && l.msgs > 0 {
-			h = append(h, fmt.Sprintf("log %q is not configured and still holds %d messages", l.name, l.msgs))
-		}
-	}
+	h = append(h, s.unclaimed()...)
 	slices.Sort(h)
 	return h
+}
+
+// Unclaimed says which logs hold messages and were not opened: nobody forwards these.
+func (s *Store) Unclaimed() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.unclaimed()
+}
+
+func (s *Store) unclaimed() (texts []string) {
+	for _, l := range s.logs {
+		if !l.claimed && l.msgs > 0 {
+			texts = append(texts, fmt.Sprintf("log %q is not configured and still holds %d messages", l.name, l.msgs))
+		}
+	}
+	return texts
 }
 
 // note adds a finding to Health. The caller holds mu, or is Open.

@@ -143,3 +143,39 @@ func TestOutboxGoesOnPastAHeaderThatTheStreamForbids(t *testing.T) {
 		t.Errorf("%+v, want %d rejected", u, len(bad))
 	}
 }
+
+// TestOutboxThatIsNotConfigured renames an outbox that holds messages: the log names what goes
+// nowhere, and the old name brings it back.
+func TestOutboxThatIsNotConfigured(t *testing.T) {
+	hub := testkit.StartHub(t, testkit.HubOptions{JetStream: true})
+	js := stream(t, hub)
+	hub.Kill()
+	l := testkit.StartLeafd(t, testkit.LeafdOptions{Config: refusedConfig, Env: map[string]string{"LEAFD_HUB_URL": hub.LeafURL()}})
+	nc := connect(t, l.NATSURL())
+	for n := range 3 {
+		if _, err := nc.Request("cable.x", fmt.Append(nil, n), testkit.Patience); err != nil {
+			t.Fatal(err)
+		}
+	}
+	l.Stop()
+	l.Configure(strings.Replace(refusedConfig, "outbox { cable {", "outbox { rope {", 1))
+	l.Restart()
+	if want := `log "OUT/cable" is not configured and still holds 3 messages, which go nowhere`; !strings.Contains(l.Log(), want) {
+		t.Errorf("the log does not say %s", want)
+	}
+	hub.Restart()
+	testkit.Eventually(t, func() bool { return refused(l).State == "live" }, "the link")
+	l.Stop()
+	l.Configure(refusedConfig)
+	l.Restart()
+	s, err := js.Stream(t.Context(), "CABLE")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for n := range 3 {
+		testkit.Eventually(t, func() bool {
+			m, err := s.GetMsg(t.Context(), uint64(n+1))
+			return err == nil && string(m.Data) == fmt.Sprint(n)
+		}, "message %d", n)
+	}
+}

@@ -162,6 +162,9 @@ func (d *daemon) openStore() (err error) {
 			return fmt.Errorf("outbox %q: %w", o.Name, err)
 		}
 	}
+	for _, w := range d.store.Unclaimed() {
+		d.log.Warn("store: "+w+", which go nowhere; configure it again, or take them out with leafd outbox export and drop", "dir", c.Store.Dir)
+	}
 	return nil
 }
 
