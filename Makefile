@@ -8,7 +8,7 @@ TAGS     = nethttpomithttp2
 LDFLAGS  = -s -w -X main.version=$(VERSION)
 
 .DEFAULT_GOAL := build
-.PHONY: build demo test race check cross bench crash outage interop interop-go interop-c interop-js fuzz soak clean
+.PHONY: build demo test race check cross bench profile crash outage interop interop-go interop-c interop-js fuzz soak clean
 
 ## build: leafd for this machine, as bin/leafd
 build:
@@ -35,6 +35,7 @@ check:
 	if [ -n "$$unformatted" ]; then gofmt -d $$unformatted; exit 1; fi
 	$(GO) vet ./...
 	$(GO) vet -tags leafdtestclock ./cmd/leafd
+	$(GO) vet -tags profile ./cmd/leafd
 	$(GO) tool staticcheck ./...
 	$(GO) test ./internal
 
@@ -45,6 +46,10 @@ cross:
 ## bench: leafd beside nats-server, as markdown; ROUNDS=5 for a record, 3 (default) for a look; PARTS="broker rest durable outage backlog flash"
 bench:
 	GO='$(GO)' VERSION='$(VERSION)' TAGS='$(TAGS)' scripts/bench.sh
+
+## profile: where leafd spends its time under these loads, for the compiler, as cmd/leafd/default.pgo; two minutes
+profile:
+	GO='$(GO)' TAGS='$(TAGS)' scripts/profile.sh
 
 ## crash: cut the power, kill, damage, and break the disk under a running leafd, and count
 ## what was lost; root, strace. CRASH_FLAGS="-part power" or FAULTS_FLAGS for less

@@ -95,7 +95,7 @@ func (p pkg) short() string { return strings.TrimPrefix(p.ImportPath, module) }
 // packages are all of this module.
 func packages(t *testing.T) []pkg {
 	t.Helper()
-	cmd := exec.Command("go", "list", "-e", "-json=ImportPath,Name,Dir,Imports,Deps,TestImports,XTestImports,GoFiles,CgoFiles,TestGoFiles,XTestGoFiles", module+"...")
+	cmd := exec.Command("go", "list", "-e", "-pgo=off", "-json=ImportPath,Name,Dir,Imports,Deps,TestImports,XTestImports,GoFiles,CgoFiles,TestGoFiles,XTestGoFiles", module+"...")
 	out, err := cmd.Output()
 	if err != nil {
 		t.Fatalf("go list: %v", err)
