@@ -343,7 +343,7 @@ func TestMonitoringMQTT(t *testing.T) {
 		}
 		shapes[m.name] = map[string]string{}
 		shape(c, "", shapes[m.name])
-		device.Disconnect(0)
+		device.Disconnect(uint(testkit.Patience.Milliseconds())) // with 0 a DISCONNECT may stay unsent
 		testkit.Eventually(t, func() bool {
 			list := m.get(t, "/connz?state=closed&mqtt_client=dev")["connections"].([]any)
 			return len(list) == 1 && list[0].(map[string]any)["reason"] == "Client Closed"
