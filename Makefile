@@ -47,7 +47,7 @@ cross:
 bench:
 	GO='$(GO)' VERSION='$(VERSION)' TAGS='$(TAGS)' scripts/bench.sh
 
-## profile: where leafd spends its time under these loads, for the compiler, as cmd/leafd/default.pgo; two minutes
+## profile: where leafd spends its time under these loads, for the compiler, as cmd/leafd/default.pgo; four minutes
 profile:
 	GO='$(GO)' TAGS='$(TAGS)' scripts/profile.sh
 

@@ -38,12 +38,13 @@ const (
 // epoch puts the random base above the count of opens, and what was drawn for this open below
 // it. A store that was wiped and made anew has another base; one that was restored from a
 // copy, or a copy of which another gateway uses, counts on from the same number and draws
-// something else. So the ids of none of them meet, and no clock has a say in it.
+// something else, but for one case in 4,096. So the ids of none of them meet, and no clock
+// has a say in it.
 func (m *meta) epoch() uint64 { return uint64(m.Base)<<bootBits + m.Boots }
 
 // next counts one more open. A store that has used its numbers up goes on under another base.
 func (m *meta) next() {
-	count := m.Boots >> drawBits
+	count := m.opens()
 	if count == 0 {
 		count = m.Boots // of a version that drew nothing
 	}
@@ -53,8 +54,11 @@ func (m *meta) next() {
 	m.Boots = count<<drawBits | uint64(binary.BigEndian.Uint16(random(2))>>(16-drawBits))
 }
 
+// opens is how often the store was opened.
+func (m *meta) opens() uint64 { return m.Boots >> drawBits }
+
 // run tells the opens of a store apart in its journal.
-func (m *meta) run() uint16 { return uint16(m.Boots >> drawBits) }
+func (m *meta) run() uint16 { return uint16(m.opens()) }
 
 // leastBase keeps epochs above those of versions that counted in 24 bits and drew nothing.
 const leastBase = 1 << 24

@@ -30,7 +30,6 @@ type place struct {
 	name    string
 	filters []string
 	info    streamInfo
-	renames bool   // it stores under other subjects
 	blind   string // why the stream cannot tell what it has; empty: it can
 
 	lasts []stored // the last message of each filter
@@ -102,7 +101,8 @@ func (f *Forwarder) survey(ctx context.Context, p *place) (err error) {
 		return nil
 	}
 	if p.info, err = f.streamInfo(ctx, p.name); err == nil {
-		if p.renames = len(p.info.Config.Transform) > 0; p.renames && !f.exclusive(p) {
+		if p.renames() && !f.exclusive(p) {
+			f.unanswered = 0
 			p.blind = fmt.Sprintf("stream %q stores under other subjects (subject_transform), and not only what is this outbox's", p.name)
 			return nil
 		}
@@ -155,10 +155,13 @@ func (f *Forwarder) repeated() (yes bool) {
 	return yes
 }
 
+// renames reports whether the stream stores under other subjects.
+func (p *place) renames() bool { return len(p.info.Config.Transform) > 0 }
+
 // query is how to ask the stream for what it took under one of the filters: by its own
 // subjects, or, where it stores under others, by all, which are ours (exclusive).
 func (p *place) query(filter int) string {
-	if p.renames {
+	if p.renames() {
 		return ">"
 	}
 	return p.filters[filter]

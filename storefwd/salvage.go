@@ -140,7 +140,7 @@ func (s *Store) findDamaged() {
 	defer s.mu.Unlock()
 	s.salvaging, s.readable = make(chan struct{}), false
 	if !s.loaded {
-		s.seqFloor = s.meta.Boots >> drawBits * seqsPerBoot
+		s.seqFloor = s.meta.opens() * seqsPerBoot
 	}
 	s.wakeBy(s.mono())
 }

@@ -49,8 +49,8 @@ func TestFleet(t *testing.T) {
 		all.Wait()
 	}
 	for i, l := range fleet {
-		var u refusedBox
-		testkit.Eventually(t, func() bool { u = refused(l); return u.Messages == 0 }, "nothing waits at gateway %d: %+v", i, &u)
+		var u outboxState
+		testkit.Eventually(t, func() bool { u = uplinkBox(l); return u.Messages == 0 }, "nothing waits at gateway %d: %+v", i, &u)
 		if u.Rejected != 0 || len(u.Dropped) != 0 {
 			t.Errorf("gateway %d: %+v", i, u)
 		}

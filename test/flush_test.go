@@ -16,20 +16,22 @@ import (
 
 var flushConfig = strings.Replace(cableConfig, `["cable.>"]`, `["cable.>"], confirm: "flush"`, 1) + "http: $LEAFD_HTTP_PORT\n"
 
-// flushBox is what /uplinkz says of the only outbox.
-type flushBox struct {
-	State    string `json:"state"`
-	Reason   string `json:"reason"`
-	Confirm  string `json:"confirm"`
-	Resume   string `json:"resume"`
-	Messages int    `json:"messages"`
-	Acked    int    `json:"acked"`
-	Resent   int    `json:"resent"`
+// outboxState is what /uplinkz says of the only outbox.
+type outboxState struct {
+	State    string            `json:"state"`
+	Reason   string            `json:"reason"`
+	Confirm  string            `json:"confirm"`
+	Resume   string            `json:"resume"`
+	Messages int               `json:"messages"`
+	Acked    int               `json:"acked"`
+	Resent   int               `json:"resent"`
+	Rejected int               `json:"rejected"`
+	Dropped  map[string]uint64 `json:"dropped"`
 }
 
-func uplinkBox(l *testkit.Leafd) flushBox {
+func uplinkBox(l *testkit.Leafd) outboxState {
 	var u struct {
-		Outboxes []flushBox `json:"outboxes"`
+		Outboxes []outboxState `json:"outboxes"`
 	}
 	l.Get("/uplinkz", &u)
 	return u.Outboxes[0]

@@ -12,24 +12,6 @@ import (
 	"github.com/leafd/leafd/internal/testkit"
 )
 
-// refusedBox is what /uplinkz says of the only outbox.
-type refusedBox struct {
-	State    string            `json:"state"`
-	Reason   string            `json:"reason"`
-	Messages int               `json:"messages"`
-	Resent   int               `json:"resent"`
-	Rejected int               `json:"rejected"`
-	Dropped  map[string]uint64 `json:"dropped"`
-}
-
-func refused(l *testkit.Leafd) refusedBox {
-	var u struct {
-		Outboxes []refusedBox `json:"outboxes"`
-	}
-	l.Get("/uplinkz", &u)
-	return u.Outboxes[0]
-}
-
 var refusedConfig = cableConfig + "http: $LEAFD_HTTP_PORT\n"
 
 // TestOutboxWaitsForRoomAtTheHub has hubs whose stream takes messages and then no more,
@@ -84,12 +66,12 @@ func TestOutboxWaitsForRoomAtTheHub(t *testing.T) {
 					t.Fatalf("%d: %v", n, err)
 				}
 			}
-			var u refusedBox
-			testkit.Eventually(t, func() bool { u = refused(l); return u.Resent >= 8 && strings.Contains(u.Reason, c.says) }, "refused %q: %+v", c.says, &u)
+			var u outboxState
+			testkit.Eventually(t, func() bool { u = uplinkBox(l); return u.Resent >= 8 && strings.Contains(u.Reason, c.says) }, "refused %q: %+v", c.says, &u)
 			if err := c.free(js); err != nil {
 				t.Fatal(err)
 			}
-			testkit.Eventually(t, func() bool { u = refused(l); return u.Messages == 0 }, "nothing waits: %+v", &u)
+			testkit.Eventually(t, func() bool { u = uplinkBox(l); return u.Messages == 0 }, "nothing waits: %+v", &u)
 			if u.Rejected != 0 || len(u.Dropped) != 0 {
 				t.Errorf("%+v", u)
 			}
@@ -132,8 +114,8 @@ func TestOutboxGoesOnPastAHeaderThatTheStreamForbids(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var u refusedBox
-	testkit.Eventually(t, func() bool { u = refused(l); return u.Messages == 0 }, "nothing waits: %+v", &u)
+	var u outboxState
+	testkit.Eventually(t, func() bool { u = uplinkBox(l); return u.Messages == 0 }, "nothing waits: %+v", &u)
 	for i := range bad {
 		if _, err := s.GetLastMsgForSubject(t.Context(), fmt.Sprint("cable.good.", i)); err != nil {
 			t.Errorf("the message behind %v: %v", bad[i], err)
@@ -164,7 +146,7 @@ func TestOutboxThatIsNotConfigured(t *testing.T) {
 		t.Errorf("the log does not say %s", want)
 	}
 	hub.Restart()
-	testkit.Eventually(t, func() bool { return refused(l).State == "live" }, "the link")
+	testkit.Eventually(t, func() bool { return uplinkBox(l).State == "live" }, "the link")
 	l.Stop()
 	l.Configure(refusedConfig)
 	l.Restart()

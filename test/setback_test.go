@@ -26,8 +26,8 @@ func TestStoreRestoredFromACopy(t *testing.T) {
 			}
 			n++
 		}
-		var u refusedBox
-		testkit.Eventually(t, func() bool { u = refused(l); return u.Messages == 0 }, "nothing waits: %+v", &u)
+		var u outboxState
+		testkit.Eventually(t, func() bool { u = uplinkBox(l); return u.Messages == 0 }, "nothing waits: %+v", &u)
 	}
 	publish(100)
 	l.Stop()

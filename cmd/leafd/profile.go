@@ -11,5 +11,7 @@ import (
 // A leafd built with the tag profile serves its profiles at LEAFD_PROFILE, for
 // scripts/profile.sh and for who looks for what costs time. No release is built so.
 func init() {
-	go http.ListenAndServe(os.Getenv("LEAFD_PROFILE"), nil)
+	if addr := os.Getenv("LEAFD_PROFILE"); addr != "" {
+		go http.ListenAndServe(addr, nil)
+	}
 }
