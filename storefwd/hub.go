@@ -93,11 +93,11 @@ func (f *Forwarder) message(ctx context.Context, stream string, req getMsg) (m s
 		return stored{}, fmt.Errorf("ask stream %q for a message: %w", stream, err)
 	}
 	m.at = resp.Message.Seq
-	if m.epoch, m.seq, m.ours = parseID(headerValue(resp.Message.Header, msgID), f.origin); m.ours {
-		m.ours = sameStore(m.epoch, f.s.epoch)
-	} else {
+	epoch, seq, named := parseID(headerValue(resp.Message.Header, msgID), f.origin)
+	m.epoch, m.seq, m.ours = epoch, seq, named && f.s.meta.made(epoch)
+	if mark := f.l.getMark(); !named || !m.ours && mark.At > 0 && m.at > mark.At {
 		f.mu.Lock()
-		f.foreign[stream] = true
+		f.foreign[stream] = true // a store that was here before this one wrote nothing behind it
 		f.mu.Unlock()
 	}
 	return m, nil

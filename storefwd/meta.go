@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io/fs"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -20,53 +21,93 @@ import (
 // meta is the file that makes an epoch: {"format":2,"base":…,"boots":…,"node":…,"sum":…}.
 // It is replaced, never changed in place, once at each open and when the time becomes known.
 type meta struct {
-	Format int    `json:"format"`
-	Base   uint32 `json:"base"`  // random, drawn when the store was created
-	Boots  uint64 `json:"boots"` // opens so far, and in the low drawBits what was drawn for this one
-	Node   string `json:"node"`
-	Runs   []run  `json:"runs,omitempty"` // the last ones, this one at the end
-	Sum    string `json:"sum"`            // crc32c of the object with an empty sum
+	Format int      `json:"format"`
+	Base   uint32   `json:"base"`            // random, drawn when the store was created, and on each new board
+	Boots  uint64   `json:"boots"`           // opens under this base, and in the low drawBits what was drawn for this one
+	Opens  uint64   `json:"opens,omitempty"` // of the store
+	Node   string   `json:"node"`
+	Board  []string `json:"board,omitempty"`  // what Options.Board said since Base was drawn, the last ones
+	Former []uint32 `json:"former,omitempty"` // bases before this one, the last ones
+	Runs   []run    `json:"runs,omitempty"`   // the last ones, this one at the end
+	Sum    string   `json:"sum"`              // crc32c of the object with an empty sum
 }
 
 const (
 	metaFile   = "meta.json"
 	metaFormat = 2 // 1: every record of store.db is single
 	bootBits   = 32
-	drawBits   = 12
+	drawBits   = 16
+	maxFormer  = 16
+	maxParts   = 32
 )
 
 // epoch puts the random base above the count of opens, and what was drawn for this open below
-// it. A store that was wiped and made anew has another base; one that was restored from a
-// copy, or a copy of which another gateway uses, counts on from the same number and draws
-// something else, but for one case in 4,096. So the ids of none of them meet, and no clock
-// has a say in it.
+// it. A store that was wiped and made anew has another base, and so has a copy that another
+// board uses. One that was restored from a copy on its board counts on from the same number
+// and draws something else, but for one case in 65,536. So the ids of none of them meet, and
+// no clock has a say in it.
 func (m *meta) epoch() uint64 { return uint64(m.Base)<<bootBits + m.Boots }
 
-// next counts one more open. A store that has used its numbers up goes on under another base.
-func (m *meta) next() {
-	count := m.opens()
-	if count == 0 {
-		count = m.Boots // of a version that drew nothing
+// next counts one more open, on this board. A store that has used its numbers up, or finds
+// itself on another board, goes on under another base.
+func (m *meta) next(board []string) {
+	if m.Opens == 0 {
+		m.Opens = min(m.Boots, 1<<24) // of a version without this count: no less
 	}
-	if count++; count>>(bootBits-drawBits) > 0 || m.Base < leastBase {
-		m.Base, count = drawBase(), 1
+	m.Opens++
+	count := m.Boots>>drawBits + 1
+	if count>>(bootBits-drawBits) > 0 || m.Base < leastBase || m.moved(board) {
+		m.rebase()
+		m.Board, count = nil, 1
 	}
-	m.Boots = count<<drawBits | uint64(binary.BigEndian.Uint16(random(2))>>(16-drawBits))
+	m.Boots = count<<drawBits | uint64(binary.BigEndian.Uint16(random(2)))
+	m.note(board)
 }
 
-// opens is how often the store was opened.
-func (m *meta) opens() uint64 { return m.Boots >> drawBits }
+// moved reports whether nothing of the board that had the store is on this one. Then it was
+// copied with the card that it lay on, perhaps to a hundred boards.
+func (m *meta) moved(board []string) bool {
+	known := func(part string) bool { return slices.Contains(m.Board, part) }
+	return len(m.Board) > 0 && len(board) > 0 && !slices.ContainsFunc(board, known)
+}
+
+// note keeps what is on this board, beside what was: a card or a port may be exchanged.
+func (m *meta) note(board []string) {
+	for _, part := range board {
+		if !slices.Contains(m.Board, part) {
+			m.Board = append(slices.Clip(m.Board), part)
+		}
+	}
+	m.Board = m.Board[max(0, len(m.Board)-maxParts):]
+}
+
+// rebase draws another base, above this one: epochs ascend (runOf).
+func (m *meta) rebase() {
+	m.Former = append(m.Former[max(0, len(m.Former)-maxFormer+1):len(m.Former):len(m.Former)], m.Base)
+	above := uint64(m.Base) + 1 + uint64(binary.BigEndian.Uint32(random(4))>>12)
+	switch {
+	case m.Base < leastBase:
+		m.Base = drawBase()
+	case above <= math.MaxUint32:
+		m.Base = uint32(above)
+	default:
+		m.Base, m.Runs = drawBase(), nil
+	}
+}
 
 // run tells the opens of a store apart in its journal.
-func (m *meta) run() uint16 { return uint16(m.opens()) }
+func (m *meta) run() uint16 { return uint16(m.Opens) }
 
 // leastBase keeps epochs above those of versions that counted in 24 bits and drew nothing.
 const leastBase = 1 << 24
 
 func drawBase() uint32 { return binary.BigEndian.Uint32(random(4))>>1 | 1<<30 }
 
-// sameStore reports whether two epochs come from one store.
-func sameStore(a, b uint64) bool { return baseOf(a) == baseOf(b) }
+// made reports whether an epoch is of this store, or of what it was copied from.
+func (m *meta) made(epoch uint64) bool {
+	base := baseOf(epoch)
+	return base == uint64(m.Base) || slices.ContainsFunc(m.Former, func(b uint32) bool { return uint64(b) == base })
+}
 
 func baseOf(epoch uint64) uint64 {
 	if epoch < leastBase<<bootBits {
@@ -109,7 +150,7 @@ var errNewer = errors.New("a newer leafd made it; use that one, or another direc
 // readMeta reads the meta file and counts one more boot, which write makes durable.
 // A file that cannot be read is as good as none: the base drawn instead keeps ids
 // apart. It returns a note for Health about that.
-func readMeta(dir, node string) (m meta, note string, err error) {
+func readMeta(dir, node string, board []string) (m meta, note string, err error) {
 	path := filepath.Join(dir, metaFile)
 	b, err := os.ReadFile(path)
 	if err == nil {
@@ -127,7 +168,7 @@ func readMeta(dir, node string) (m meta, note string, err error) {
 		}
 	}
 	m.Format = metaFormat
-	m.next()
+	m.next(board)
 	if node != "" {
 		m.Node = node
 	}

@@ -22,7 +22,7 @@ var errTooMany = errors.New("too many messages to read")
 // readBack acknowledges what the stream has above the ack floor.
 func (f *Forwarder) readBack(ctx context.Context, p *place) error {
 	floor, doubt := f.c.ambiguous()
-	if p.last.ours {
+	if f.l.wrote(p.last) {
 		p.top = p.last.seq
 	}
 	if !doubt || p.info.State.Messages == 0 {
@@ -52,10 +52,11 @@ func (f *Forwarder) ackStored(p *place, found []stored) {
 	slices.SortFunc(found, func(a, b stored) int { return int(min(max(int64(a.seq-b.seq), -1), 1)) })
 	n := uint64(0)
 	for _, m := range found {
-		if m.seq > p.top {
-			p.top = m.seq
+		if !f.l.wrote(m) {
+			continue
 		}
-		if f.c.ackStored(m.epoch, m.seq) {
+		p.top = max(p.top, m.seq)
+		if _, news, _ := f.c.ack(m.seq, 0); news {
 			n++
 		}
 	}
@@ -156,19 +157,13 @@ func (c *Cursor) ambiguous() (floor uint64, doubt bool) {
 	return floor, floor < most || len(c.sent.s) > 0
 }
 
-// ackStored acknowledges the record that an id names, and reports whether that was
-// news. After a crash a sequence may have come back with another epoch: then the id
-// is that of a message that nobody was promised.
-func (c *Cursor) ackStored(epoch, seq uint64) bool {
-	l := c.l
+// wrote reports whether a message that was seen in a stream is the log's own. After a crash, or
+// in a store that was restored from a copy, a sequence may have come back with another epoch:
+// then it is a message that nobody was promised, or that nobody has any more.
+func (l *Log) wrote(m stored) bool {
 	l.s.mu.Lock()
-	same := l.epochOf(seq) == epoch
-	l.s.mu.Unlock()
-	if !same {
-		return false
-	}
-	_, news, _ := c.ack(seq, 0)
-	return news
+	defer l.s.mu.Unlock()
+	return m.ours && l.epochOf(m.seq) == m.epoch
 }
 
 // epochOf is the run of the store that appended seq.

@@ -140,7 +140,7 @@ func (s *Store) findDamaged() {
 	defer s.mu.Unlock()
 	s.salvaging, s.readable = make(chan struct{}), false
 	if !s.loaded {
-		s.seqFloor = s.meta.opens() * seqsPerBoot
+		s.seqFloor = s.meta.Opens * seqsPerBoot
 	}
 	s.wakeBy(s.mono())
 }

@@ -31,6 +31,7 @@ type Options struct {
 	SpillAfter     time.Duration // how long a record of a live outbox waits for the hub before it is written; default 250ms
 	FoldAfter      time.Duration // how long the journal keeps what is left in it before it is folded; default 1m
 	MaxSize        int64         // bytes the bbolt file may have; default and most 512 MiB on 32-bit machines, 4 GiB on others
+	Board          []string      // what tells this board from another of its kind: serial numbers; default: nothing is known
 	Reserve        int64         // bytes kept from the disk to be let go when it is full; default 1 MiB, negative: none
 
 	// Check looks at the bbolt file at path before it is opened; the error is ErrDamaged if
@@ -218,7 +219,7 @@ func (s *Store) open() (err error) {
 	if err = s.bringLock(); err != nil && stops(err) {
 		return err
 	}
-	m, note, metaErr := readMeta(s.dir, s.o.Node)
+	m, note, metaErr := readMeta(s.dir, s.o.Node, s.o.Board)
 	if metaErr != nil {
 		return metaErr
 	}

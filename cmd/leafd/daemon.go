@@ -85,7 +85,7 @@ type box struct {
 // newDaemon builds everything and takes the ports, so that what cannot work is
 // said before anything runs.
 func newDaemon(program string, cfg *Config, f *flags, logs *logs) (d *daemon, err error) {
-	d = &daemon{program: program, flags: f, logs: logs, log: logs.logger(), name: cfg.ServerName, sys: "/sys", router: leaf.NewRouter(),
+	d = &daemon{program: program, flags: f, logs: logs, log: logs.logger(), name: cfg.ServerName, sys: sysfs, router: leaf.NewRouter(),
 		buffers: leaf.NewBudget(boundMemory(cmp.Or(cfg.MaxMemory, ownMemory()))), closed: leaf.NewClosedRing(cfg.MaxClosed)}
 	d.cfg.Store(cfg)
 	d.origin.Store(originOf(cfg))
@@ -180,7 +180,7 @@ func shareOneCore() {
 // storeOptions are for the daemon and for a command that opens the store in its
 // place.
 func (c *Config) storeOptions(log *slog.Logger) storefwd.Options {
-	return storefwd.Options{Clock: newClock(c.Clock), JournalBytes: c.Store.JournalSize, SpillAfter: c.Store.SpillAfter,
+	return storefwd.Options{Clock: newClock(c.Clock), Board: board(os.DirFS(sysfs)), JournalBytes: c.Store.JournalSize, SpillAfter: c.Store.SpillAfter,
 		CommitInterval: c.Store.CommitInterval, Check: checkStore, MaxSize: c.Store.MaxSize, Reserve: cmp.Or(c.Store.Reserve, -1), Logger: log}
 }
 
