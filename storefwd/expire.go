@@ -88,6 +88,9 @@ func (l *Log) expired(r *Record) bool {
 	var known bool
 	r.Time, known = l.s.date(r.stamp)
 	age, aged := l.s.age(r.stamp)
+	if r.Age = age; !aged {
+		r.Age = -1
+	}
 	if r.TimeUncertain = !known; aged && age < atOnce && r.Epoch == l.s.epoch {
 		r.Early, r.TimeUncertain = false, false
 	}

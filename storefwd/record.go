@@ -21,6 +21,7 @@ type Record struct {
 	Retain                bool
 	Subject, Header, Data []byte
 
+	Age           time.Duration // at least, when it was read; -1: nobody knows
 	Early         bool          // the clock was not trusted then
 	TimeUncertain bool          // … and it is not known by now
 	TTL           time.Duration // what is left of its own life when it is handed out; 0: it has none

@@ -2,6 +2,7 @@ package test
 
 import (
 	"errors"
+	"fmt"
 	"testing"
 	"time"
 
@@ -167,5 +168,46 @@ func TestRefusedDevice(t *testing.T) {
 	l.Get("/varz", &v)
 	if v.Leafd.MQTT.Faults["quota_exceeded"] != 3 || v.Leafd.Drops["store_full"] != 4 {
 		t.Errorf("%+v", v)
+	}
+}
+
+// A publisher that did not hear of what it sent sends it again, under the same ids, to a leafd
+// that was killed: what waits there is known by its ids.
+func TestPublisherRepeatsAfterAKill(t *testing.T) {
+	hub := testkit.StartHub(t, testkit.HubOptions{JetStream: true})
+	js := stream(t, hub)
+	hub.Kill()
+	l := testkit.StartLeafd(t, testkit.LeafdOptions{Config: refusedConfig, Env: map[string]string{"LEAFD_HUB_URL": hub.LeafURL()}})
+	const n, runs = 1000, 3
+	for range runs {
+		edge, err := jetstream.New(connect(t, l.NATSURL()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var last jetstream.PubAckFuture
+		for i := range n {
+			if last, err = edge.PublishAsync("cable.a", fmt.Append(nil, i), jetstream.WithMsgID(fmt.Sprint("id ", i))); err != nil {
+				t.Fatal(err)
+			}
+		}
+		select {
+		case <-last.Ok():
+		case err := <-last.Err():
+			t.Fatal(err)
+		case <-time.After(testkit.Patience):
+			t.Fatal("no answer")
+		}
+		l.Kill()
+		l.Restart()
+	}
+	hub.Restart()
+	var u outboxState
+	testkit.Eventually(t, func() bool { u = uplinkBox(l); return u.Messages == 0 && u.State == "live" }, "drained: %+v", &u)
+	s, err := js.Stream(t.Context(), "CABLE")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := s.CachedInfo().State.Msgs; got != n {
+		t.Errorf("%d messages in the stream, %d were published, %d times each", got, n, runs)
 	}
 }

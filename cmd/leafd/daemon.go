@@ -198,6 +198,9 @@ func (d *daemon) openBox(o Outbox) (err error) {
 		return err
 	}
 	b.in = newPubacks(o.Name, b.log, d.store.Barrier, o.DuplicateWindow, d.router, d.log)
+	if err := b.in.ids.restore(b.log, time.Now()); err != nil {
+		d.log.Warn("outbox: which Nats-Msg-Ids wait in it cannot be read; one that is sent again now is stored again", "outbox", o.Name, "err", err)
+	}
 	outbox := d.router.Attach("outbox:"+o.Name, b.in, leaf.Outbox)
 	for _, s := range o.Subjects {
 		if err := outbox.Subscribe(&msg.Sub{Subject: s}); err != nil {

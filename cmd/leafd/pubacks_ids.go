@@ -3,11 +3,13 @@ package main
 import (
 	"crypto/sha256"
 	"time"
+
+	"github.com/leafd/leafd/storefwd"
 )
 
 // idWindow remembers which message ids came within a span of time, maxIDs of them
-// at most: when more come, the oldest are forgotten early. Nothing of it survives a
-// restart. Whoever owns it guards it.
+// at most: when more come, the oldest are forgotten early. After a restart it knows those
+// of what waits in the log. Whoever owns it guards it.
 type idWindow struct {
 	span time.Duration // static; 0: nothing is remembered
 
@@ -72,5 +74,28 @@ func (w *idWindow) pop() {
 	w.head++
 	if w.seqs[old.key] == old.seq {
 		delete(w.seqs, old.key)
+	}
+}
+
+// restore adds the ids of the newest maxIDs records that wait in l, those of an earlier run:
+// their publishers may not have heard of it, and send them again. Where the age is not known
+// none is added: one that comes again is better than a new one that is taken for it.
+func (w *idWindow) restore(l *storefwd.Log, now time.Time) error {
+	if w.span == 0 {
+		return nil
+	}
+	st := l.Stats()
+	recs := make([]storefwd.Record, 0, 256)
+	for from := max(st.First, st.Last-min(st.Last, maxIDs-1)); ; from = recs[len(recs)-1].Seq + 1 {
+		var err error
+		if recs, err = l.Read(recs[:0], from); err != nil || len(recs) == 0 {
+			return err
+		}
+		for i := range recs {
+			if r := &recs[i]; r.Age >= 0 && r.Age < w.span {
+				id, _ := scanHeader(r.Header)
+				w.add(keyOf(id), r.Seq, now)
+			}
+		}
 	}
 }

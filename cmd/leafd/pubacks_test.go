@@ -234,6 +234,64 @@ func TestIDWindow(t *testing.T) {
 	})
 }
 
+// After a restart the ids of what waits are known, the newest maxIDs, and none that is too old.
+func TestIDWindowAfterARestart(t *testing.T) {
+	dir := t.TempDir()
+	clock := &lateClock{Clock: storefwd.SystemClock("never"), boot: "1"}
+	open := func() (*storefwd.Store, *storefwd.Log) {
+		s, err := storefwd.Open(dir, storefwd.Options{Clock: clock})
+		if err != nil {
+			t.Fatal(err)
+		}
+		l, err := s.Log("OUT/box", storefwd.Retention{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s, l
+	}
+	s, l := open()
+	const n = maxIDs + 100
+	for i := range n {
+		if _, err := l.Append(&msg.Msg{Subject: []byte("box.a"), Header: fmt.Appendf(nil, "NATS/1.0\r\nNats-Msg-Id: %d\r\n\r\n", i+1)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		span, later time.Duration
+		boot        string
+		first       uint64 // that is known
+	}{{time.Hour, 0, "1", n - maxIDs + 1}, {time.Hour, 2 * time.Hour, "1", n + 1}, {0, 0, "1", n + 1}, {time.Hour, 0, "2", n + 1}} {
+		clock.boot = c.boot
+		s, l := open()
+		w, now := idWindow{span: c.span}, time.Now()
+		clock.late = c.later
+		if err := w.restore(l, now); err != nil {
+			t.Fatal(err)
+		}
+		for seq := uint64(1); seq <= n; seq++ {
+			if got, ok := w.find(keyOf(fmt.Append(nil, seq)), now); ok != (seq >= c.first) || ok && got != seq {
+				t.Fatalf("%+v: id %d is known: %v, as %d", c, seq, ok, got)
+			}
+		}
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// lateClock is a clock whose machine has run for longer, or was started again.
+type lateClock struct {
+	storefwd.Clock
+	late time.Duration
+	boot string
+}
+
+func (c *lateClock) Boot() time.Duration { return c.Clock.Boot() + c.late }
+func (c *lateClock) BootID() string      { return c.boot }
+
 func TestScanHeader(t *testing.T) {
 	for _, c := range []struct {
 		header, id string
