@@ -411,6 +411,17 @@ func (l *Link) Hub() (domain string, maxPayload int) {
 	return l.status.Domain, int(l.maxPayload.Load())
 }
 
+// Hears reports whether messages for filter, or some, may come from the hub, as far as its
+// permissions and the configuration say. It is true while the link is down.
+func (l *Link) Hears(filter string) bool {
+	s := l.live.Load()
+	if s == nil || s.perms.Load().mayAnnounce(filter) {
+		return true
+	}
+	s.missed.Store(true)
+	return false
+}
+
 // Status returns what the link is doing and has done.
 func (l *Link) Status() LinkStatus {
 	l.mu.Lock()

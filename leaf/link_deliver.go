@@ -27,6 +27,9 @@ func (s *session) Flush() (behind <-chan struct{}) { return s.out.Flush() }
 // reaches the hub's JetStream without a domain.
 func (s *session) send(m *msg.Msg) error {
 	if err := s.maySend(m.Subject); err != nil {
+		if err == ErrDenied {
+			s.missed.Store(true)
+		}
 		return err
 	}
 	return s.put(m, s.out.max/8*7)

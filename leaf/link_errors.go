@@ -15,7 +15,7 @@ var (
 	ErrLinkDown = errors.New("the link to the hub is down")
 	ErrLinkBusy = errors.New("too much is waiting for the hub already")
 	ErrTooLarge = error(neverError("larger than the hub takes"))
-	ErrDenied   = errors.New("not permitted toward the hub")
+	ErrDenied   = errors.New("not permitted toward the hub: its permissions for the link's user, or deny_exports here, leave it out")
 )
 
 // cause says which delay follows a failure of the link.
@@ -121,7 +121,9 @@ func faultOf(err error) *linkFault {
 }
 
 var (
-	errStaleHub  = &linkFault{transient, errors.New("the hub has not answered for too long"), ""}
+	errStaleHub = &linkFault{transient, errors.New("the hub has not answered for too long"), ""}
+	errAskAgain = &linkFault{transient, errors.New("an outbox needs what the hub does not permit"),
+		"connecting again: a hub that is reloaded tells its permissions to new links only"}
 	errWrongPort = &linkFault{refused, errors.New("this is not a leafnode port"),
 		"connect to the port of the hub's leafnodes block, 7422 unless it says otherwise"}
 	errHubWantsTLS = &linkFault{refused, errors.New("the hub requires TLS, and leafd does not have TLS on links yet"),

@@ -48,6 +48,7 @@ type session struct {
 	perms      atomic.Pointer[permissions] // nil before joined
 	maxPayload atomic.Int64                // that the hub takes; 0: no limit known
 	pings      atomic.Int32                // sent with nothing heard since
+	missed     atomic.Bool                 // an outbox needs what perms leave out
 	asked      asked
 
 	announced map[interestKey]int // guarded by the router's lock; what the hub knows of us
@@ -248,11 +249,12 @@ func (s *session) ping() {
 	s.out.Flush()
 }
 
-// keep is the keeper goroutine: it flushes what changes of interest appended,
-// and ends the connection to a hub that is silent.
+// keep is the keeper goroutine: it flushes what changes of interest appended, and ends the
+// connection to a hub that is silent, or that may permit by now what it did not.
 func (s *session) keep(done <-chan struct{}) {
 	t := time.NewTicker(s.link.opts.PingInterval)
 	defer t.Stop()
+	began := time.Now()
 	for {
 		select {
 		case <-done:
@@ -262,6 +264,10 @@ func (s *session) keep(done <-chan struct{}) {
 		case <-t.C:
 			if int(s.pings.Add(1)) > s.link.opts.PingMax {
 				s.out.Close(errStaleHub)
+				return
+			}
+			if s.missed.Load() && time.Since(began) >= banTime {
+				s.out.Close(errAskAgain)
 				return
 			}
 			s.ping()

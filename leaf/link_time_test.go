@@ -221,6 +221,52 @@ func TestLinkWaitsForInfo(t *testing.T) {
 	}
 }
 
+// A hub tells its permissions to new links only: while an outbox needs more, the link is made
+// anew every few minutes, and not for what a client is denied.
+func TestLinkAsksForPermissionsAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l, h := startLink(t, LinkOptions{PingInterval: 30 * time.Second})
+		local := l.router.Attach("local", &testkit.Sink{}, EachSub)
+		lasts := func(need func()) time.Duration {
+			c := h.accept()
+			c.connect(info1)
+			c.send(`INFO {"connect_info":true,"export":{"deny":["no"]},"import":{"deny":["_INBOX.>"]}}` + "\r\n")
+			c.announced()
+			c.sees("LS+ >\r\n")
+			start := time.Now()
+			need()
+			for {
+				line, err := c.r.ReadString('\n')
+				if err != nil {
+					return time.Since(start)
+				} else if line != "PING\r\n" {
+					t.Fatalf("got %q", line)
+				}
+				c.send("PONG\r\n")
+			}
+		}
+		for what, need := range map[string]func(){
+			"to send": func() { l.Send(text("no")) },
+			"to hear": func() { l.Hears("_INBOX.x.*") },
+		} {
+			if took := lasts(need); took != banTime {
+				t.Errorf("the link lasted %v while an outbox needed %s more", took, what)
+			}
+		}
+		c := h.accept()
+		c.connect(info1)
+		c.send(`INFO {"connect_info":true,"export":{"deny":["no"]}}` + "\r\n")
+		c.announced()
+		local.Publish(text("no"))
+		for range 100 {
+			if got := c.line(); got != "PING" {
+				t.Fatalf("got %q", got)
+			}
+			c.send("PONG\r\n")
+		}
+	})
+}
+
 // A hub that says nothing any more is left after PingMax intervals; one that
 // answers, or says anything, is not.
 func TestLinkPings(t *testing.T) {

@@ -75,6 +75,7 @@ func (f *Forwarder) acked(attempt, seq uint64, ack *pubAck) {
 	}
 	if known {
 		f.st.Acked++
+		f.goes()
 	}
 	if attempt != f.attempt {
 		f.mu.Unlock()
@@ -101,6 +102,13 @@ func (f *Forwarder) acked(attempt, seq uint64, ack *pubAck) {
 		resync(fmt.Errorf("%w: the hub acknowledged seq %d before an earlier one", errResync, seq))
 	} else if changed {
 		f.l.setSpill(f.spill())
+	}
+}
+
+// goes notes that the hub takes messages again. It needs mu.
+func (f *Forwarder) goes() {
+	if f.st.State == Refused {
+		f.st.State, f.st.Since = Live, f.s.o.Clock.Now()
 	}
 }
 

@@ -305,7 +305,9 @@ func (f *Forwarder) confirmed(seqs []uint64) {
 		}
 	}
 	f.mu.Lock()
-	f.st.Acked += uint64(n)
+	if f.st.Acked += uint64(n); n > 0 {
+		f.goes()
+	}
 	matters, window := took > 0 && f.measure(took), 0
 	for range n {
 		if f.flow.step(f.st.RTT) {

@@ -62,6 +62,7 @@ func (h *coreHub) connect() {
 
 func (h *coreHub) Send(*msg.Msg) error { return errors.New("not over a Handover") }
 func (h *coreHub) Hub() (string, int)  { return "", 1 << 20 }
+func (h *coreHub) Hears(string) bool   { return false }
 func (h *coreHub) Up() <-chan struct{} { c := make(chan struct{}); close(c); return c }
 
 func (h *coreHub) Down() <-chan struct{} {

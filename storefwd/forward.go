@@ -23,6 +23,7 @@ type Uplink interface {
 	Up() <-chan struct{}   // closed while the link is up
 	Down() <-chan struct{} // closed once the session that is up now has ended, or if there is none
 	Hub() (domain string, maxPayload int)
+	Hears(filter string) bool // the hub lets through what it sends there
 }
 
 // ForwarderOptions say what goes where. Log, Uplink and Filters are required.
@@ -91,6 +92,7 @@ type Forwarder struct {
 	isLive     bool  // what the log was told
 	head       bool  // nothing was sent in this session
 	unanswered int   // resumes in a row in which a stream did not answer
+	stuck      bool  // the last session ended, and nothing had been acknowledged in it
 	unguarded  int   // sessions in a row that ended with the guard of their head
 	recs       []Record
 	header     []byte
@@ -126,7 +128,7 @@ type Forwarder struct {
 
 // ForwarderStats describe a Forwarder at one moment.
 type ForwarderStats struct {
-	State     string // connecting, resuming, no stream, no interest, live, waiting
+	State     string // connecting, resuming, no stream, no interest, live, refused, waiting
 	Detail    string // for people: what is missing and what to do
 	Since     time.Time
 	LastError string
@@ -157,6 +159,7 @@ const (
 	Resuming   = "resuming"
 	NoStream   = "no stream"
 	Live       = "live"
+	Refused    = "refused" // the hub does not take what is next, for now
 	Waiting    = "waiting" // for a higher priority, or for tomorrow
 )
 
@@ -214,6 +217,7 @@ func (f *Forwarder) Run(ctx context.Context) error {
 			return nil
 		}
 		f.trouble(err)
+		f.stuck = !went && !errors.Is(err, errDown)
 		if went || errors.Is(err, errDown) { // the link paces its attempts itself
 			pause = f.o.RetryMin
 			continue
@@ -259,7 +263,7 @@ func (f *Forwarder) session(ctx context.Context) (went bool, err error) {
 	if err = f.how.resume(ctx); err == nil {
 		f.isLive = false // until the backlog is small
 		f.live()
-		f.setState(Live, "")
+		f.setState(f.afresh(), "")
 		err = f.pump(ctx)
 	}
 	f.l.setLive(false, 0)
@@ -275,6 +279,15 @@ func (f *Forwarder) session(ctx context.Context) (went bool, err error) {
 		f.unguarded = 0
 	}
 	return went, err
+}
+
+// afresh is the state of a session that begins: Live, or Refused until something is
+// acknowledged, if nothing was in the one before.
+func (f *Forwarder) afresh() string {
+	if f.stuck {
+		return Refused
+	}
+	return Live
 }
 
 // watch ends the session when the link goes down or the hub falls silent.
@@ -344,6 +357,9 @@ func (f *Forwarder) Stats() ForwarderStats {
 		if c.name == hubCursor {
 			st.InFlight = c.pending.len()
 		}
+	}
+	if st.State == Refused && f.l.msgs == 0 {
+		st.State = Live // what it was about was dropped, or acknowledged late
 	}
 	f.s.mu.Unlock()
 	return st

@@ -137,6 +137,7 @@ func (h *fakeHub) Flush()                {}
 func (h *fakeHub) Up() <-chan struct{}   { c := make(chan struct{}); close(c); return c }
 func (h *fakeHub) Down() <-chan struct{} { return make(chan struct{}) }
 func (h *fakeHub) Hub() (string, int)    { return "hub", 1 << 20 }
+func (h *fakeHub) Hears(string) bool     { return true }
 
 // Others write to the stream, under subjects of their own, just while nobody had and ours was
 // the last message. A chain would have refused the message whose place theirs took, and

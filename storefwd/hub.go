@@ -42,6 +42,7 @@ type stored struct {
 var (
 	errNoAnswer = errors.New("no answer from JetStream on the hub; is it enabled there, for this account and domain?")
 	errDecode   = errors.New("not understood")
+	errDeaf     = errors.New(`the hub's answers do not pass: its permissions for the link's user, or deny_imports here, leave out "_INBOX.>"`)
 )
 
 const (

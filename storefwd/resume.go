@@ -45,6 +45,9 @@ type place struct {
 // resume finds the streams, acknowledges what they have and prepares what is sent
 // next. It does not end while there is no stream.
 func (f *Forwarder) resume(ctx context.Context) error {
+	if !f.up.Hears(f.Inbox()) {
+		return errDeaf
+	}
 	places, err := f.findPlaces(ctx)
 	if err != nil {
 		return err

@@ -68,10 +68,11 @@ func TestOutboxWaitsForRoomAtTheHub(t *testing.T) {
 			}
 			var u outboxState
 			testkit.Eventually(t, func() bool { u = uplinkBox(l); return u.Resent >= 8 && strings.Contains(u.Reason, c.says) }, "refused %q: %+v", c.says, &u)
+			testkit.Eventually(t, func() bool { u = uplinkBox(l); return u.State == "refused" }, "said to be refused: %+v", &u)
 			if err := c.free(js); err != nil {
 				t.Fatal(err)
 			}
-			testkit.Eventually(t, func() bool { u = uplinkBox(l); return u.Messages == 0 }, "nothing waits: %+v", &u)
+			testkit.Eventually(t, func() bool { u = uplinkBox(l); return u.Messages == 0 && u.State == "live" }, "nothing waits: %+v", &u)
 			if u.Rejected != 0 || len(u.Dropped) != 0 {
 				t.Errorf("%+v", u)
 			}

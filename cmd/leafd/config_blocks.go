@@ -429,6 +429,13 @@ func (c *Config) checkOutboxes(r *reader) {
 					r.fail(key, fmt.Sprintf("%q and %q overlap", t, s), "keep the wider one")
 				}
 			}
+			if c.Remote != nil {
+				for _, t := range c.Remote.DenyExports {
+					if msg.Overlap(s, t) {
+						r.fail(key, fmt.Sprintf("%q overlaps %q of deny_exports: what is in both would wait for ever", s, t), "make them disjoint")
+					}
+				}
+			}
 			for _, other := range c.Outboxes[:i] {
 				for _, t := range other.Subjects {
 					if msg.Overlap(s, t) {

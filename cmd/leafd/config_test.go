@@ -405,6 +405,7 @@ var badConfigs = []struct{ text, want string }{
 	{"leafnodes { remotes: [ { url: \"nats://a\", account: EDGE } ] }", `"EDGE" is not one of the accounts`},
 	{"accounts { E { limits { max_leafnodes: 0 } } }\nleafnodes { remotes: [ { url: \"nats://a\", local: E } ] }", "has max_leafnodes: 0"},
 	{"accounts { E { } }\nleafnodes { remotes: [ { url: \"nats://a\", local: E } ] }\noutbox { t { subject: a } }", "outboxes are in the global account"},
+	{"leafnodes { remotes: [ { url: \"nats://a\", deny_exports: [\"t.secret\"] } ] }\noutbox { t { subjects: [\"t.>\"] } }", `"t.>" overlaps "t.secret" of deny_exports`},
 	{"accounts { $G { } }", "cannot be the name of an account"},
 	{"accounts { A: 1 }", "must be a block"},
 	{"accounts { A { mappings: { a: b } } }", "does not have this nats-server key yet; remove it; publish on"},
