@@ -33,7 +33,6 @@ type LinkOptions struct {
 	DenyExports []string // subjects not given to the hub
 
 	Outbound    OutboundOptions // MaxPending: 0 means 16 MiB
-	MaxPayload  int             // largest message accepted from the hub, bytes of header and data; 0 means the hub's own limit
 	MaxInterest int             // subscriptions the hub may announce; 0 means 65536
 
 	DialTimeout      time.Duration // 0 means 5 s

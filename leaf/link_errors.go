@@ -135,8 +135,6 @@ var (
 		"two paths lead from this gateway to the same hub: remove one"}
 	errTooMuchInterest = &linkFault{refused, errors.New("the hub announces more subscriptions than this gateway holds"),
 		"narrow what the hub lets this gateway see with permissions, or raise the limit of interest"}
-	errHubMaxPayload = &linkFault{transient, errors.New("the hub sent a message larger than max_payload"),
-		"raise max_payload to that of the hub"}
 )
 
 // neverError is why a message will not pass, however often it is sent.

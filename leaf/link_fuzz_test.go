@@ -27,7 +27,7 @@ func FuzzLink(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, b []byte, cut uint16) {
 		synctest.Test(t, func(t *testing.T) {
-			l := newTestLink(t, LinkOptions{MaxInterest: 20, MaxPayload: 1 << 16})
+			l := newTestLink(t, LinkOptions{MaxInterest: 20})
 			local := l.router.Attach("local", &testkit.Sink{}, EachSub)
 			for _, s := range []*msg.Sub{{Subject: "a"}, {Subject: ">", Queue: "q"}} {
 				if err := local.Subscribe(s); err != nil {

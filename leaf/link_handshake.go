@@ -149,16 +149,15 @@ func (s *session) refresh(info *hubInfo) {
 	}
 }
 
-// learnLimits takes the largest payload, for what we send and what we accept.
+// learnLimits takes the largest payload, for what we send and what we accept: an answer of
+// JetStream may have a message of that size in base64.
 func (s *session) learnLimits(info *hubInfo) {
 	if info.MaxPayload <= 0 {
 		return
 	}
 	limit := int(min(info.MaxPayload, maxHubPayload))
 	s.maxPayload.Store(int64(limit))
-	if s.link.opts.MaxPayload == 0 {
-		s.parser.maxPayload = limit
-	}
+	s.parser.maxPayload = limit + limit/3 + 2*maxHubLine
 }
 
 // maxHubPayload bounds what we believe of a hub.

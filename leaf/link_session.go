@@ -37,7 +37,7 @@ type session struct {
 	key       []byte
 	complaint *linkFault // the -ERR after which the hub may close
 	since     time.Time  // when it joined; zero before
-	noticed   time.Time  // when a tolerated complaint was logged last
+	noticed   time.Time  // when something tolerated was logged last
 	told      bool       // the hub was sent the reason to close
 	stop      func()     // ends the watch on local interest; nil before it began
 
@@ -62,7 +62,7 @@ func newSession(l *Link, u hubURL, nc net.Conn) *session {
 		mark: "$LDS." + rand.Text(), kick: make(chan struct{}, 1),
 		subs: map[string]*msg.Sub{}, announced: map[interestKey]int{}}
 	s.port = l.router.Attach("link", s, Uplink)
-	s.parser = parser{verbs: greetVerbs, maxLine: maxHubLine, maxPayload: l.opts.MaxPayload}
+	s.parser = parser{verbs: greetVerbs, maxLine: maxHubLine, tolerant: true}
 	return s
 }
 
@@ -137,6 +137,8 @@ func (s *session) handle(b []byte) error {
 		switch o.kind {
 		case opMsg:
 			s.handleMsg(&o.m)
+		case opTooLarge:
+			s.handleTooLarge(&o.m)
 		case opSub:
 			err = s.handleSub(o)
 		case opUnsub:
@@ -173,9 +175,6 @@ func (s *session) reject(err error) error {
 	}
 	s.told = true
 	s.out.Append([]byte("-ERR '" + why + "'\r\n"))
-	if pe == errMaxPayload {
-		return errHubMaxPayload
-	}
 	return err
 }
 
@@ -211,16 +210,28 @@ func (s *session) handleMsg(m *msg.Msg) {
 	s.port.Publish(m)
 }
 
+// handleTooLarge counts what the hub sent in spite of its own limit. The link stays: whoever
+// is sent such a message again after each connect would never have another.
+func (s *session) handleTooLarge(m *msg.Msg) {
+	s.link.counters.refused.Add(1)
+	s.notice("the hub sent more than its max_payload, and that message is left out", "subject", string(m.Subject))
+}
+
+// notice logs what the hub did and the link can bear, not all of it if it is much.
+func (s *session) notice(what string, args ...any) {
+	if time.Since(s.noticed) >= summaryInterval {
+		s.noticed = time.Now()
+		s.link.log.Warn(what, append([]any{"url", s.url.String()}, args...)...)
+	}
+}
+
 // handleErr takes a complaint of the hub, which closes by itself if it means to.
 func (s *session) handleErr(text string) {
 	s.link.counters.complaints.Add(1)
 	f := hubFault(text)
 	switch f.cause {
 	case tolerated:
-		if time.Since(s.noticed) >= summaryInterval {
-			s.noticed = time.Now()
-			s.link.log.Warn("the hub complains and goes on", "url", s.url.String(), "err", f)
-		}
+		s.notice("the hub complains and goes on", "err", f)
 		return
 	case forbidden:
 		s.handleForbidden(f, text)

@@ -332,7 +332,6 @@ func TestLinkEndsOnViolation(t *testing.T) {
 		{"header over all", "HMSG a 20 10\r\n", "Parser Error", "HMSG"},
 		{"no header", "HMSG a 0 10\r\n", "Parser Error", "HMSG"},
 		{"payload too long", "LMSG a 1\r\nxyz\r\n", "Unknown Protocol Operation", "CR LF"},
-		{"over max_payload", "LMSG a 1001\r\n", "Maximum Payload Violation", "raise max_payload"},
 		{"a client's verb", "PUB a 0\r\n\r\n", "Unknown Protocol Operation", "leafnode protocol"},
 		{"a route's verb", "RMSG $G a 0\r\n\r\n", "Unknown Protocol Operation", "leafnode protocol"},
 		{"bad INFO", "INFO 1\r\n", "Parser Error", "INFO"},
@@ -583,6 +582,30 @@ func TestLinkSend(t *testing.T) {
 	}
 	l.Flush()
 	c.sees("", "LMSG a 2", "hi", "LMSG $JS.API.STREAM.NAMES 2", "hi")
+}
+
+// A hub sends more than its max_payload: an answer of JetStream that has a message in base64 is
+// taken, anything larger passed over.
+func TestLinkTakesAnswersOverMaxPayload(t *testing.T) {
+	var log lockedBuilder
+	l, h := startLink(t, LinkOptions{Logger: slog.New(slog.NewTextHandler(&log, nil))})
+	sink := &testkit.Sink{}
+	if err := l.router.Attach("local", sink, EachSub).Subscribe(&msg.Sub{Subject: "a"}); err != nil {
+		t.Fatal(err)
+	}
+	c := h.accept()
+	c.join()
+	const most = 1000 // of info1
+	for _, n := range []int{most + most/3 + 300, 1 << 20, 1 << 20, most} {
+		c.sees(fmt.Sprintf("LMSG a %d\r\n%s\r\n", n, strings.Repeat("x", n)))
+	}
+	got := sink.Got()
+	if len(got) != 2 || len(got[0].Data) != most+most/3+300 || len(got[1].Data) != most || l.Status().Refused != 2 {
+		t.Errorf("%d messages, %+v", len(got), l.Status())
+	}
+	if n := strings.Count(log.String(), "more than its max_payload"); n != 1 {
+		t.Errorf("%d lines:\n%s", n, log.String())
+	}
 }
 
 // The hub lowers its limit while messages of the old size are under way.

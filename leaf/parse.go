@@ -20,8 +20,9 @@ const (
 	opPong
 	opConnect
 	opInfo
-	opErr // -ERR
-	opOK  // +OK
+	opErr      // -ERR
+	opOK       // +OK
+	opTooLarge // opMsg without header and data, which are passed over
 )
 
 // op is one parsed operation. Its bytes are borrowed until the next call of next.
@@ -101,8 +102,9 @@ func badArgs(verb string, rest []byte) error {
 // to one reader. (Protocol: NATS client protocol, NATS leafnode protocol.)
 type parser struct {
 	verbs      []verb
-	maxLine    int // bytes of a control line, verb and end left out
-	maxPayload int // bytes of header and data
+	maxLine    int  // bytes of a control line, verb and end left out
+	maxPayload int  // bytes of header and data
+	tolerant   bool // a message with more is passed over, and no error
 
 	op         op
 	args       [][]byte
@@ -111,12 +113,13 @@ type parser struct {
 	carry      []byte // the beginning of a split operation
 	need       int    // whole length of the operation in carry, 0 while its line is incomplete
 	done       bool   // carry holds an operation that was returned
+	skip       int    // bytes to come that are passed over
 }
 
 var parsers = sync.Pool{New: func() any { return new(parser) }}
 
 // idle reports whether nothing of an operation is kept.
-func (p *parser) idle() bool { return p.done || len(p.carry) == 0 }
+func (p *parser) idle() bool { return (p.done || len(p.carry) == 0) && p.skip == 0 }
 
 // putParser gives up an idle parser.
 func putParser(p *parser) {
@@ -132,6 +135,9 @@ func putParser(p *parser) {
 func (p *parser) next(b []byte) (used int, o *op, err error) {
 	if p.done {
 		p.forget()
+	}
+	if p.skip > 0 {
+		return p.passOver(b)
 	}
 	if len(p.carry) > 0 {
 		return p.resume(b)
@@ -214,6 +220,9 @@ func (p *parser) scan(b []byte) (used, need int, err error) {
 		return 0, 0, err
 	}
 	end++
+	if p.op.kind == opMsg && p.size > p.maxPayload {
+		p.op.kind, p.skip = opTooLarge, p.size+2
+	}
 	if p.op.kind != opMsg {
 		return end, end, nil
 	}
@@ -321,7 +330,7 @@ func (p *parser) checked(ok bool, verb string, rest []byte) error {
 	switch {
 	case !ok:
 		return badArgs(verb, rest)
-	case p.size > p.maxPayload:
+	case p.size > p.maxPayload && !p.tolerant:
 		return errMaxPayload
 	}
 	return nil

@@ -2,7 +2,7 @@ package leaf
 
 import "github.com/leafd/leafd/internal/msg"
 
-// This file reads the arguments of the verbs that only a hub uses.
+// This file reads what only a hub says: the arguments of its verbs, and messages that are too large.
 
 // argsLmsg reads: subject routing size
 func (p *parser) argsLmsg(rest []byte) error {
@@ -68,4 +68,13 @@ func (p *parser) argsLunsub(rest []byte) error {
 		p.op.queue = a[1]
 	}
 	return nil
+}
+
+// passOver is next within a message that is too large.
+func (p *parser) passOver(b []byte) (used int, o *op, err error) {
+	n := min(p.skip, len(b))
+	if p.skip -= n; n < len(b) {
+		used, o, err = p.next(b[n:])
+	}
+	return n + used, o, err
 }

@@ -31,6 +31,8 @@ func (o *op) String() string {
 			return fmt.Sprintf("UNSUB %q %d", o.sid, o.n)
 		}
 		return fmt.Sprintf("UNSUB %q %q", o.subj, o.queue)
+	case opTooLarge:
+		return fmt.Sprintf("too large %q", o.m.Subject)
 	case opPing:
 		return "PING"
 	case opPong:
@@ -47,7 +49,7 @@ const (
 )
 
 func newTestParser(verbs []verb) *parser {
-	return &parser{verbs: verbs, maxLine: testMaxLine, maxPayload: testMaxPayload}
+	return &parser{verbs: verbs, maxLine: testMaxLine, maxPayload: testMaxPayload, tolerant: &verbs[0] == &hubVerbs[0]}
 }
 
 // parseAll gives reads to a parser, each in memory that is overwritten before the
@@ -153,7 +155,9 @@ var hubCases = []parseCase{
 	one("LMSG\r\n", badParse), one("LMSG 0\r\n", badParse), one("LMSG a\r\n", badParse), one("LMSG a -1\r\n", badParse), one("LMSG a 99999999999\r\n", badParse),
 	one("LMSG a x y 0\r\n", badParse), one("LMSG a ++ r q 0\r\n", badParse), one("LMSG a q | 0\r\n", badParse),
 	one("HMSG a 18\r\n", badParse), one("HMSG a 20 18\r\n", badParse), one("HMSG a 0 5\r\n", badParse), one("HMSG a x y 1 2\r\n", badParse), one("HMSG a - 5\r\n", badParse),
-	one("LMSG a 1001\r\n", tooBig), one("HMSG a | q 18 999999999\r\n", tooBig),
+	one("LMSG a 1001\r\n"+strings.Repeat("x", 1001)+"\r\nPING\r\n", `too large "a"`, "PING"),
+	one("LMSG a 1001\r\n"+strings.Repeat("x", 1003)+"LMSG b 1002\r\n"+strings.Repeat("y", 1004)+"PONG\r\n", `too large "a"`, `too large "b"`, "PONG"),
+	one("HMSG a | q 18 999999999\r\nPING\r\n", `too large "a"`),
 	one("LS+\r\n", badParse), one("LS+ a q\r\n", badParse), one("LS+ a q -1\r\n", badParse), one("LS+ a q x\r\n", badParse), one("LS+ a q 1 2 3\r\n", badParse),
 	one("LS-\r\n", badParse), one("LS- a q 1\r\n", badParse),
 	one("LMSG a | "+strings.Repeat("q ", 2000)+"0\r\n\r\n", `MSG "a" queues ["q"`+strings.Repeat(` "q"`, 1999)+`] data ""`),

@@ -36,6 +36,8 @@ type ForwarderOptions struct {
 	Stream string // the hub's stream, if it is not to be found by subject
 	Domain string // the hub's JetStream domain, if its INFO does not say
 
+	MaxPayload int // what the hub takes, until it has said so: bytes of header and data; 0: no limit known
+
 	// Handover, if it is set, gives the messages to the hub's subscribers instead of a
 	// stream, and a PONG confirms them: confirm.go says what that is worth. It begins in
 	// the session of the link that is up, and fails if there is none.
@@ -183,6 +185,7 @@ func NewForwarder(o ForwarderOptions) *Forwarder {
 	}
 	f.flow = flow{window: min(startWindow, o.Window), most: o.Window, patience: o.AckTimeout}
 	f.setState(Connecting, "")
+	f.fit(o.MaxPayload)
 	f.how, f.st.Confirm = f, ByStream
 	if o.Handover != nil {
 		f.how, f.st.Confirm = &byFlush{f: f}, ByFlush
@@ -257,6 +260,8 @@ func (f *Forwarder) session(ctx context.Context) (went bool, err error) {
 	watch.Go(func() { f.watch(ctx, down, cancel) })
 
 	f.setState(Resuming, "")
+	_, most := f.up.Hub()
+	f.fit(most)
 	if err = f.s.awaitSalvage(ctx); err != nil {
 		return false, err
 	}
@@ -363,6 +368,19 @@ func (f *Forwarder) Stats() ForwarderStats {
 	}
 	f.s.mu.Unlock()
 	return st
+}
+
+// fit lets the log take what the hub will: nobody is to have an acknowledgement for more.
+func (f *Forwarder) fit(maxPayload int) {
+	if maxPayload > 0 {
+		f.l.setMost(max(1, maxPayload-f.overhead()))
+	}
+}
+
+func (l *Log) setMost(n int) {
+	l.s.mu.Lock()
+	l.most = n
+	l.s.mu.Unlock()
 }
 
 func (l *Log) setSpill(d time.Duration) {

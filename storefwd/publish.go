@@ -184,6 +184,18 @@ func (f *Forwarder) appendHeader(b []byte, r *Record) []byte {
 	return append(b, crlf...)
 }
 
+// overhead is what appendHeader adds to a message at most, in bytes.
+func (f *Forwarder) overhead() int {
+	const number = 20 // digits
+	longest := 0
+	for _, filter := range f.o.Filters {
+		longest = max(longest, len(filter))
+	}
+	return len("NATS/1.0\r\n\r\n") + len("Nats-Msg-Id: ..\r\n") + len(f.origin) + 2*number +
+		len("Nats-Expected-Last-Subject-Sequence: \r\nNats-Expected-Last-Subject-Sequence-Subject: \r\n") + number + longest +
+		len("Nats-TTL: \r\n") + number + len("Leafd-Time: \r\n") + len(time.RFC3339Nano)
+}
+
 // appendTimes appends what is left of the message's life, in place of what its sender
 // gave it, and, if it was taken before the clock was known, when that was.
 func (f *Forwarder) appendTimes(b []byte, r *Record) []byte {

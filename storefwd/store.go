@@ -18,7 +18,7 @@ var (
 	ErrClosed   = errors.New("store is closed")
 	ErrFailed   = errors.New("store has failed")
 	ErrFull     = errors.New("log is full")
-	ErrTooLarge = errors.New("message is too large for the store")
+	ErrTooLarge = errors.New("message is too large")
 	ErrInUse    = errors.New("locked")
 )
 

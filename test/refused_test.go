@@ -162,3 +162,52 @@ func TestOutboxThatIsNotConfigured(t *testing.T) {
 		}, "message %d", n)
 	}
 }
+
+// TestOutboxTakesWhatTheHubWill publishes messages of about the size of max_payload, with the
+// hub there, away, and not known yet: what is too large once the message id is in it is
+// refused, and what was acknowledged comes through.
+func TestOutboxTakesWhatTheHubWill(t *testing.T) {
+	const most = 64 << 10
+	hub := testkit.StartHub(t, testkit.HubOptions{JetStream: true, Config: fmt.Sprintf("max_payload: %d", most)})
+	js := stream(t, hub)
+	hub.Kill()
+	l := testkit.StartLeafd(t, testkit.LeafdOptions{Config: refusedConfig + fmt.Sprintf("max_payload: %d\n", most), Env: map[string]string{"LEAFD_HUB_URL": hub.LeafURL()}})
+	nc := connect(t, l.NATSURL())
+	acked, refused := 0, 0
+	publish := func() {
+		for size := most - 600; size <= most; size += 20 {
+			m, err := nc.Request("cable.x", make([]byte, size), testkit.Patience)
+			switch {
+			case err != nil:
+				t.Fatalf("%d bytes: %v", size, err)
+			case strings.Contains(string(m.Data), "more than the hub's max_payload"):
+				refused++
+			default:
+				acked++
+			}
+		}
+	}
+	arrived := func() {
+		t.Helper()
+		var u outboxState
+		testkit.Eventually(t, func() bool { u = uplinkBox(l); return u.State == "live" && u.Messages == 0 }, "nothing waits: %+v", &u)
+		s, err := js.Stream(t.Context(), "CABLE")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := s.CachedInfo().State.Msgs; u.Rejected != 0 || got != uint64(acked) || u.Dropped["too_large"] != uint64(refused) {
+			t.Errorf("%d acknowledged, %d refused, %d in the stream, %+v", acked, refused, got, u)
+		}
+	}
+	publish()
+	hub.Restart()
+	arrived()
+	publish()
+	hub.Kill()
+	publish()
+	hub.Restart()
+	arrived()
+	if acked < 3*10 || refused < 3*5 {
+		t.Errorf("%d acknowledged, %d refused", acked, refused)
+	}
+}

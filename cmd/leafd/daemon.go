@@ -190,7 +190,7 @@ func (d *daemon) openBox(o Outbox) (err error) {
 		return err
 	}
 	b.fwd = storefwd.NewForwarder(storefwd.ForwarderOptions{Log: b.log, Uplink: d.link, Filters: o.Subjects, Class: o.Name,
-		Stream: o.Stream, Domain: o.Domain, Window: o.Window,
+		Stream: o.Stream, Domain: o.Domain, MaxPayload: d.cfg.Load().MaxPayload, Window: o.Window,
 		Priority: o.Priority, Rate: o.DrainRate, DailyBytes: o.DailyBytes, Newest: o.Newest, LiveShare: o.LiveShare, AckTimeout: o.AckTimeout, Logger: d.log,
 		Handover: d.handover(o)})
 	inbox := d.router.Attach("forwarder:"+o.Name, b.fwd, leaf.EachSub)
