@@ -370,17 +370,20 @@ func (f *Forwarder) Stats() ForwarderStats {
 	return st
 }
 
+// streamHeader is the header block that a stream takes at most, in bytes.
+const streamHeader = 1<<16 - 1
+
 // fit lets the log take what the hub will: nobody is to have an acknowledgement for more.
 func (f *Forwarder) fit(maxPayload int) {
+	more := f.overhead()
+	f.s.mu.Lock()
+	defer f.s.mu.Unlock()
 	if maxPayload > 0 {
-		f.l.setMost(max(1, maxPayload-f.overhead()))
+		f.l.most = max(1, maxPayload-more)
 	}
-}
-
-func (l *Log) setMost(n int) {
-	l.s.mu.Lock()
-	l.most = n
-	l.s.mu.Unlock()
+	if f.o.Handover == nil {
+		f.l.header = streamHeader - more
+	}
 }
 
 func (l *Log) setSpill(d time.Duration) {

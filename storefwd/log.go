@@ -57,6 +57,7 @@ type Log struct {
 	live    bool         // the forwarder sends at once and expects an acknowledgement
 	spill   int64        // what it asks for instead of Options.SpillAfter, ns
 	most    int          // bytes of header and data that the hub takes of a message; 0: no limit known
+	header  int          // and of header alone
 
 	chunk []byte // the free rest of the buffer that records are made in
 	slab  []rec
@@ -234,6 +235,8 @@ func (l *Log) admit(m *msg.Msg, size int64) (Loss, error) {
 		return LostFailed, s.failed
 	case !fits(m) || !l.ret.Memory && frameSize(int(size)) > s.limit-batchExtra || l.ret.MaxBytes > 0 && size > l.ret.MaxBytes:
 		return LostTooLarge, fmt.Errorf("%w for the store", ErrTooLarge)
+	case l.header > 0 && len(m.Header) > l.header:
+		return LostTooLarge, fmt.Errorf("%w: a stream takes no header of more than 64 KB", ErrTooLarge)
 	case l.most > 0 && len(m.Header)+len(m.Data) > l.most:
 		return LostTooLarge, fmt.Errorf("%w: with its message id it has more than the hub's max_payload", ErrTooLarge)
 	case !l.ret.Memory && s.unsafeBytes+size > s.limit:

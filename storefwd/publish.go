@@ -133,8 +133,24 @@ var (
 	headerLine = []byte("NATS/1.0\r\n")
 	crlf       = []byte("\r\n")
 	msgID      = []byte("Nats-Msg-Id")
-	expected   = []byte("Nats-Expected-")
 )
+
+// leftOut are headers that a device may not set, by name or, with a dash at the end, by what
+// that begins with: they would undo what ours are for, or keep the stream from storing the
+// message, or from saying so.
+var leftOut = [][]byte{msgID, []byte("Nats-Expected-"), []byte("Nats-Batch-"), []byte("Nats-Trace-Only")}
+
+func isLeftOut(name []byte) bool {
+	if len(name) < len("Nats-") || name[4] != '-' {
+		return false
+	}
+	for _, n := range leftOut {
+		if len(name) >= len(n) && bytes.EqualFold(name[:len(n)], n) && (len(name) == len(n) || n[len(n)-1] == '-') {
+			return true
+		}
+	}
+	return false
+}
 
 // guard makes the lines that say what the next publish must come behind. alone says
 // that nothing may follow before it is acknowledged.
@@ -158,9 +174,7 @@ func (f *Forwarder) guard(p *place, filter int) (alone bool) {
 	return true
 }
 
-// appendHeader appends the record's header block with our message id and the guard
-// in it. An id or a guard that a device set would undo what ours are for, and is left
-// out.
+// appendHeader appends the record's header block with our message id and the guard in it.
 func (f *Forwarder) appendHeader(b []byte, r *Record) []byte {
 	first, rest, _ := bytes.Cut(r.Header, crlf)
 	if bytes.HasPrefix(first, headerLine[:8]) && bytes.HasSuffix(rest, crlf) {
@@ -176,8 +190,7 @@ func (f *Forwarder) appendHeader(b []byte, r *Record) []byte {
 	for len(rest) > 0 {
 		var line []byte
 		line, rest, _ = bytes.Cut(rest, crlf)
-		if name, _, _ := bytes.Cut(line, []byte(":")); len(line) > 0 && !bytes.EqualFold(name, msgID) && !(r.TTL > 0 && bytes.EqualFold(name, ttlName)) &&
-			!(len(name) > len(expected) && bytes.EqualFold(name[:len(expected)], expected)) {
+		if name, _, _ := bytes.Cut(line, []byte(":")); len(line) > 0 && !isLeftOut(name) && !(r.TTL > 0 && bytes.EqualFold(name, ttlName)) {
 			b = append(append(b, line...), crlf...)
 		}
 	}

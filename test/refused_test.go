@@ -211,3 +211,46 @@ func TestOutboxTakesWhatTheHubWill(t *testing.T) {
 		t.Errorf("%d acknowledged, %d refused", acked, refused)
 	}
 }
+
+// TestOutboxRefusesHeaders publishes headers that the hub's stream would not store the message
+// for, or not answer to: an outbox refuses them, and what it acknowledged comes through.
+func TestOutboxRefusesHeaders(t *testing.T) {
+	hub := testkit.StartHub(t, testkit.HubOptions{JetStream: true})
+	js := stream(t, hub)
+	l := testkit.StartLeafd(t, testkit.LeafdOptions{Config: refusedConfig, Env: map[string]string{"LEAFD_HUB_URL": hub.LeafURL()}})
+	nc := connect(t, l.NATSURL())
+	long := func(n int) nats.Header { return nats.Header{"X": {strings.Repeat("x", n)}} }
+	acked := 0
+	for _, c := range []struct {
+		header nats.Header
+		says   string // the outbox, where it refuses
+	}{
+		{nil, ""},
+		{nats.Header{"Nats-Trace-Dest": {"cable.trace"}, "Nats-Trace-Only": {"true"}}, "Nats-Trace-Only says that nothing is to be stored"},
+		{nats.Header{"Nats-Trace-Only": {"false"}}, ""},
+		{nats.Header{"Nats-Batch-Id": {"b"}, "Nats-Batch-Sequence": {"1"}}, "cannot check"},
+		{long(100_000), "no header of more than 64 KB"},
+		{long(1<<16 - 20), "no header of more than 64 KB"},
+		{long(1<<16 - 500), ""},
+		{nil, ""},
+	} {
+		m, err := nc.RequestMsg(&nats.Msg{Subject: "cable.x", Header: c.header}, testkit.Patience)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if refusal := strings.Contains(string(m.Data), `"code":400`); refusal != (c.says != "") || !strings.Contains(string(m.Data), c.says) {
+			t.Errorf("%.100v: %s", c.header, m.Data)
+		} else if !refusal {
+			acked++
+		}
+	}
+	var u outboxState
+	testkit.Eventually(t, func() bool { u = uplinkBox(l); return u.Messages == 0 }, "nothing waits: %+v", &u)
+	s, err := js.Stream(t.Context(), "CABLE")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := s.CachedInfo().State.Msgs; u.Rejected != 0 || got != uint64(acked) {
+		t.Errorf("%d acknowledged, %d in the stream, %+v", acked, got, u)
+	}
+}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"log/slog"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -58,8 +59,14 @@ const (
 
 var (
 	errPubacksBehind = errors.New("more than 16384 answers are on their way; wait for some")
-	errExpectation   = errors.New("an outbox cannot check Nats-Expected-… or Nats-Batch-… headers; publish without them, or to a stream of the hub")
+	errExpectation   = error(notKept("an outbox cannot check Nats-Expected-… or Nats-Batch-… headers; publish without them, or to a stream of the hub"))
+	errTraceOnly     = error(notKept("Nats-Trace-Only says that nothing is to be stored; an outbox has nothing to trace"))
 )
+
+// notKept is why a message is none for an outbox, however often it comes.
+type notKept string
+
+func (e notKept) Error() string { return string(e) }
 
 func newPubacks(name string, l *storefwd.Log, barrier func(func(error)), window time.Duration, r *leaf.Router, logger *slog.Logger) *pubacks {
 	a := &pubacks{name: name, log: l, barrier: barrier, logger: logger, wake: make(chan struct{}, 1), ids: idWindow{span: window}}
@@ -74,8 +81,8 @@ func (deaf) Deliver(*msg.Msg, *msg.Sub) msg.Drop { return msg.Gone }
 
 // Deliver implements [msg.Sink].
 func (a *pubacks) Deliver(m *msg.Msg, _ *msg.Sub) msg.Drop {
-	id, expects := scanHeader(m.Header)
-	if len(m.Reply) == 0 && !expects && (id == nil || a.ids.span == 0) {
+	id, why := scanHeader(m.Header)
+	if len(m.Reply) == 0 && why == nil && (id == nil || a.ids.span == 0) {
 		_, err := a.log.Append(m)
 		if err == nil {
 			return msg.Kept
@@ -87,8 +94,8 @@ func (a *pubacks) Deliver(m *msg.Msg, _ *msg.Sub) msg.Drop {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	switch {
-	case expects:
-		return a.refuse(m, errExpectation)
+	case why != nil:
+		return a.refuse(m, why)
 	case len(m.Reply) > 0 && a.waiting >= maxAnswers:
 		return a.refuse(m, errPubacksBehind)
 	}
@@ -125,7 +132,7 @@ func (a *pubacks) refuse(m *msg.Msg, err error) msg.Drop {
 		a.waiting++
 		a.signal()
 	}
-	if errors.Is(err, errExpectation) {
+	if errors.As(err, new(notKept)) {
 		return msg.Denied
 	}
 	return msg.StoreFull
@@ -205,7 +212,7 @@ func (a *pubacks) encode(b []byte, w *answer) []byte {
 	b = append(b, '{')
 	if w.err != nil {
 		code := "503"
-		if errors.Is(w.err, storefwd.ErrTooLarge) || errors.Is(w.err, errExpectation) {
+		if errors.Is(w.err, storefwd.ErrTooLarge) || errors.As(w.err, new(notKept)) {
 			code = "400"
 		}
 		text, err := json.Marshal("outbox " + a.name + ": " + w.err.Error())
@@ -224,14 +231,15 @@ func (a *pubacks) encode(b []byte, w *answer) []byte {
 }
 
 var (
-	headerMsgID  = []byte("Nats-Msg-Id")
-	headerExpect = []byte("Nats-Expected-")
-	headerBatch  = []byte("Nats-Batch-")
+	headerMsgID     = []byte("Nats-Msg-Id")
+	headerExpect    = []byte("Nats-Expected-")
+	headerBatch     = []byte("Nats-Batch-")
+	headerTraceOnly = []byte("Nats-Trace-Only")
 )
 
-// scanHeader finds the message id, and whether the publisher asks for what only a
-// stream can check.
-func scanHeader(header []byte) (id []byte, expects bool) {
+// scanHeader finds the message id, and why the message cannot be kept: its publisher asks
+// for what only a stream can check.
+func scanHeader(header []byte) (id []byte, why error) {
 	for line := range bytes.Lines(header) {
 		name, value, ok := bytes.Cut(line, []byte(":"))
 		if !ok || len(name) < len("Nats-") {
@@ -241,10 +249,21 @@ func scanHeader(header []byte) (id []byte, expects bool) {
 		case bytes.EqualFold(name, headerMsgID):
 			id = bytes.TrimSpace(value)
 		case hasPrefixFold(name, headerExpect), hasPrefixFold(name, headerBatch):
-			expects = true
+			why = errExpectation
+		case bytes.EqualFold(name, headerTraceOnly) && isTrue(value):
+			why = errTraceOnly
 		}
 	}
-	return id, expects
+	return id, why
+}
+
+// isTrue is what nats-server takes for true in a header.
+func isTrue(value []byte) bool {
+	switch strings.ToLower(string(bytes.TrimSpace(value))) {
+	case "1", "true", "on":
+		return true
+	}
+	return false
 }
 
 func hasPrefixFold(b, prefix []byte) bool {

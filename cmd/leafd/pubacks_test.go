@@ -295,14 +295,16 @@ func (c *lateClock) BootID() string      { return c.boot }
 func TestScanHeader(t *testing.T) {
 	for _, c := range []struct {
 		header, id string
-		expects    bool
+		why        error
 	}{
-		{"", "", false}, {"NATS/1.0\r\n\r\n", "", false}, {"NATS/1.0\r\nNats-Msg-Id:7\r\n\r\n", "7", false},
-		{"NATS/1.0\r\nX: Nats-Msg-Id: 3\r\nNATS-MSG-ID:  a b \r\n\r\n", "a b", false}, {"NATS/1.0 503\r\nNats-Msg-Id\r\n", "", false},
-		{"Nats-Msg-Id: 1", "1", false}, {"NATS/1.0\r\nNats-Expected-Last-Msg-Id: 1\r\n", "", true},
+		{"", "", nil}, {"NATS/1.0\r\n\r\n", "", nil}, {"NATS/1.0\r\nNats-Msg-Id:7\r\n\r\n", "7", nil},
+		{"NATS/1.0\r\nX: Nats-Msg-Id: 3\r\nNATS-MSG-ID:  a b \r\n\r\n", "a b", nil}, {"NATS/1.0 503\r\nNats-Msg-Id\r\n", "", nil},
+		{"Nats-Msg-Id: 1", "1", nil}, {"NATS/1.0\r\nNats-Expected-Last-Msg-Id: 1\r\n", "", errExpectation},
+		{"NATS/1.0\r\nNats-Trace-Only: True\r\n\r\n", "", errTraceOnly}, {"NATS/1.0\r\nNats-Trace-Only: false\r\n\r\n", "", nil},
+		{"NATS/1.0\r\nNats-Trace-Dest: a\r\n\r\n", "", nil},
 	} {
-		if id, expects := scanHeader([]byte(c.header)); string(id) != c.id || expects != c.expects {
-			t.Errorf("%q: %q %v", c.header, id, expects)
+		if id, why := scanHeader([]byte(c.header)); string(id) != c.id || why != c.why {
+			t.Errorf("%q: %q %v", c.header, id, why)
 		}
 	}
 }
