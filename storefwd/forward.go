@@ -89,6 +89,7 @@ type Forwarder struct {
 
 	// Owned by Run.
 	places     []*place // of this session
+	partial    bool     // they may leave out subjects of the outbox
 	pacer      pacer
 	bytes      int64 // of the stride that is being sent
 	isLive     bool  // what the log was told

@@ -60,6 +60,14 @@ func (f *Forwarder) live() {
 
 // send publishes one record.
 func (f *Forwarder) send(ctx context.Context, r *Record, most int) error {
+	if f.partial {
+		if err := f.untaken(r); err != nil && r.gap {
+			f.c.Ack(r.Seq) // what was lost is in the counts
+			return nil
+		} else if err != nil {
+			return err
+		}
+	}
 	p, filter := f.placeOf(r.Subject)
 	if r.ageless && r.Seq < p.top && !f.c.mixes() {
 		// It had its turn in an earlier run: it was stored and has expired there, or it had

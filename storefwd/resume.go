@@ -59,7 +59,7 @@ func (f *Forwarder) resume(ctx context.Context) error {
 		}
 	}
 	f.noteRead(places)
-	f.places, f.head = places, true
+	f.places, f.head, f.partial = places, true, f.takePart(places)
 	f.tell(places)
 	return nil
 }
@@ -100,10 +100,11 @@ func (f *Forwarder) noteRead(places []*place) {
 
 // survey learns how far one stream has come.
 func (f *Forwarder) survey(ctx context.Context, p *place) (err error) {
+	p.info, err = f.streamInfo(ctx, p.name)
 	if p.blind != "" {
 		return nil
 	}
-	if p.info, err = f.streamInfo(ctx, p.name); err == nil {
+	if err == nil {
 		if p.renames() && !f.exclusive(p) {
 			f.unanswered = 0
 			p.blind = fmt.Sprintf("stream %q stores under other subjects (subject_transform), and not only what is this outbox's", p.name)
@@ -286,6 +287,35 @@ func (f *Forwarder) noStream(filter string) {
 		f.quiet = text
 		f.o.Logger.Warn("forwarder: "+text, "log", f.l.name)
 	}
+}
+
+// takePart reports whether these streams may leave out subjects of the outbox. A stream that
+// is named in the configuration gets its messages by whatever way was made for them.
+func (f *Forwarder) takePart(places []*place) bool {
+	if f.o.Stream != "" {
+		return false
+	}
+	for _, filter := range f.o.Filters {
+		if !slices.ContainsFunc(places, func(p *place) bool { return p.takes(filter) }) {
+			return true
+		}
+	}
+	return false
+}
+
+// takes reports whether the stream captures all of a filter, or a subject, as far as it is known.
+func (p *place) takes(filter string) bool {
+	subjects := p.info.Config.Subjects
+	return len(subjects) == 0 || slices.ContainsFunc(subjects, func(s string) bool { return msg.Match(s, filter) })
+}
+
+// untaken reports that no stream captures r, if that is so: nothing would answer to it.
+func (f *Forwarder) untaken(r *Record) error {
+	subject := string(r.Subject)
+	if slices.ContainsFunc(f.places, func(p *place) bool { return p.takes(subject) }) {
+		return nil
+	}
+	return fmt.Errorf("no stream on the hub captures %.256q, which is next; add it to the subjects of stream %q there, or take it out of this outbox's", subject, f.places[0].name)
 }
 
 // placeOf is the stream that takes a subject, and which of its filters does.

@@ -254,3 +254,46 @@ func TestOutboxRefusesHeaders(t *testing.T) {
 		t.Errorf("%d acknowledged, %d in the stream, %+v", acked, got, u)
 	}
 }
+
+// TestOutboxNamesWhatNoStreamTakes has a stream that takes a part of the outbox's subjects. The
+// first message of another waits, and is named; a gap marker does not wait for one.
+func TestOutboxNamesWhatNoStreamTakes(t *testing.T) {
+	hub := testkit.StartHub(t, testkit.HubOptions{JetStream: true})
+	js, err := jetstream.New(connect(t, hub.ClientURL()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	part := jetstream.StreamConfig{Name: "PART", Subjects: []string{"cable.*.temp"}}
+	s, err := js.CreateStream(t.Context(), part)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := testkit.StartLeafd(t, testkit.LeafdOptions{Config: refusedConfig, Env: map[string]string{"LEAFD_HUB_URL": hub.LeafURL()}})
+	nc := connect(t, l.NATSURL())
+	rollup := &nats.Msg{Subject: "cable.a.temp", Header: nats.Header{"Nats-Rollup": {"sub"}}} // rejected, which a marker declares
+	if _, err := nc.RequestMsg(rollup, testkit.Patience); err != nil {
+		t.Fatal(err)
+	}
+	var u outboxState
+	testkit.Eventually(t, func() bool { u = uplinkBox(l); return u.Rejected == 1 && u.Messages == 0 && u.State == "live" }, "rejected, and nothing waits: %+v", &u)
+	subjects := []string{"cable.a.temp", "cable.a.hum", "cable.b.temp"}
+	for _, subject := range subjects {
+		if _, err := nc.Request(subject, nil, testkit.Patience); err != nil {
+			t.Fatal(err)
+		}
+	}
+	testkit.Eventually(t, func() bool {
+		u = uplinkBox(l)
+		return u.State == "refused" && strings.Contains(u.Reason, `captures "cable.a.hum", which is next; add it to the subjects of stream "PART"`)
+	}, "named: %+v", &u)
+	part.Subjects = []string{"cable.>"}
+	if _, err := js.UpdateStream(t.Context(), part); err != nil {
+		t.Fatal(err)
+	}
+	testkit.Eventually(t, func() bool { u = uplinkBox(l); return u.Messages == 0 && u.State == "live" }, "nothing waits: %+v", &u)
+	for i, subject := range subjects {
+		if m, err := s.GetMsg(t.Context(), uint64(i+1)); err != nil || m.Subject != subject {
+			t.Errorf("message %d: %+v, %v, want %s", i+1, m, err, subject)
+		}
+	}
+}
