@@ -180,20 +180,22 @@ func (s *Store) fold() error {
 	if b.folded != 0 {
 		s.j.free(b.folded)
 	}
+	s.divide()
 	if s.pendingFold() {
 		s.dirty()
 	}
 	return nil
 }
 
-// dropForRoom makes room in a file that may not grow, as a full log does: the oldest
-// goes, of the largest of the logs that are for that. It reports whether there was one.
+// dropForRoom makes room in a file that may not grow, as a full log does: the oldest goes, of
+// the log among those that are for that which is furthest above its share. It reports whether
+// there was one.
 func (s *Store) dropForRoom() (dropped bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var l *Log
 	for _, o := range s.logs {
-		if o.claimed && o.ret.Full == DropOldest && o.first <= o.folded && (l == nil || o.bytes-o.ramBytes > l.bytes-l.ramBytes) {
+		if o.claimed && o.ret.Full == DropOldest && o.first <= o.folded && (l == nil || o.bytes-o.share() > l.bytes-l.share()) {
 			l = o
 		}
 	}

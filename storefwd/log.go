@@ -189,7 +189,7 @@ func (l *Log) Append(m *msg.Msg) (seq uint64, err error) {
 		l.lost[loss]++
 		return 0, err
 	}
-	if l.ret.Full == DropNewest && l.overWith(m, size) {
+	if l.ret.Full == DropNewest && (l.overWith(m, size) || l.squeezed(size)) {
 		l.last++ // it has had its place
 		l.lose(LostNewest, l.last, l.last, 1)
 		return l.last, nil
@@ -243,6 +243,11 @@ func (l *Log) admit(m *msg.Msg, size int64) (Loss, error) {
 		return LostNoRoom, fmt.Errorf("%w: the disk is behind", ErrFull)
 	}
 	l.expireOld()
+	if l.ret.Full != DropNewest && l.squeezed(size) {
+		if err := l.giveWay(size); err != nil {
+			return LostRefused, err
+		}
+	}
 	for l.ret.Full != DropNewest && l.overWith(m, size) {
 		if l.ret.Full == Refuse {
 			return LostRefused, ErrFull

@@ -153,6 +153,8 @@ type Store struct {
 	foldErr     string        // why nothing goes from the journal into bbolt now
 	suspected   error         // what bbolt said when it could not be read, until it has been looked into
 	salvaging   chan struct{} // not nil while a damaged file is salvaged, and closed after: nothing can be read
+	sharers     int           // logs that want room in bbolt's file
+	crowded     bool          // … and have no more than what the shares of some of them lack
 	seqFloor    uint64        // while the states are unknown: sequences up to here may be taken
 	early       int64         // the smallest that thisRun().Wall was
 	lookAt      int64         // when the clock is looked at next, by mono
@@ -270,6 +272,7 @@ func (s *Store) Log(name string, r Retention) (*Log, error) {
 	if r.Conflate {
 		l.startConflation()
 	}
+	s.divide()
 	l.expire(s.mono())
 	l.enforce()
 	return l, nil
