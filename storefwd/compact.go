@@ -4,8 +4,6 @@ import (
 	"errors"
 	"math"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // This file gives space back to the file system while there is nothing else to do: a
@@ -69,7 +67,6 @@ func (s *Store) undisturbed(folds int64) bool {
 // roomToCompact reports whether the disk has room for a second file, and for all else
 // meanwhile.
 func (s *Store) roomToCompact() bool {
-	var fs unix.Statfs_t
 	live := s.eng.Size() - s.eng.Free()
-	return unix.Statfs(s.dir, &fs) == nil && int64(fs.Bavail)*int64(fs.Bsize) > live+live/8+4*boltAlloc
+	return diskRoom(s.dir) > live+live/8+4*boltAlloc
 }

@@ -24,6 +24,15 @@ func allocate(f *os.File, from, n int64) error {
 	return err
 }
 
+// diskRoom is what the file system of dir has left for us, in bytes; 0 if it does not say.
+func diskRoom(dir string) int64 {
+	var fs unix.Statfs_t
+	if unix.Statfs(dir, &fs) != nil {
+		return 0
+	}
+	return int64(fs.Bavail) * int64(fs.Bsize)
+}
+
 // dropCache makes the kernel forget what it caches of a file that is not mapped.
 func dropCache(path string) {
 	if f, err := os.Open(path); err == nil {

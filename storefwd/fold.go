@@ -149,9 +149,14 @@ func (s *Store) fold() error {
 	}
 	s.removeFirst = false
 	s.keepReserve()
+	room := diskRoom(s.dir)
+	if s.o.faults.room != nil {
+		room = s.o.faults.room()
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	defer s.flushed()
+	s.diskRoom = room
 	s.stats.BoltBytes += n
 	s.stats.Folds++
 	s.foldErr, s.foldAgain, s.foldedAt = "", 0, s.mono()

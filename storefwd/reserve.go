@@ -26,15 +26,14 @@ func (s *Store) letReserveGo() bool {
 // keepReserve takes the reserve if it is missing and the disk has room for it and
 // for a fold besides. That there is none is no reason to stop anything.
 func (s *Store) keepReserve() {
-	var fs unix.Statfs_t
-	if s.o.Reserve < 0 || s.mono() < s.reserveAt || unix.Statfs(s.dir, &fs) != nil {
+	if s.o.Reserve < 0 || s.mono() < s.reserveAt {
 		return
 	}
 	s.reserveAt = s.mono() + int64(retryMax)
 	if info, err := os.Lstat(s.path(reserveFile)); err == nil && info.Size() == s.o.Reserve {
 		return
 	}
-	if free := int64(fs.Bavail) * int64(fs.Bsize); free < 2*s.o.Reserve+4*maxFold {
+	if diskRoom(s.dir) < 2*s.o.Reserve+4*maxFold {
 		return
 	}
 	err := replaceFile(s.path(reserveFile), func(f *os.File) error {

@@ -12,17 +12,28 @@ import (
 
 // A log that is allowed more than the file may have fills it. Another, whose records come now
 // and then, loses none and is refused none: the room for its share is kept, whatever becomes
-// of what the first has too much, over restarts too.
+// of what the first has too much, over restarts too; nor if it is the disk that has no more.
 func TestShareIsKept(t *testing.T) {
-	const size, every, alarms = 4000, 40, 150
-	for _, full := range []Full{Refuse, DropOldest, DropNewest} {
+	const size, every, alarms, most = 4000, 40, 150, 16 << 20
+	for i, full := range []Full{Refuse, DropOldest, DropNewest, Refuse, DropOldest} {
 		dir := t.TempDir()
+		o := Options{MaxSize: most, JournalBytes: 1 << 20}
+		if i >= 3 {
+			o.MaxSize = 0
+			o.faults.room = func() int64 {
+				info, err := os.Stat(filepath.Join(dir, "store.db"))
+				if err != nil {
+					panic(err)
+				}
+				return max(0, most-info.Size())
+			}
+		}
 		var s *Store
 		var bulk, alarm *Log
 		open := func() {
 			t.Helper()
 			var err error
-			if s, err = Open(dir, Options{MaxSize: 16 << 20, JournalBytes: 1 << 20}); err != nil {
+			if s, err = Open(dir, o); err != nil {
 				t.Fatal(err)
 			}
 			if bulk, err = s.Log("bulk", Retention{Full: full, MaxBytes: 1 << 30}); err != nil {
@@ -68,7 +79,7 @@ func TestShareIsKept(t *testing.T) {
 		if err := s.Close(); err != nil {
 			t.Fatal(err)
 		}
-		if info, err := os.Stat(filepath.Join(dir, "store.db")); err != nil || info.Size() > 16<<20 {
+		if info, err := os.Stat(filepath.Join(dir, "store.db")); err != nil || info.Size() > most {
 			t.Fatal(info.Size(), err)
 		}
 	}

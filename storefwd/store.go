@@ -50,6 +50,7 @@ type faults struct {
 	engine  func(engine) engine
 	step    func(name string) error // before each step of bring
 	retry   time.Duration           // in place of retryMin
+	room    func() int64            // in place of diskRoom
 }
 
 func (o *Options) setDefaults() {
@@ -155,6 +156,7 @@ type Store struct {
 	salvaging   chan struct{} // not nil while a damaged file is salvaged, and closed after: nothing can be read
 	sharers     int           // logs that want room in bbolt's file
 	crowded     bool          // … and have no more than what the shares of some of them lack
+	diskRoom    int64         // what the file system had left after the last fold, without the reserve, in bytes
 	seqFloor    uint64        // while the states are unknown: sequences up to here may be taken
 	early       int64         // the smallest that thisRun().Wall was
 	lookAt      int64         // when the clock is looked at next, by mono
@@ -200,7 +202,7 @@ func Open(dir string, o Options) (*Store, error) {
 	s := &Store{
 		o: o, dir: dir, plainAt: -sinceAppend, start: time.Now(), wake: make(chan struct{}, 1), closing: make(chan struct{}),
 		done: make(chan struct{}), asks: make(chan func()), logs: map[uint32]*Log{}, origins: map[string]bool{}, pause: cmpOr(o.faults.retry, retryMin),
-		limit: (o.JournalBytes - 2*journalBlock) / 2,
+		limit: (o.JournalBytes - 2*journalBlock) / 2, diskRoom: o.MaxSize,
 	}
 	s.eng = newBolt(s.path("store.db"), o.MaxSize)
 	if o.faults.engine != nil {
