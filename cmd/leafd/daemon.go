@@ -190,7 +190,7 @@ func (d *daemon) openBox(o Outbox) (err error) {
 		return err
 	}
 	b.fwd = storefwd.NewForwarder(storefwd.ForwarderOptions{Log: b.log, Uplink: d.link, Filters: o.Subjects, Class: o.Name,
-		Stream: o.Stream, Domain: o.Domain, MaxPayload: d.cfg.Load().MaxPayload, Window: o.Window,
+		Stream: o.Stream, Domain: o.Domain, MaxPayload: d.cfg.Load().MaxPayload, Window: o.Window, WindowBytes: windowBytes(len(d.cfg.Load().Outboxes)),
 		Priority: o.Priority, Rate: o.DrainRate, DailyBytes: o.DailyBytes, Newest: o.Newest, LiveShare: o.LiveShare, AckTimeout: o.AckTimeout, Logger: d.log,
 		Handover: d.handover(o)})
 	inbox := d.router.Attach("forwarder:"+o.Name, b.fwd, leaf.EachSub)
@@ -210,6 +210,10 @@ func (d *daemon) openBox(o Outbox) (err error) {
 	d.boxes = append(d.boxes, b)
 	return nil
 }
+
+// windowBytes is how much each of n outboxes may have on its way to the hub: 1 MiB, and no
+// more than 4 MiB together. It is in RAM until the hub acknowledges it.
+func windowBytes(n int) int { return max(64<<10, min(1<<20, 4<<20/n)) }
 
 // handover is how an outbox gives messages to the hub's subscribers; nil: it has a stream.
 func (d *daemon) handover(o Outbox) func([]string) (storefwd.Handover, error) {
