@@ -235,6 +235,9 @@ func (p *pair) run(ctx context.Context) error {
 	for {
 		select {
 		case <-ctx.Done():
+			for end := time.Now().Add(time.Second); p.missed() > 0 && time.Now().Before(end); {
+				<-tick.C // the client may have the last one, and not have handed it out yet
+			}
 			return to.FlushTimeout(time.Second)
 		case <-tick.C:
 		}
