@@ -4,12 +4,12 @@ import "fmt"
 
 // This file keeps one log from taking the room of the others: together they may be allowed
 // more than the engine's file may have, or the disk has for it. Each has a share of that, its
-// MaxBytes or, if that is less, its part of half. A log takes what it likes until the room that is left is
-// what the others' shares lack; from then on one that has more than its share is full, and
-// goes by its policy.
+// MaxBytes or, if that is less, its part of half. A log takes what it likes until the room
+// that is left is what the others' shares lack; from then on one that has more than its share
+// is full, and goes by its policy.
 //
 // Shares are bytes of records, the file has packed ones: there is mostly more room than this
-// counts on. What is in the journal is not counted, so some of the file's room is kept for that.
+// counts on. What is in the journal is not counted, so some of the room is kept for that.
 
 var errShare = fmt.Errorf("%w: it has its share of the disk, and the rest is for others", ErrFull)
 
