@@ -99,14 +99,16 @@ type LinkStatus struct {
 // are shortened at random by up to a half, so that a fleet does not come at once.
 //
 // Reading order: link_session.go (one connection), link_handshake.go,
-// link_dial.go, link_interest.go, link_deliver.go, link_handover.go (delivery that a PONG
+// link_dial.go, link_probe.go (a hub that is back), link_interest.go, link_deliver.go, link_handover.go (delivery that a PONG
 // confirms), link_perms.go, link_errors.go (what a failure means), link_backoff.go,
 // link_urls.go.
 type Link struct {
 	// Static after NewLink.
-	router *Router
-	log    *slog.Logger
-	dial   func(ctx context.Context, addr string) (net.Conn, error)
+	router  *Router
+	log     *slog.Logger
+	dial    func(ctx context.Context, addr string) (net.Conn, error)
+	probe   func(ctx context.Context, addr string) (net.Conn, error) // dials once
+	unheard func(nc net.Conn) bool
 
 	// Owned by Run; while a session lasts they do not change.
 	opts LinkOptions
@@ -186,11 +188,13 @@ func NewLink(o LinkOptions, r *Router) (*Link, error) {
 		up: make(chan struct{}), down: make(chan struct{})}
 	close(l.down)
 	dialer := &net.Dialer{Timeout: o.DialTimeout}
+	l.probe = func(ctx context.Context, addr string) (net.Conn, error) { return dialer.DialContext(ctx, "tcp", addr) }
 	l.dial = func(ctx context.Context, addr string) (net.Conn, error) {
 		ctx, cancel := context.WithTimeout(ctx, o.DialTimeout)
 		defer cancel()
-		return staggered(ctx, func(ctx context.Context) (net.Conn, error) { return dialer.DialContext(ctx, "tcp", addr) })
+		return staggered(ctx, func(ctx context.Context) (net.Conn, error) { return l.probe(ctx, addr) })
 	}
+	l.unheard = unheard
 	l.status.Since = time.Now()
 	return l, nil
 }

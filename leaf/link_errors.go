@@ -122,6 +122,7 @@ func faultOf(err error) *linkFault {
 
 var (
 	errStaleHub = &linkFault{transient, errors.New("the hub has not answered for too long"), ""}
+	errStuck    = &linkFault{transient, errors.New("the hub was away, and greets new connections again"), ""}
 	errAskAgain = &linkFault{transient, errors.New("an outbox needs what the hub does not permit"),
 		"connecting again: a hub that is reloaded tells its permissions to new links only"}
 	errWrongPort = &linkFault{refused, errors.New("this is not a leafnode port"),

@@ -27,6 +27,7 @@ type session struct {
 	port *Port
 	mark string        // the subject by which we recognise ourselves in a loop
 	kick chan struct{} // asks the keeper to flush
+	hubs []string      // addresses of the hub, this one first
 
 	// Owned by the reader, which is Run.
 	parser    parser
@@ -60,7 +61,7 @@ const maxHubLine = 64 << 10
 func newSession(l *Link, u hubURL, nc net.Conn) *session {
 	s := &session{link: l, id: l.opts.ConnIDs.Add(1), url: u, nc: nc, in: NewInbound(nc), out: NewOutbound(nc, l.opts.Outbound, nil),
 		mark: "$LDS." + rand.Text(), kick: make(chan struct{}, 1),
-		subs: map[string]*msg.Sub{}, announced: map[interestKey]int{}}
+		subs: map[string]*msg.Sub{}, announced: map[interestKey]int{}, hubs: l.urls.addrs(u)}
 	s.port = l.router.Attach("link", s, Uplink)
 	s.parser = parser{verbs: greetVerbs, maxLine: maxHubLine, tolerant: true}
 	return s
@@ -260,21 +261,42 @@ func (s *session) ping() {
 	s.out.Flush()
 }
 
+// abandon closes the connection to a hub that does not hear it. What the kernel still has for
+// the hub goes nowhere: it would come late, beside what the next connection sends.
+func (s *session) abandon(why error) {
+	if tc, ok := s.nc.(*net.TCPConn); ok {
+		tc.SetLinger(0)
+	}
+	s.out.Close(why)
+}
+
 // keep is the keeper goroutine: it flushes what changes of interest appended, and ends the
 // connection to a hub that is silent, or that may permit by now what it did not.
 func (s *session) keep(done <-chan struct{}) {
-	t := time.NewTicker(s.link.opts.PingInterval)
+	t, look := time.NewTicker(s.link.opts.PingInterval), time.NewTicker(probeEvery)
 	defer t.Stop()
+	defer look.Stop()
 	began := time.Now()
+	probe := newProber(s.link.probe, s.hubs)
+	defer probe.close()
 	for {
 		select {
 		case <-done:
 			return
 		case <-s.kick:
 			s.out.Flush()
+		case <-look.C:
+			if s.link.unheard(s.nc) {
+				probe.try()
+			}
+		case <-probe.found:
+			if s.link.unheard(s.nc) {
+				s.abandon(errStuck)
+				return
+			}
 		case <-t.C:
 			if int(s.pings.Add(1)) > s.link.opts.PingMax {
-				s.out.Close(errStaleHub)
+				s.abandon(errStaleHub)
 				return
 			}
 			if s.missed.Load() && time.Since(began) >= banTime {

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -263,6 +264,61 @@ func TestLinkAsksForPermissionsAgain(t *testing.T) {
 				t.Fatalf("got %q", got)
 			}
 			c.send("PONG\r\n")
+		}
+	})
+}
+
+// While nobody hears the link new connections are tried beside it, one after the other. It ends
+// once a hub greets one, if it is unheard still.
+func TestLinkProbes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newTestLink(t, LinkOptions{PingInterval: time.Hour})
+		h := &fakeHub{t: t, conns: make(chan net.Conn), size: 1 << 20}
+		var unheard, greet atomic.Bool
+		var tries atomic.Int64
+		l.dial, l.unheard = h.dial, func(net.Conn) bool { return unheard.Load() }
+		l.probe = func(context.Context, string) (net.Conn, error) {
+			tries.Add(1)
+			a, b := testkit.Pipe(1 << 10)
+			if !greet.Load() {
+				return a, nil
+			}
+			_, err := b.Write([]byte("I"))
+			return a, err
+		}
+		runLink(t, l)
+		c := h.accept()
+		c.join()
+		waitUp(t, l)
+		down := l.Down()
+		isDown := func() bool {
+			select {
+			case <-down:
+				return true
+			default:
+				return false
+			}
+		}
+		<-time.After(time.Minute)
+		if n := tries.Load(); n != 0 || isDown() {
+			t.Errorf("%d tries of a link that is heard", n)
+		}
+		unheard.Store(true)
+		<-time.After(time.Minute)
+		if n := tries.Load(); n < 60 || n > 120 || isDown() {
+			t.Errorf("%d tries in a minute, the link is down: %v", n, isDown())
+		}
+		greet.Store(true)
+		start := time.Now()
+		<-down
+		if took := time.Since(start); took > probeEvery {
+			t.Errorf("a hub that is back was found after %v", took)
+		}
+		unheard.Store(false)
+		h.accept().join()
+		waitUp(t, l)
+		if st := l.Status(); st.LastError != errStuck.Error() || st.Reconnects != 1 {
+			t.Errorf("%+v", st)
 		}
 	})
 }

@@ -80,6 +80,17 @@ func (p *urlPool) take() hubURL {
 	return u
 }
 
+// addrs are all that there are now, first's first.
+func (p *urlPool) addrs(first hubURL) []string {
+	all := []string{first.addr}
+	for _, u := range slices.Concat(p.configured, p.learned) {
+		if u.addr != first.addr {
+			all = append(all, u.addr)
+		}
+	}
+	return all
+}
+
 // failed forgets a learned address: hubs also name addresses that cannot be
 // reached from here, and each would cost a dial timeout in every round. The hub
 // names them again when it is back.

@@ -4,10 +4,12 @@ import (
 	"cmp"
 	"encoding/json"
 	"fmt"
+	"net"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 )
 
@@ -19,6 +21,8 @@ type HubOptions struct {
 	Leafnodes string // more lines for its leafnodes block, such as an authorization block
 	Config    string // more of its configuration, at the top level: accounts, users, mqtt, limits
 
+	Network *Network // where it runs; nil: on this machine
+
 	name string // default "hub"
 }
 
@@ -28,6 +32,7 @@ type Hub struct {
 	*Process
 	StoreDir              string // of its JetStream
 	client, leaf, monitor int    // ports
+	network               *Network
 }
 
 // StartHub starts a hub and returns once all its listeners accept.
@@ -41,12 +46,12 @@ func StartHub(t T, o HubOptions) *Hub {
 // newHub writes the configuration of a hub and returns how to start it.
 func newHub(t T, o HubOptions) (h *Hub, command func() *exec.Cmd) {
 	t.Helper()
-	h = &Hub{client: Port(t), leaf: Port(t), monitor: Port(t)}
+	h = &Hub{client: Port(t), leaf: Port(t), monitor: Port(t), network: o.Network}
 	dir := t.TempDir()
 	h.StoreDir = filepath.Join(dir, "store")
 	var conf strings.Builder
-	fmt.Fprintf(&conf, "server_name: %s\nlisten: %q\nhttp: %q\n", cmp.Or(o.name, "hub"), Addr(h.client), Addr(h.monitor))
-	fmt.Fprintf(&conf, "leafnodes {\n  listen: %q\n  no_advertise: true\n%s\n}\n", Addr(h.leaf), o.Leafnodes)
+	fmt.Fprintf(&conf, "server_name: %s\nlisten: %q\nhttp: %q\n", cmp.Or(o.name, "hub"), h.addr(h.client), h.addr(h.monitor))
+	fmt.Fprintf(&conf, "leafnodes {\n  listen: %q\n  no_advertise: true\n%s\n}\n", h.addr(h.leaf), o.Leafnodes)
 	if o.JetStream {
 		fmt.Fprintf(&conf, "jetstream {\n  store_dir: %q\n", h.StoreDir)
 		if o.Domain != "" {
@@ -60,22 +65,30 @@ func newHub(t T, o HubOptions) (h *Hub, command func() *exec.Cmd) {
 		t.Fatalf("start hub: %v", err)
 	}
 	server := NATSServer(t)
-	return h, func() *exec.Cmd { return exec.Command(server, "-c", path) }
+	return h, func() *exec.Cmd { return o.Network.command(server, "-c", path) }
 }
 
-func (h *Hub) listens() bool { return listening(Addr(h.client)) && listening(Addr(h.leaf)) }
+// addr is host and port of one of its listeners.
+func (h *Hub) addr(port int) string {
+	if h.network == nil {
+		return Addr(port)
+	}
+	return net.JoinHostPort(networkHost, strconv.Itoa(port))
+}
+
+func (h *Hub) listens() bool { return listening(h.addr(h.client)) && listening(h.addr(h.leaf)) }
 
 // ClientURL is for NATS clients.
-func (h *Hub) ClientURL() string { return "nats://" + Addr(h.client) }
+func (h *Hub) ClientURL() string { return "nats://" + h.addr(h.client) }
 
 // LeafURL is for leafnodes.
-func (h *Hub) LeafURL() string { return "nats-leaf://" + Addr(h.leaf) }
+func (h *Hub) LeafURL() string { return "nats-leaf://" + h.addr(h.leaf) }
 
 // LeafAddr is the host and port of LeafURL, for a [Proxy].
-func (h *Hub) LeafAddr() string { return Addr(h.leaf) }
+func (h *Hub) LeafAddr() string { return h.addr(h.leaf) }
 
 // MonitorURL is the HTTP endpoint, without a path.
-func (h *Hub) MonitorURL() string { return "http://" + Addr(h.monitor) }
+func (h *Hub) MonitorURL() string { return "http://" + h.addr(h.monitor) }
 
 // Get reads the answer of a monitoring path, such as "/jsz?streams=true", into v.
 func (h *Hub) Get(path string, v any) {
