@@ -19,9 +19,9 @@ const (
 	probeTimeout = 2 * time.Second
 	probesMost   = int(probeTimeout / probeEvery)
 
-	// repeats is how often in a row the kernel must have repeated something in vain: about
-	// a second's silence on a fast line, and three round trips on a slow one.
-	repeats = 2
+	// repeats is how often in a row the kernel must have repeated something in vain: 1.4 s
+	// of silence on a fast line, and seven round trips on a slow one.
+	repeats = 3
 )
 
 // prober belongs to a session's keeper.

@@ -286,7 +286,8 @@ func (s *session) keep(done <-chan struct{}) {
 		case <-s.kick:
 			s.out.Flush()
 		case <-look.C:
-			if s.link.unheard(s.nc) {
+			// A line that loses much is not made better by new connections all the time.
+			if time.Since(began) >= stableAfter && s.link.unheard(s.nc) {
 				probe.try()
 			}
 		case <-probe.found:
