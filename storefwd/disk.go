@@ -24,11 +24,11 @@ func allocate(f *os.File, from, n int64) error {
 	return err
 }
 
-// diskRoom is what the file system of dir has left for us, in bytes; 0 if it does not say.
+// diskRoom is what the file system of dir has left for us, in bytes; -1 if it does not say.
 func diskRoom(dir string) int64 {
 	var fs unix.Statfs_t
 	if unix.Statfs(dir, &fs) != nil {
-		return 0
+		return -1
 	}
 	return int64(fs.Bavail) * int64(fs.Bsize)
 }

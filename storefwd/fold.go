@@ -156,7 +156,9 @@ func (s *Store) fold() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	defer s.flushed()
-	s.diskRoom = room
+	if room >= 0 {
+		s.diskRoom = room
+	}
 	s.stats.BoltBytes += n
 	s.stats.Folds++
 	s.foldErr, s.foldAgain, s.foldedAt = "", 0, s.mono()
