@@ -171,7 +171,7 @@ func (f *Forwarder) refused(attempt, seq uint64, e *apiError) {
 	}
 	f.mu.Unlock()
 	if seq > 0 && (e.permanent() || !e.mayPass() && tries >= maxRefusals) {
-		f.reject(seq, nil, e.String())
+		f.reject(seq, e.String())
 		return
 	}
 	f.l.setLive(false, 0)
@@ -184,7 +184,7 @@ const noTTLHere = 10166 // per-message TTL is disabled
 var errOutOfTurn = errors.New("the stream is not where it was expected to be")
 
 // reject gives a record up for good.
-func (f *Forwarder) reject(seq uint64, subject []byte, why string) {
+func (f *Forwarder) reject(seq uint64, why string) {
 	f.c.lose(seq, LostRejected)
 	f.mu.Lock()
 	delete(f.refusals, seq)
@@ -193,8 +193,7 @@ func (f *Forwarder) reject(seq uint64, subject []byte, why string) {
 		f.alone = nil
 	}
 	f.st.Rejected++
-	f.st.LastError = "given up: " + why
+	f.st.LastError = fmt.Sprintf("given up: seq %d: %s", seq, why)
 	f.mu.Unlock()
-	f.o.Logger.Warn("forwarder: the hub will not take a message, it is dropped",
-		"log", f.l.name, "seq", seq, "subject", string(subject), "err", why)
+	f.o.Logger.Warn("forwarder: the hub will not take a message, it is dropped", "log", f.l.name, "err", why) // the same line for all
 }

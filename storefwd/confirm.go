@@ -174,7 +174,7 @@ func (c *byFlush) send(ctx context.Context, r *Record, _ int) error {
 	wanted, err := c.h.offer(&f.out, r.Seq)
 	switch {
 	case permanent(err):
-		f.reject(r.Seq, r.Subject, err.Error())
+		f.reject(r.Seq, err.Error())
 		return nil
 	case err != nil:
 		return err

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -343,14 +344,17 @@ func (f *Forwarder) trouble(err error) {
 	f.mu.Lock()
 	f.st.LastError = err.Error()
 	f.mu.Unlock()
-	text := err.Error()
-	if errors.Is(err, errOutOfTurn) {
-		text = errOutOfTurn.Error() // the numbers are always new
-	}
-	if text != f.quiet {
+	if text := strings.Map(noDigit, err.Error()); text != f.quiet { // the numbers are always new
 		f.quiet = text
 		f.o.Logger.Warn("forwarder: interrupted", "log", f.l.name, "err", err)
 	}
+}
+
+func noDigit(r rune) rune {
+	if '0' <= r && r <= '9' {
+		return -1
+	}
+	return r
 }
 
 // Stats is a snapshot.

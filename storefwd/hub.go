@@ -24,6 +24,7 @@ type streamInfo struct {
 		Sources   []json.RawMessage `json:"sources"`           // other streams that it copies
 		Transform json.RawMessage   `json:"subject_transform"` // stores under other subjects
 		NoAck     bool              `json:"no_ack"`
+		Counter   bool              `json:"allow_msg_counter"` // takes increments, and no expectation with them
 	} `json:"config"`
 	State struct {
 		Messages uint64 `json:"messages"`

@@ -33,10 +33,10 @@ func (e *apiError) Error() string  { return e.String() }
 func (e *apiError) permanent() bool {
 	switch e.ErrCode {
 	case 10054, // message size exceeds maximum allowed
-		10097,               // header size exceeds maximum allowed
-		10111,               // rollup not permitted
-		10165,               // invalid per-message TTL
-		10168, 10170, 10171, // message counters
+		10097,                      // header size exceeds maximum allowed
+		10111,                      // rollup not permitted
+		10165,                      // invalid per-message TTL
+		10168, 10169, 10170, 10171, // message counters
 		10188, 10189, 10190, 10191, 10192, 10203, 10212, 10223, // message schedules
 		10227: // message stream source header is not allowed
 		return true

@@ -78,7 +78,7 @@ func (f *Forwarder) send(ctx context.Context, r *Record, most int) error {
 	alone := f.guard(p, filter)
 	f.header = f.appendHeader(f.header[:0], r)
 	if most > 0 && len(f.header)+len(r.Data) > most {
-		f.reject(r.Seq, r.Subject, fmt.Sprintf("%d bytes are more than the hub's max_payload of %d", len(f.header)+len(r.Data), most))
+		f.reject(r.Seq, fmt.Sprintf("it is more than the hub's max_payload of %d bytes", most))
 		return nil
 	}
 	var acked chan struct{}
@@ -89,7 +89,7 @@ func (f *Forwarder) send(ctx context.Context, r *Record, most int) error {
 	f.out = msg.Msg{Subject: r.Subject, Reply: f.reply, Header: f.header, Data: r.Data}
 	err := f.up.Send(&f.out)
 	if permanent(err) {
-		f.reject(r.Seq, r.Subject, err.Error())
+		f.reject(r.Seq, err.Error())
 		return nil
 	}
 	if err != nil {
@@ -172,7 +172,7 @@ func (f *Forwarder) guard(p *place, filter int) (alone bool) {
 		return false
 	case !f.head:
 		return false
-	case p.own && len(p.lasts) > 0 && f.unguarded < 2:
+	case p.own && len(p.lasts) > 0 && f.unguarded < 2 && !p.info.Config.Counter:
 		f.expect = append(f.expect, "Nats-Expected-Last-Subject-Sequence: "...)
 		f.expect = strconv.AppendUint(f.expect, p.lasts[filter].at, 10)
 		f.expect = append(f.expect, "\r\nNats-Expected-Last-Subject-Sequence-Subject: "...)

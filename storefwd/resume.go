@@ -122,7 +122,7 @@ func (f *Forwarder) survey(ctx context.Context, p *place) (err error) {
 		f.mu.Unlock()
 	}
 	tail := p.last.at == p.info.State.LastSeq || p.info.State.Messages == 0
-	p.chained, p.next = p.own && tail && f.exclusive(p) && !f.repeated(), p.info.State.LastSeq
+	p.chained, p.next = p.own && tail && f.exclusive(p) && !p.info.Config.Counter && !f.repeated(), p.info.State.LastSeq
 	if r := p.info.Config.Retention; r != "" && r != "limits" {
 		p.blind = fmt.Sprintf("stream %q has %s retention, and does not keep what was consumed", p.name, r)
 	}

@@ -28,6 +28,10 @@ var streamKinds = []struct {
 	{"work queue", "window", jetstream.StreamConfig{Retention: jetstream.WorkQueuePolicy}},
 	{"interest", "window", jetstream.StreamConfig{Retention: jetstream.InterestPolicy}},
 	{"no acknowledgement", "chain", jetstream.StreamConfig{NoAck: true}},
+	{"batches", "chain", jetstream.StreamConfig{AllowAtomicPublish: true, AllowBatchPublish: true}},
+	{"schedules", "chain", jetstream.StreamConfig{AllowMsgSchedules: true}},
+	{"written late", "chain", jetstream.StreamConfig{PersistMode: jetstream.AsyncPersistMode}},
+	{"discards new", "chain", jetstream.StreamConfig{Discard: jetstream.DiscardNew, MaxMsgs: 10000, MaxMsgsPerSubject: 1000, DiscardNewPerSubject: true}},
 }
 
 // TestStreamKinds has an outbox for a stream of each kind, loses the hub's acknowledgements once,
@@ -43,14 +47,14 @@ func TestStreamKinds(t *testing.T) {
 	streams, consumers := make([]jetstream.Stream, len(streamKinds)), make([]jetstream.Consumer, len(streamKinds))
 	var outboxes strings.Builder
 	for i, k := range streamKinds {
-		k.config.Name, k.config.Subjects = fmt.Sprint("K", i), []string{fmt.Sprintf("k%d.>", i)}
+		k.config.Name, k.config.Subjects = fmt.Sprint("K", i), []string{fmt.Sprintf("k%02d.>", i)}
 		if streams[i], err = js.CreateStream(t.Context(), k.config); err == nil {
 			consumers[i], err = streams[i].CreateConsumer(t.Context(), jetstream.ConsumerConfig{Durable: "c", AckPolicy: jetstream.AckExplicitPolicy})
 		}
 		if err != nil {
 			t.Fatalf("%s: %v", k.name, err)
 		}
-		fmt.Fprintf(&outboxes, "k%d { subjects: [\"k%d.>\"] }\n", i, i)
+		fmt.Fprintf(&outboxes, "k%02d { subjects: [\"k%02d.>\"] }\n", i, i)
 	}
 	l := testkit.StartLeafd(t, testkit.LeafdOptions{Env: map[string]string{"LEAFD_HUB_URL": "nats-leaf://" + cable.Addr()}, Config: `
 server_name: kinds
@@ -69,7 +73,7 @@ outbox {
 		t.Helper()
 		for range k {
 			for i := range streamKinds {
-				if _, err := local.PublishAsync(fmt.Sprintf("k%d.%d", i, n%7), fmt.Append(nil, n)); err != nil {
+				if _, err := local.PublishAsync(fmt.Sprintf("k%02d.%d", i, n%7), fmt.Append(nil, n)); err != nil {
 					t.Fatal(err)
 				}
 			}

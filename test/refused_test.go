@@ -90,7 +90,8 @@ func TestOutboxWaitsForRoomAtTheHub(t *testing.T) {
 }
 
 // TestOutboxGoesOnPastAHeaderThatTheStreamForbids has a device that sets headers that mean
-// something to a stream, but not to this one: it would refuse them for ever.
+// something to a stream, but not to this one: it would refuse them for ever. What is dropped for
+// them is one line a minute for each reason.
 func TestOutboxGoesOnPastAHeaderThatTheStreamForbids(t *testing.T) {
 	hub := testkit.StartHub(t, testkit.HubOptions{JetStream: true})
 	js := stream(t, hub)
@@ -106,9 +107,10 @@ func TestOutboxGoesOnPastAHeaderThatTheStreamForbids(t *testing.T) {
 		{"Nats-Rollup": {"all"}}, {"Nats-Rollup": {"nonsense"}}, {"Nats-Incr": {"+1"}}, {"Nats-Schedule": {"@every 1s"}},
 		{"Nats-Stream-Source": {"OTHER 1 a b c"}},
 	}
-	for i, h := range bad {
-		publish("cable.bad", h)
-		publish(fmt.Sprint("cable.good.", i), nil)
+	const times = 20
+	for n := range times * len(bad) {
+		publish("cable.bad", bad[n%len(bad)])
+		publish(fmt.Sprint("cable.good.", n), nil)
 	}
 	nc.Flush()
 	s, err := js.Stream(t.Context(), "CABLE")
@@ -117,13 +119,16 @@ func TestOutboxGoesOnPastAHeaderThatTheStreamForbids(t *testing.T) {
 	}
 	var u outboxState
 	testkit.Eventually(t, func() bool { u = uplinkBox(l); return u.Messages == 0 }, "nothing waits: %+v", &u)
-	for i := range bad {
-		if _, err := s.GetLastMsgForSubject(t.Context(), fmt.Sprint("cable.good.", i)); err != nil {
-			t.Errorf("the message behind %v: %v", bad[i], err)
+	for n := range times * len(bad) {
+		if _, err := s.GetLastMsgForSubject(t.Context(), fmt.Sprint("cable.good.", n)); err != nil {
+			t.Errorf("the message behind %v: %v", bad[n%len(bad)], err)
 		}
 	}
-	if u.Rejected != len(bad) || u.Dropped["rejected_by_hub"] != uint64(len(bad)) {
-		t.Errorf("%+v, want %d rejected", u, len(bad))
+	if want := times * len(bad); u.Rejected != want || u.Dropped["rejected_by_hub"] != uint64(want) {
+		t.Errorf("%+v, want %d rejected", u, want)
+	}
+	if lines := strings.Count(l.Log(), "it is dropped"); lines == 0 || lines > len(bad) {
+		t.Errorf("the log says %d times that one was dropped, for %d reasons", lines, len(bad))
 	}
 }
 
