@@ -25,6 +25,10 @@ type streamInfo struct {
 		Transform json.RawMessage   `json:"subject_transform"` // stores under other subjects
 		NoAck     bool              `json:"no_ack"`
 		Counter   bool              `json:"allow_msg_counter"` // takes increments, and no expectation with them
+
+		MaxPerSubject     int64 `json:"max_msgs_per_subject"` // 0 or less: no limit
+		DiscardPerSubject bool  `json:"discard_new_per_subject"`
+		Rollup            bool  `json:"allow_rollup_hdrs"`
 	} `json:"config"`
 	State struct {
 		Messages uint64 `json:"messages"`
@@ -38,6 +42,8 @@ type stored struct {
 	at         uint64 // sequence in the stream; 0: there is none
 	ours       bool   // it has an id of this outbox, and of this store
 	epoch, seq uint64 // of our log
+
+	subject, rollup string
 }
 
 var (
@@ -82,8 +88,9 @@ type getMsg struct {
 func (f *Forwarder) message(ctx context.Context, stream string, req getMsg) (m stored, err error) {
 	var resp struct {
 		Message struct {
-			Seq    uint64 `json:"seq"`
-			Header []byte `json:"hdrs"` // base64
+			Subject string `json:"subject"`
+			Seq     uint64 `json:"seq"`
+			Header  []byte `json:"hdrs"` // base64
 		} `json:"message"`
 	}
 	err = f.ask(ctx, "STREAM.MSG.GET."+stream, req, &resp)
@@ -94,7 +101,8 @@ func (f *Forwarder) message(ctx context.Context, stream string, req getMsg) (m s
 	case err != nil:
 		return stored{}, fmt.Errorf("ask stream %q for a message: %w", stream, err)
 	}
-	m.at = resp.Message.Seq
+	m.at, m.subject = resp.Message.Seq, resp.Message.Subject
+	m.rollup = string(headerValue(resp.Message.Header, []byte("Nats-Rollup")))
 	epoch, seq, named := parseID(headerValue(resp.Message.Header, msgID), f.origin)
 	m.epoch, m.seq, m.ours = epoch, seq, named && f.s.meta.made(epoch)
 	if mark := f.l.getMark(); !named || !m.ours && mark.At > 0 && m.at > mark.At {

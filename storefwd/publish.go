@@ -69,6 +69,10 @@ func (f *Forwarder) send(ctx context.Context, r *Record, most int) error {
 		}
 	}
 	p, filter := f.placeOf(r.Subject)
+	if p.took(r) {
+		f.resumed(r.Seq)
+		return nil
+	}
 	if r.ageless && r.Seq < p.top && !f.c.mixes() {
 		// It had its turn in an earlier run: it was stored and has expired there, or it had
 		// expired here and a crash came before that was on the disk.

@@ -1,6 +1,7 @@
 package storefwd
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -29,19 +30,26 @@ func (f *Forwarder) readBack(ctx context.Context, p *place) error {
 		return nil
 	}
 	var found []stored
+	all := false
 	for i := range p.filters {
 		if p.lasts[i].at == 0 {
 			continue
 		}
-		from, err := f.lowest(ctx, p, i, floor)
+		from, known, err := f.lowest(ctx, p, i, floor)
 		if err != nil {
 			return err
 		}
+		all = all || known
 		more, err := f.walk(ctx, p.name, p.query(i), from, p.lasts[i].at)
 		if err != nil {
 			return err
 		}
 		found = append(found, more...)
+	}
+	found = slices.DeleteFunc(found, func(m stored) bool { return !f.l.wrote(m) })
+	slices.SortFunc(found, func(a, b stored) int { return cmp.Compare(a.seq, b.seq) })
+	if !f.l.scattered() {
+		p.gone = p.forgot(found, all)
 	}
 	f.ackStored(p, found)
 	return nil
@@ -49,20 +57,10 @@ func (f *Forwarder) readBack(ctx context.Context, p *place) error {
 
 // ackStored acknowledges the messages that were found.
 func (f *Forwarder) ackStored(p *place, found []stored) {
-	slices.SortFunc(found, func(a, b stored) int { return int(min(max(int64(a.seq-b.seq), -1), 1)) })
-	n := uint64(0)
 	for _, m := range found {
-		if !f.l.wrote(m) {
-			continue
-		}
 		p.top = max(p.top, m.seq)
-		if _, news, _ := f.c.ack(m.seq, 0); news {
-			n++
-		}
+		f.resumed(m.seq)
 	}
-	f.mu.Lock()
-	f.st.Resumed += n
-	f.mu.Unlock()
 	have := f.l.getMark()
 	for _, m := range found { // what is still missing is nowhere up to here
 		if have.Stream == p.name && m.at > have.At {
@@ -72,18 +70,30 @@ func (f *Forwarder) ackStored(p *place, found []stored) {
 	f.l.setMark(have)
 }
 
+// resumed acknowledges what the stream has, or had.
+func (f *Forwarder) resumed(seq uint64) {
+	if _, news, _ := f.c.ack(seq, 0); news {
+		f.mu.Lock()
+		f.st.Resumed++
+		f.mu.Unlock()
+	}
+}
+
 // lowest is where in the stream to begin to read: behind the mark, or at one of
 // ours that is acknowledged, looked for backwards in growing steps. Before that are
 // only acknowledged ones, since nothing is sent while an earlier one is missing. Where
-// that is not so (order.go), only the mark tells.
-func (f *Forwarder) lowest(ctx context.Context, p *place, filter int, floor uint64) (uint64, error) {
+// that is not so (order.go), only the mark tells. known says that nothing between that and
+// what is read was dropped from the stream's beginning.
+func (f *Forwarder) lowest(ctx context.Context, p *place, filter int, floor uint64) (from uint64, known bool, err error) {
 	end := p.lasts[filter].at
-	first := p.info.State.FirstSeq
+	first, read := p.info.State.FirstSeq, uint64(0)
 	if m := f.l.getMark(); m.Stream == p.name {
-		first = max(first, m.Read)
+		read = m.Read
 	}
+	known = first <= read+1
+	first = max(first, read)
 	if f.l.scattered() {
-		return first, nil
+		return first, known, nil
 	}
 	for step := uint64(256); ; step *= 2 {
 		at := first
@@ -91,11 +101,11 @@ func (f *Forwarder) lowest(ctx context.Context, p *place, filter int, floor uint
 			at = end - step
 		}
 		if at <= first {
-			return at, nil
+			return at, known, nil
 		}
 		m, err := f.message(ctx, p.name, getMsg{Seq: at, NextOf: p.query(filter)})
 		if err != nil || m.ours && m.seq <= floor {
-			return at, err
+			return at, true, err
 		}
 	}
 }

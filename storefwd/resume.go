@@ -36,7 +36,8 @@ type place struct {
 	last  stored   // the last of these that is ours
 	own   bool     // nobody else's message is the last of a filter
 	top   uint64   // the highest of ours that it is known to have
-	probe bool     // it did not answer: ask again once the first publish is acknowledged
+	gone  forgotten
+	probe bool // it did not answer: ask again once the first publish is acknowledged
 
 	chained bool   // publishes carry next
 	next    uint64 // the stream's last sequence once all that was sent is stored

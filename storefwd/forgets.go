@@ -1,0 +1,56 @@
+package storefwd
+
+// This file is about streams that do not keep what they took: the last value of each
+// subject only, or so many messages, or none from before a rollup. After an interruption
+// it cannot be seen there whether an earlier message was stored. But where the stream has
+// newer ones of ours that it would drop it for, it is the same to the stream, and to send
+// it again would put it behind them, as if it were the newest. So it is not.
+
+// forgotten is what a stream has dropped for newer messages of ours, if it ever had it.
+type forgotten struct {
+	below uint64            // ours before this one
+	of    map[string]uint64 // ours of a subject before this one
+}
+
+// forgot is what the stream would have dropped for what was found in it, which is sorted. all
+// says that nothing it took since the last that is acknowledged can have been dropped for its
+// age or its size.
+func (p *place) forgot(found []stored, all bool) (g forgotten) {
+	if len(found) == 0 {
+		return g
+	}
+	if !all {
+		g.below = found[0].seq // they were stored in order
+	}
+	c := &p.info.Config
+	per := c.MaxPerSubject
+	if c.DiscardPerSubject {
+		per = 0 // it drops none, it takes none
+	}
+	if per <= 0 && !c.Rollup || p.renames() {
+		return g
+	}
+	g.of = make(map[string]uint64)
+	kept := make(map[string]int64)
+	for i := len(found) - 1; i >= 0; i-- {
+		m := &found[i]
+		if m.rollup == "all" {
+			g.below = max(g.below, m.seq)
+			break
+		}
+		kept[m.subject]++
+		if _, known := g.of[m.subject]; !known && (kept[m.subject] == per || m.rollup == "sub") {
+			g.of[m.subject] = m.seq
+		}
+	}
+	return g
+}
+
+// took reports whether the stream had r, or would have dropped it by now.
+func (p *place) took(r *Record) bool {
+	if r.Seq >= p.top {
+		p.gone = forgotten{} // those that follow are newer
+		return false
+	}
+	return r.Seq < p.gone.below || r.Seq < p.gone.of[string(r.Subject)]
+}

@@ -1,0 +1,50 @@
+package storefwd
+
+import "testing"
+
+func TestForgot(t *testing.T) {
+	at := func(seq uint64, subject, rollup string) stored {
+		return stored{seq: seq, subject: subject, rollup: rollup}
+	}
+	found := []stored{at(10, "a", ""), at(12, "b", ""), at(14, "a", ""), at(16, "a", ""), at(18, "c", "")}
+	for _, c := range []struct {
+		name  string
+		set   func(*place)
+		found []stored
+		all   bool
+		took  map[string][]uint64 // of a subject
+		not   map[string][]uint64
+	}{
+		{"keeps all", func(*place) {}, found, true, nil, map[string][]uint64{"a": {9, 13}, "x": {1}}},
+		{"lost its beginning", func(*place) {}, found, false, map[string][]uint64{"a": {9}, "x": {1}}, map[string][]uint64{"a": {11}, "x": {17}}},
+		{"has none", func(p *place) { p.info.Config.MaxPerSubject = 1 }, nil, false, nil, map[string][]uint64{"a": {9}}},
+		{"last value", func(p *place) { p.info.Config.MaxPerSubject = 1 }, found, true,
+			map[string][]uint64{"a": {9, 15}, "b": {11}}, map[string][]uint64{"b": {13}, "a": {17}, "x": {1}}},
+		{"two values", func(p *place) { p.info.Config.MaxPerSubject = 2 }, found, true,
+			map[string][]uint64{"a": {9, 13}}, map[string][]uint64{"a": {15}, "b": {11}, "c": {1}}},
+		{"takes no third", func(p *place) { p.info.Config.MaxPerSubject, p.info.Config.DiscardPerSubject = 1, true }, found, true,
+			nil, map[string][]uint64{"a": {9, 15}, "b": {11}}},
+		{"stores under other subjects", func(p *place) { p.info.Config.MaxPerSubject, p.info.Config.Transform = 1, []byte(`{}`) }, found, true,
+			nil, map[string][]uint64{"a": {9, 15}}},
+		{"rollup of a subject", func(p *place) { p.info.Config.Rollup = true }, []stored{at(10, "a", "sub"), at(12, "b", "")}, true,
+			map[string][]uint64{"a": {9}}, map[string][]uint64{"b": {9, 11}, "a": {11}}},
+		{"rollup of all", func(p *place) { p.info.Config.Rollup = true }, []stored{at(10, "a", "all"), at(12, "b", "")}, true,
+			map[string][]uint64{"a": {9}, "b": {9}}, map[string][]uint64{"b": {11}}},
+	} {
+		p := &place{top: 18}
+		c.set(p)
+		p.gone = p.forgot(c.found, c.all)
+		for want, by := range map[bool]map[string][]uint64{true: c.took, false: c.not} {
+			for subject, seqs := range by {
+				for _, seq := range seqs {
+					if got := p.took(&Record{Seq: seq, Subject: []byte(subject)}); got != want {
+						t.Errorf("%s: took %s %d: %v", c.name, subject, seq, got)
+					}
+				}
+			}
+		}
+		if p.took(&Record{Seq: 19, Subject: []byte("a")}) || p.gone.below > 0 || p.gone.of != nil {
+			t.Errorf("%s: what is above all that was found: %+v", c.name, p.gone)
+		}
+	}
+}

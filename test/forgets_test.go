@@ -1,0 +1,148 @@
+package test
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/leafd/leafd/internal/testkit"
+)
+
+// forgetful are streams that do not keep what they took: after an interruption it cannot be
+// seen there.
+var forgetful = []struct {
+	name   string
+	config jetstream.StreamConfig // with one more subject it is not the outbox's alone
+}{
+	{"last value", jetstream.StreamConfig{MaxMsgsPerSubject: 1}},
+	{"two values", jetstream.StreamConfig{MaxMsgsPerSubject: 2}},
+	{"few messages", jetstream.StreamConfig{MaxMsgs: 10}},
+	{"few bytes", jetstream.StreamConfig{MaxBytes: 2000}},
+	{"rollups", jetstream.StreamConfig{AllowRollup: true}},
+	{"shared, last value", jetstream.StreamConfig{MaxMsgsPerSubject: 1, Subjects: []string{"others.a"}}},
+	{"shared, few messages", jetstream.StreamConfig{MaxMsgs: 10, Subjects: []string{"others.b"}}},
+}
+
+// TestStreamsThatForget loses the acknowledgements of such streams for longer than their
+// duplicate window, and kills the gateway meanwhile: nothing is stored again, which would come
+// behind what is newer.
+func TestStreamsThatForget(t *testing.T) {
+	hub := testkit.StartHub(t, testkit.HubOptions{JetStream: true})
+	cable := testkit.StartProxy(t, hub.LeafAddr())
+	js, err := jetstream.New(connect(t, hub.ClientURL()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	streams := make([]jetstream.Stream, len(forgetful))
+	var outboxes strings.Builder
+	for i, k := range forgetful {
+		k.config.Name, k.config.Duplicates = fmt.Sprint("F", i), 100*time.Millisecond
+		k.config.Subjects = append(k.config.Subjects, fmt.Sprintf("f%d.>", i))
+		if streams[i], err = js.CreateStream(t.Context(), k.config); err != nil {
+			t.Fatalf("%s: %v", k.name, err)
+		}
+		fmt.Fprintf(&outboxes, "f%d { subjects: [\"f%d.>\"] }\n", i, i)
+	}
+	l := testkit.StartLeafd(t, testkit.LeafdOptions{Env: map[string]string{"LEAFD_HUB_URL": "nats-leaf://" + cable.Addr()}, Config: `
+server_name: forgets
+host: "127.0.0.1", port: $LEAFD_NATS_PORT
+http: $LEAFD_HTTP_PORT
+leafnodes { reconnect: "250ms", remotes: [ { url: $LEAFD_HUB_URL } ] }
+store { dir: $LEAFD_STORE }
+outbox {
+` + outboxes.String() + "}\n"})
+	n, others := 0, make([]int, len(forgetful))
+	publish := func(k int) {
+		t.Helper()
+		local, err := jetstream.New(connect(t, l.NATSURL()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i, k := range forgetful {
+			if len(k.config.Subjects) > 0 {
+				if _, err := js.Publish(t.Context(), k.config.Subjects[0], nil); err != nil {
+					t.Fatal(err)
+				}
+				others[i]++
+			}
+		}
+		for range k {
+			for i := range forgetful {
+				m := nats.NewMsg(fmt.Sprintf("f%d.%d", i, n%3))
+				m.Data = fmt.Append(nil, n)
+				if forgetful[i].config.AllowRollup {
+					m.Header.Set("Nats-Rollup", "sub")
+				}
+				if _, err := local.PublishMsgAsync(m); err != nil {
+					t.Fatal(err)
+				}
+			}
+			n++
+		}
+		select {
+		case <-local.PublishAsyncComplete():
+		case <-time.After(testkit.Patience):
+			t.Fatalf("%d not acknowledged", local.PublishAsyncPending())
+		}
+	}
+	reached := func() {
+		t.Helper()
+		for i, k := range forgetful {
+			var s jetstream.StreamState
+			testkit.Eventually(t, func() bool {
+				info, err := streams[i].Info(t.Context())
+				if err == nil {
+					s = info.State
+				}
+				return int(s.LastSeq) >= n+others[i]
+			}, "%d messages in %s: %+v", n, k.name, &s)
+		}
+	}
+	exact := func(when string) {
+		t.Helper()
+		var boxes []struct {
+			Messages int
+			Resume   string
+			Dropped  map[string]uint64
+		}
+		testkit.Eventually(t, func() bool {
+			l.Get("/uplinkz", &struct{ Outboxes any }{&boxes})
+			for _, b := range boxes {
+				if b.Messages > 0 {
+					return false
+				}
+			}
+			return true
+		}, "%s: nothing waits: %+v", when, &boxes)
+		for i, k := range forgetful {
+			info, err := streams[i].Info(t.Context())
+			if err != nil || info.State.LastSeq != uint64(n+others[i]) || len(boxes[i].Dropped) > 0 {
+				t.Errorf("%s, %s: %d messages were stored, want %d: %+v %v", when, k.name, info.State.LastSeq, n+others[i], boxes[i], err)
+			}
+			if m, err := streams[i].GetMsg(t.Context(), info.State.LastSeq); err != nil || string(m.Data) != fmt.Sprint(n-1) {
+				t.Errorf("%s, %s: the last is %+v, want %d: %v", when, k.name, m, n-1, err)
+			}
+		}
+	}
+	publish(50)
+	reached()
+	cable.Blackhole(testkit.Down)
+	publish(50)
+	reached()
+	cable.Restore()
+	publish(50)
+	exact("acknowledgements lost")
+
+	cable.Blackhole(testkit.Down)
+	publish(50)
+	reached()
+	l.Kill()
+	cable.Restore()
+	l.Restart()
+	publish(50)
+	exact("and the gateway killed")
+}
