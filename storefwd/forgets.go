@@ -1,5 +1,7 @@
 package storefwd
 
+import "slices"
+
 // This file is about streams that do not keep what they took: the last value of each
 // subject only, or so many messages, or none from before a rollup. After an interruption
 // it cannot be seen there whether an earlier message was stored. But where the stream has
@@ -27,7 +29,7 @@ func (p *place) forgot(found []stored, all bool) (g forgotten) {
 	if c.DiscardPerSubject {
 		per = 0 // it drops none, it takes none
 	}
-	if per <= 0 && !c.Rollup || p.renames() {
+	if per <= 0 && !c.Rollup || slices.ContainsFunc(p.filters, p.renames) {
 		return g
 	}
 	g.of = make(map[string]uint64)

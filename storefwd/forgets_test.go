@@ -31,7 +31,7 @@ func TestForgot(t *testing.T) {
 		{"rollup of all", func(p *place) { p.info.Config.Rollup = true }, []stored{at(10, "a", "all"), at(12, "b", "")}, true,
 			map[string][]uint64{"a": {9}, "b": {9}}, map[string][]uint64{"b": {11}}},
 	} {
-		p := &place{top: 18}
+		p := &place{top: 18, filters: []string{">"}}
 		c.set(p)
 		p.gone = p.forgot(c.found, c.all)
 		for want, by := range map[bool]map[string][]uint64{true: c.took, false: c.not} {

@@ -30,11 +30,13 @@ func (f *Forwarder) readBack(ctx context.Context, p *place) error {
 		return nil
 	}
 	var found []stored
+	var asked []string
 	all := false
 	for i := range p.filters {
-		if p.lasts[i].at == 0 {
+		if p.lasts[i].at == 0 || slices.Contains(asked, p.query(i)) {
 			continue
 		}
+		asked = append(asked, p.query(i))
 		from, known, err := f.lowest(ctx, p, i, floor)
 		if err != nil {
 			return err

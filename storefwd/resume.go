@@ -106,11 +106,6 @@ func (f *Forwarder) survey(ctx context.Context, p *place) (err error) {
 		return nil
 	}
 	if err == nil {
-		if p.renames() && !f.exclusive(p) {
-			f.unanswered = 0
-			p.blind = fmt.Sprintf("stream %q stores under other subjects (subject_transform), and not only what is this outbox's", p.name)
-			return nil
-		}
 		err = f.lastOf(ctx, p)
 	}
 	if err != nil {
@@ -160,16 +155,20 @@ func (f *Forwarder) repeated() (yes bool) {
 	return yes
 }
 
-// renames reports whether the stream stores under other subjects.
-func (p *place) renames() bool { return len(p.info.Config.Transform) > 0 }
-
 // query is how to ask the stream for what it took under one of the filters: by its own
-// subjects, or, where it stores under others, by all, which are ours (exclusive).
+// subjects, or, where it stores under others, by all.
 func (p *place) query(filter int) string {
-	if p.renames() {
+	if p.renames(p.filters[filter]) {
 		return ">"
 	}
 	return p.filters[filter]
+}
+
+// renames reports whether messages of a filter are stored under other subjects: the stream has
+// a subject_transform, or the hub's account a mapping before it.
+func (p *place) renames(filter string) bool {
+	subjects := p.info.Config.Subjects
+	return len(p.info.Config.Transform) > 0 || len(subjects) > 0 && !slices.ContainsFunc(subjects, func(s string) bool { return msg.Overlap(s, filter) })
 }
 
 // lastOf asks for the last message of each filter.

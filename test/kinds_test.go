@@ -3,6 +3,7 @@ package test
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -31,30 +32,44 @@ var streamKinds = []struct {
 	{"batches", "chain", jetstream.StreamConfig{AllowAtomicPublish: true, AllowBatchPublish: true}},
 	{"schedules", "chain", jetstream.StreamConfig{AllowMsgSchedules: true}},
 	{"written late", "chain", jetstream.StreamConfig{PersistMode: jetstream.AsyncPersistMode}},
+	{"shared", "readback", jetstream.StreamConfig{Duplicates: 100 * time.Millisecond, Subjects: []string{"others.a"}}},
+	{"shared, other subjects", "readback", jetstream.StreamConfig{Duplicates: 100 * time.Millisecond, Subjects: []string{"others.b"}, SubjectTransform: &jetstream.SubjectTransformConfig{Source: ">", Destination: "stored.>"}}},
+	{mapped, "readback", jetstream.StreamConfig{Duplicates: 100 * time.Millisecond}},
 	{"discards new", "chain", jetstream.StreamConfig{Discard: jetstream.DiscardNew, MaxMsgs: 10000, MaxMsgsPerSubject: 1000, DiscardNewPerSubject: true}},
 }
+
+// mapped is the kind whose subjects are others when they come to the stream.
+const mapped = "mapped"
 
 // TestStreamKinds has an outbox for a stream of each kind, loses the hub's acknowledgements once,
 // for longer than a short duplicate window, and kills the hub once: what comes out of each
 // stream is everything, once and in order.
 func TestStreamKinds(t *testing.T) {
-	hub := testkit.StartHub(t, testkit.HubOptions{JetStream: true})
+	kinds := slices.Clone(streamKinds)
+	var mappings, outboxes strings.Builder
+	for i, k := range kinds {
+		filter, more := fmt.Sprintf("k%02d.>", i), ""
+		if k.name == mapped {
+			fmt.Fprintf(&mappings, "mappings: { %q: %q }\n", filter, "mapped."+filter)
+			filter, more = "mapped."+filter, fmt.Sprintf(`stream: "K%d"`, i)
+		}
+		kinds[i].config.Name, kinds[i].config.Subjects = fmt.Sprint("K", i), append(k.config.Subjects, filter)
+		fmt.Fprintf(&outboxes, "k%02d { subjects: [\"k%02d.>\"], %s }\n", i, i, more)
+	}
+	hub := testkit.StartHub(t, testkit.HubOptions{JetStream: true, Config: mappings.String()})
 	cable := testkit.StartProxy(t, hub.LeafAddr())
 	js, err := jetstream.New(connect(t, hub.ClientURL()))
 	if err != nil {
 		t.Fatal(err)
 	}
-	streams, consumers := make([]jetstream.Stream, len(streamKinds)), make([]jetstream.Consumer, len(streamKinds))
-	var outboxes strings.Builder
-	for i, k := range streamKinds {
-		k.config.Name, k.config.Subjects = fmt.Sprint("K", i), []string{fmt.Sprintf("k%02d.>", i)}
+	streams, consumers := make([]jetstream.Stream, len(kinds)), make([]jetstream.Consumer, len(kinds))
+	for i, k := range kinds {
 		if streams[i], err = js.CreateStream(t.Context(), k.config); err == nil {
 			consumers[i], err = streams[i].CreateConsumer(t.Context(), jetstream.ConsumerConfig{Durable: "c", AckPolicy: jetstream.AckExplicitPolicy})
 		}
 		if err != nil {
 			t.Fatalf("%s: %v", k.name, err)
 		}
-		fmt.Fprintf(&outboxes, "k%02d { subjects: [\"k%02d.>\"] }\n", i, i)
 	}
 	l := testkit.StartLeafd(t, testkit.LeafdOptions{Env: map[string]string{"LEAFD_HUB_URL": "nats-leaf://" + cable.Addr()}, Config: `
 server_name: kinds
@@ -72,7 +87,7 @@ outbox {
 	publish := func(k int) {
 		t.Helper()
 		for range k {
-			for i := range streamKinds {
+			for i := range kinds {
 				if _, err := local.PublishAsync(fmt.Sprintf("k%02d.%d", i, n%7), fmt.Append(nil, n)); err != nil {
 					t.Fatal(err)
 				}
@@ -87,7 +102,7 @@ outbox {
 	}
 	reached := func(want int) {
 		t.Helper()
-		for i, k := range streamKinds {
+		for i, k := range kinds {
 			var s jetstream.StreamState
 			testkit.Eventually(t, func() bool {
 				info, err := streams[i].Info(t.Context())
@@ -111,7 +126,7 @@ outbox {
 	hub.Restart()
 	publish(50)
 
-	for i, k := range streamKinds {
+	for i, k := range kinds {
 		var boxes []struct {
 			Class, Resume, Reason string
 			Messages              int
