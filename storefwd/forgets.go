@@ -1,6 +1,9 @@
 package storefwd
 
-import "slices"
+import (
+	"slices"
+	"time"
+)
 
 // This file is about streams that do not keep what they took: the last value of each
 // subject only, or so many messages, or none from before a rollup. After an interruption
@@ -10,19 +13,21 @@ import "slices"
 
 // forgotten is what a stream has dropped for newer messages of ours, if it ever had it.
 type forgotten struct {
-	below uint64            // ours before this one
+	below uint64            // ours before this one, if they are older than since
+	since time.Duration     // age of the oldest message in the stream
+	all   uint64            // ours before this one
 	of    map[string]uint64 // ours of a subject before this one
 }
 
-// forgot is what the stream would have dropped for what was found in it, which is sorted. all
+// forgot is what the stream would have dropped for what was found in it, which is sorted. whole
 // says that nothing it took since the last that is acknowledged can have been dropped for its
 // age or its size.
-func (p *place) forgot(found []stored, all bool) (g forgotten) {
+func (p *place) forgot(found []stored, whole bool) (g forgotten) {
 	if len(found) == 0 {
 		return g
 	}
-	if !all {
-		g.below = found[0].seq // they were stored in order
+	if !whole && !p.info.Now.IsZero() {
+		g.below, g.since = found[0].seq, p.info.Now.Sub(p.info.State.FirstTime) // they were stored in order
 	}
 	c := &p.info.Config
 	per := c.MaxPerSubject
@@ -37,7 +42,7 @@ func (p *place) forgot(found []stored, all bool) (g forgotten) {
 	for i := len(found) - 1; i >= 0; i-- {
 		m := &found[i]
 		if m.rollup == "all" {
-			g.below = max(g.below, m.seq)
+			g.all = m.seq
 			break
 		}
 		kept[m.subject]++
@@ -54,5 +59,6 @@ func (p *place) took(r *Record) bool {
 		p.gone = forgotten{} // those that follow are newer
 		return false
 	}
-	return r.Seq < p.gone.below || r.Seq < p.gone.of[string(r.Subject)]
+	g := &p.gone
+	return r.Seq < g.below && r.Age > g.since || r.Seq < g.all || r.Seq < g.of[string(r.Subject)]
 }

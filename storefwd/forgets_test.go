@@ -1,6 +1,9 @@
 package storefwd
 
-import "testing"
+import (
+	"testing"
+	"time"
+)
 
 func TestForgot(t *testing.T) {
 	at := func(seq uint64, subject, rollup string) stored {
@@ -11,7 +14,7 @@ func TestForgot(t *testing.T) {
 		name  string
 		set   func(*place)
 		found []stored
-		all   bool
+		whole bool
 		took  map[string][]uint64 // of a subject
 		not   map[string][]uint64
 	}{
@@ -30,20 +33,26 @@ func TestForgot(t *testing.T) {
 			map[string][]uint64{"a": {9}}, map[string][]uint64{"b": {9, 11}, "a": {11}}},
 		{"rollup of all", func(p *place) { p.info.Config.Rollup = true }, []stored{at(10, "a", "all"), at(12, "b", "")}, true,
 			map[string][]uint64{"a": {9}, "b": {9}}, map[string][]uint64{"b": {11}}},
+		{"lost its beginning before that", func(p *place) { p.info.State.FirstTime = time.Unix(898, 0) }, found, false,
+			nil, map[string][]uint64{"a": {9}, "x": {1}}},
+		{"does not say its time", func(p *place) { p.info.Now = time.Time{} }, found, false,
+			nil, map[string][]uint64{"a": {9}, "x": {1}}},
 	} {
 		p := &place{top: 18, filters: []string{">"}}
+		p.info.Now = time.Unix(1000, 0)
+		p.info.State.FirstTime = time.Unix(900, 0)
 		c.set(p)
-		p.gone = p.forgot(c.found, c.all)
+		p.gone = p.forgot(c.found, c.whole)
 		for want, by := range map[bool]map[string][]uint64{true: c.took, false: c.not} {
 			for subject, seqs := range by {
 				for _, seq := range seqs {
-					if got := p.took(&Record{Seq: seq, Subject: []byte(subject)}); got != want {
+					if got := p.took(&Record{Seq: seq, Subject: []byte(subject), Age: 101 * time.Second}); got != want {
 						t.Errorf("%s: took %s %d: %v", c.name, subject, seq, got)
 					}
 				}
 			}
 		}
-		if p.took(&Record{Seq: 19, Subject: []byte("a")}) || p.gone.below > 0 || p.gone.of != nil {
+		if p.took(&Record{Seq: 19, Subject: []byte("a")}) || p.gone.below > 0 || p.gone.all > 0 || p.gone.of != nil {
 			t.Errorf("%s: what is above all that was found: %+v", c.name, p.gone)
 		}
 	}

@@ -34,7 +34,10 @@ type streamInfo struct {
 		Messages uint64 `json:"messages"`
 		FirstSeq uint64 `json:"first_seq"`
 		LastSeq  uint64 `json:"last_seq"` // of the last that was ever stored
+
+		FirstTime time.Time `json:"first_ts"`
 	} `json:"state"`
+	Now time.Time `json:"ts"` // by the hub's clock; zero: it does not say
 }
 
 // stored is one message in a stream: its place there, and which of ours it is.

@@ -31,7 +31,7 @@ func (f *Forwarder) readBack(ctx context.Context, p *place) error {
 	}
 	var found []stored
 	var asked []string
-	all := false
+	whole := false
 	for i := range p.filters {
 		if p.lasts[i].at == 0 || slices.Contains(asked, p.query(i)) {
 			continue
@@ -41,7 +41,7 @@ func (f *Forwarder) readBack(ctx context.Context, p *place) error {
 		if err != nil {
 			return err
 		}
-		all = all || known
+		whole = whole || known
 		more, err := f.walk(ctx, p.name, p.query(i), from, p.lasts[i].at)
 		if err != nil {
 			return err
@@ -51,7 +51,7 @@ func (f *Forwarder) readBack(ctx context.Context, p *place) error {
 	found = slices.DeleteFunc(found, func(m stored) bool { return !f.l.wrote(m) })
 	slices.SortFunc(found, func(a, b stored) int { return cmp.Compare(a.seq, b.seq) })
 	if !f.l.scattered() {
-		p.gone = p.forgot(found, all)
+		p.gone = p.forgot(found, whole)
 	}
 	f.ackStored(p, found)
 	return nil
