@@ -233,7 +233,9 @@ func (l *Log) admit(m *msg.Msg, size int64) (Loss, error) {
 		return LostFailed, ErrClosed
 	case s.failed != nil && !l.ret.Memory:
 		return LostFailed, s.failed
-	case !fits(m) || !l.ret.Memory && frameSize(int(size)) > s.limit-batchExtra || l.ret.MaxBytes > 0 && size > l.ret.MaxBytes:
+	case !l.ret.Memory && frameSize(int(size)) > s.limit-batchExtra:
+		return LostTooLarge, fmt.Errorf("%w for the journal; raise store.journal_size to twice its size and more", ErrTooLarge)
+	case !fits(m) || l.ret.MaxBytes > 0 && size > l.ret.MaxBytes:
 		return LostTooLarge, fmt.Errorf("%w for the store", ErrTooLarge)
 	case l.header > 0 && len(m.Header) > l.header:
 		return LostTooLarge, fmt.Errorf("%w: a stream takes no header of more than 64 KB", ErrTooLarge)

@@ -206,7 +206,7 @@ const mqttOverhead = 8 << 10
 func defaultMQTT(maxPayload int) *MQTT {
 	return &MQTT{
 		MaxPacket:      maxPayload + mqttOverhead,
-		MaxPending:     8 << 20,
+		MaxPending:     max(8<<20, maxPayload+mqttOverhead),
 		MaxConns:       4096,
 		MaxSubs:        4096,
 		WriteDeadline:  10 * time.Second,

@@ -26,6 +26,7 @@ func readTop(b *block, c *Config, f *flags) {
 	b.listenOn(&c.Listen, "0.0.0.0", 4222)
 	b.sizeInt(&c.MaxPayload, 1, 64<<20, "max_payload")
 	b.sizeInt(&c.MaxControlLine, 512, 1<<20, "max_control_line")
+	c.MaxPending = max(c.MaxPending, c.MaxPayload) // unless it is set
 	b.sizeInt(&c.MaxPending, 64<<10, 1<<30, "max_pending")
 	b.size(&c.MaxMemory, 32<<20, 1<<40, "max_memory")
 	b.integer(&c.MaxConnections, 1, 65536, "max_connections", "max_conn")

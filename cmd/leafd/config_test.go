@@ -250,6 +250,22 @@ mqtt { listen: 1883, no_auth_user: `+testUser+` }`)
 	}
 }
 
+// What may wait for one connection is no less than one message, unless it is set.
+func TestConfigPendingFollowsPayload(t *testing.T) {
+	for _, c := range []struct {
+		text          string
+		pending, mqtt int
+	}{
+		{"max_payload: 16MB\nmqtt { port: 1883 }", 16 << 20, 16<<20 + mqttOverhead},
+		{"max_pending: 20MB\nmax_payload: 2MB\nmqtt { port: 1883 }", 20 << 20, 8 << 20},
+	} {
+		got, err := load(t, c.text)
+		if err != nil || got.MaxPending != c.pending || got.MQTT.MaxPending != c.mqtt {
+			t.Errorf("%s: %+v %v", c.text, got, err)
+		}
+	}
+}
+
 func TestConfigMQTTInheritsAuthorization(t *testing.T) {
 	c, err := load(t, "mqtt { listen: 1883 }\nauthorization { token: s3cret }")
 	if err != nil {
