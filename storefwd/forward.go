@@ -104,7 +104,7 @@ type Forwarder struct {
 	reply      []byte
 	out        msg.Msg
 	quiet      string // the last trouble that was logged
-	saidStrict bool   // that the order of the log is kept to, for its stream is not the only one
+	saidStrict bool   // why the order of the log is kept to
 	blindness  string // why the duplicate window is relied on, as logged last
 
 	noTTL atomic.Bool // the hub's stream refused a Nats-TTL: none is sent

@@ -59,6 +59,7 @@ func (f *Forwarder) resume(ctx context.Context) error {
 			return err
 		}
 	}
+	f.keepOrder(places)
 	f.noteRead(places)
 	f.places, f.head, f.partial = places, true, f.takePart(places)
 	f.tell(places)
@@ -79,10 +80,21 @@ func (f *Forwarder) single(places []*place) {
 	if f.l.getMark().Stream != only {
 		f.l.setMark(mark{Stream: only})
 	}
-	f.c.setStrict(only == "")
-	if only == "" && f.c.mixes() && !f.saidStrict {
+}
+
+// keepOrder has a backlog drained oldest first where order and live_share would do harm.
+func (f *Forwarder) keepOrder(places []*place) {
+	why := ""
+	switch {
+	case len(places) > 1:
+		why = "several streams on the hub take this outbox's messages"
+	case places[0].info.Config.MaxPerSubject == 1:
+		why = fmt.Sprintf("stream %q keeps one message of each subject, which is to be the newest", places[0].name)
+	}
+	f.c.setStrict(why != "")
+	if why != "" && f.c.mixes() && !f.saidStrict {
 		f.saidStrict = true
-		f.o.Logger.Warn("forwarder: several streams on the hub take this outbox's messages, so a backlog drains oldest first; order and live_share need one stream", "log", f.l.name)
+		f.o.Logger.Warn("forwarder: "+why+", so a backlog drains oldest first, whatever order and live_share say", "log", f.l.name)
 	}
 }
 

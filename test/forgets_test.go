@@ -146,3 +146,70 @@ outbox {
 	publish(50)
 	exact("and the gateway killed")
 }
+
+// TestLastValueIsTheNewest drains a backlog to streams of last values, with the orders that an outbox
+// can have: what they hold in the end is the newest, also where it came while the backlog drained.
+func TestLastValueIsTheNewest(t *testing.T) {
+	hub := testkit.StartHub(t, testkit.HubOptions{JetStream: true})
+	js, err := jetstream.New(connect(t, hub.ClientURL()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	boxes := []string{`order: "newest"`, `live_share: "50%"`, `order: "oldest"`}
+	streams := make([]jetstream.Stream, len(boxes))
+	var outboxes strings.Builder
+	for i, more := range boxes {
+		if streams[i], err = js.CreateStream(t.Context(), jetstream.StreamConfig{Name: fmt.Sprint("L", i), Subjects: []string{fmt.Sprintf("l%d.>", i)}, MaxMsgsPerSubject: 1}); err != nil {
+			t.Fatal(err)
+		}
+		fmt.Fprintf(&outboxes, "l%d { subjects: [\"l%d.>\"], %s, drain_rate: 100KB }\n", i, i, more)
+	}
+	hub.Kill()
+	l := testkit.StartLeafd(t, testkit.LeafdOptions{Env: map[string]string{"LEAFD_HUB_URL": hub.LeafURL()}, Config: `
+server_name: last
+host: "127.0.0.1", port: $LEAFD_NATS_PORT
+http: $LEAFD_HTTP_PORT
+leafnodes { reconnect: "250ms", remotes: [ { url: $LEAFD_HUB_URL } ] }
+store { dir: $LEAFD_STORE }
+outbox {
+` + outboxes.String() + "}\n"})
+	local, err := jetstream.New(connect(t, l.NATSURL()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := 0
+	publish := func(k int) {
+		t.Helper()
+		for range k {
+			for i := range boxes {
+				if _, err := local.PublishAsync(fmt.Sprintf("l%d.%d", i, n%3), fmt.Append(nil, n)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			n++
+		}
+		select {
+		case <-local.PublishAsyncComplete():
+		case <-time.After(testkit.Patience):
+			t.Fatalf("%d not acknowledged", local.PublishAsyncPending())
+		}
+	}
+	publish(699)
+	hub.Restart()
+	var state []struct{ Acked, Messages int }
+	uplink := func() { l.Get("/uplinkz", &struct{ Outboxes any }{&state}) }
+	testkit.Eventually(t, func() bool { uplink(); return state[0].Acked > 0 && state[1].Acked > 0 }, "draining: %+v", &state)
+	publish(3)
+	testkit.Eventually(t, func() bool {
+		uplink()
+		return state[0].Messages+state[1].Messages+state[2].Messages == 0
+	}, "nothing waits: %+v", &state)
+	for i, more := range boxes {
+		for k := range 3 {
+			m, err := streams[i].GetLastMsgForSubject(t.Context(), fmt.Sprintf("l%d.%d", i, k))
+			if want := fmt.Sprint(n - 3 + k); err != nil || string(m.Data) != want {
+				t.Errorf("%s, subject %d: %s, want %s: %v", more, k, m.Data, want, err)
+			}
+		}
+	}
+}
