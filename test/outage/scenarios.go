@@ -43,6 +43,9 @@ var scenarios = []scenario{
 	{name: "order newest: leafd killed in mid-drain", hubs: 1, window: shortWindow, box: `order: "newest"`, rows: anyOrder, run: leafdKilledInMidDrain},
 	{name: "live_share: cuts while a backlog drains", hubs: 1, window: shortWindow, box: `live_share: "30%"`, rows: 2, run: cutsWithTraffic},
 	{name: "live_share: leafd killed in mid-drain", hubs: 1, window: shortWindow, box: `live_share: "30%"`, rows: 2, run: leafdKilledInMidDrain},
+	{name: "all at once", hubs: 1, window: shortWindow, run: mixed},
+	{name: "cluster: all at once", hubs: 3, window: shortWindow, run: mixed},
+	{name: "shared: all at once", hubs: 1, window: shortWindow, run: mixed, others: true},
 	{name: "clock", alone: playClock},
 }
 

@@ -1,0 +1,64 @@
+package main
+
+import (
+	"time"
+
+	"github.com/leafd/leafd/internal/testkit"
+)
+
+// mixed provokes faults of all kinds at random, up to three at once: the cable is cut or
+// swallows what the hub says, a hub is killed or hands its stream to another, leafd is
+// killed or stopped. They last a little, or longer than the stream's duplicate window.
+func mixed(p *play) {
+	p.all = startLoad(p, p.leafd, p.msgs, perSecond/2)
+	for step := p.msgs / 32; !p.all.finished(); {
+		p.all.reach(p, int(p.all.acked.Load())+p.chance.IntN(step)+1)
+		down := -1 // the hub that is killed
+		for range p.chance.IntN(3) + 1 {
+			p.faults++
+			p.provoke(&down)
+			p.wait(time.Duration(p.chance.Int64N(int64(shortWindow))))
+		}
+		p.all.reach(p, int(p.all.acked.Load())+p.chance.IntN(step/4)+1)
+		p.wait(time.Duration(p.chance.Int64N(4 * int64(shortWindow))))
+		if down >= 0 {
+			p.hubs[down].Restart()
+		}
+		p.restore()
+		if p.chance.IntN(2) == 0 { // else the next come while it recovers
+			p.whole(p)
+			p.goesOn(500)
+		}
+	}
+}
+
+// provoke is one fault.
+func (p *play) provoke(down *int) {
+	switch p.chance.IntN(6) {
+	case 0:
+		p.cut()
+	case 1:
+		for _, c := range p.proxy {
+			c.Blackhole(testkit.Down)
+		}
+	case 2:
+		if *down < 0 {
+			*down = p.chance.IntN(len(p.hubs))
+			p.hubs[*down].Kill()
+		}
+	case 3:
+		if _, err := p.nc.Request("$JS.API.STREAM.LEADER.STEPDOWN."+streamName, nil, time.Second); err != nil {
+			p.Logf("no other leader: %v", err)
+		}
+	case 4:
+		p.all.quiet(func() {
+			p.leafd.Kill()
+			p.leafd.Restart()
+		})
+	case 5:
+		p.all.quiet(func() {
+			p.leafd.Stop()
+			p.leafd.Restart()
+		})
+	}
+}
