@@ -54,6 +54,7 @@ type pend struct {
 	at    int64 // when it was handed out, by mono
 	size  int
 	acked bool
+	gap   bool // a marker
 }
 
 // ascent is a stretch of pending.
@@ -252,7 +253,7 @@ func (c *Cursor) give(r *Record) bool {
 	} else {
 		c.runs.push(ascent{c.popped + uint64(c.pending.len()), r.Seq, r.Seq})
 	}
-	c.pending.push(pend{seq: r.Seq, at: l.s.mono(), size: r.size})
+	c.pending.push(pend{seq: r.Seq, at: l.s.mono(), size: r.size, gap: r.gap})
 	c.bytes += r.size
 	return true
 }
@@ -307,11 +308,14 @@ func (c *Cursor) ack(seq, at uint64) (took time.Duration, ok, inOrder bool) {
 	return took, ok, inOrder
 }
 
-// lose gives up seq for a reason: it counts as lost, not as acknowledged.
+// lose gives up seq for a reason: it counts as lost, not as acknowledged. A marker does
+// not, for to declare that would take another one: what it is about is in the counts.
 func (c *Cursor) lose(seq uint64, why Loss) {
 	s := c.l.s
 	s.mu.Lock()
-	if _, ok, _ := c.mark(seq); ok {
+	i := c.find(seq)
+	marker := i >= 0 && c.pending.at(i).gap
+	if _, ok, _ := c.mark(seq); ok && !marker {
 		c.l.acked--
 		c.l.lose(why, seq, seq, 1)
 	}

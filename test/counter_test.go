@@ -93,3 +93,33 @@ outbox { count { subjects: ["count.>"] } }
 		}
 	}
 }
+
+// TestMarkerThatTheHubRefuses has losses to declare in a stream of counters, which takes no marker:
+// each is tried once, and the refusal of a marker is not another loss to declare.
+func TestMarkerThatTheHubRefuses(t *testing.T) {
+	hub := testkit.StartHub(t, testkit.HubOptions{JetStream: true})
+	js, err := jetstream.New(connect(t, hub.ClientURL()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := js.CreateStream(t.Context(), jetstream.StreamConfig{Name: "CABLE", Subjects: []string{"cable.>"}, AllowMsgCounter: true, AllowDirect: true}); err != nil {
+		t.Fatal(err)
+	}
+	l := testkit.StartLeafd(t, testkit.LeafdOptions{Config: refusedConfig, Env: map[string]string{"LEAFD_HUB_URL": hub.LeafURL()}})
+	nc := connect(t, l.NATSURL())
+	if err := nc.Publish("cable.x", nil); err != nil { // no increment: a loss
+		t.Fatal(err)
+	}
+	var u outboxState
+	testkit.Eventually(t, func() bool { u = uplinkBox(l); return u.Rejected == 2 && u.Messages == 0 }, "the message and its marker are refused: %+v", &u)
+	if u.Dropped["rejected_by_hub"] != 1 {
+		t.Errorf("%+v, want one that is lost", u)
+	}
+	if err := nc.Publish("cable.x", nil); err != nil {
+		t.Fatal(err)
+	}
+	testkit.Eventually(t, func() bool { u = uplinkBox(l); return u.Rejected == 4 && u.Messages == 0 }, "the next, and its marker 5 s later: %+v", &u)
+	if u.Dropped["rejected_by_hub"] != 2 {
+		t.Errorf("%+v, want two that are lost", u)
+	}
+}
