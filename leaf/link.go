@@ -99,16 +99,16 @@ type LinkStatus struct {
 // are shortened at random by up to a half, so that a fleet does not come at once.
 //
 // Reading order: link_session.go (one connection), link_handshake.go,
-// link_dial.go, link_probe.go (a hub that is back), link_interest.go, link_deliver.go, link_handover.go (delivery that a PONG
+// link_dial.go, link_line.go (slow lines), link_probe.go (a hub that is back), link_interest.go, link_deliver.go, link_handover.go (delivery that a PONG
 // confirms), link_perms.go, link_errors.go (what a failure means), link_backoff.go,
 // link_urls.go.
 type Link struct {
 	// Static after NewLink.
-	router  *Router
-	log     *slog.Logger
-	dial    func(ctx context.Context, addr string) (net.Conn, error)
-	probe   func(ctx context.Context, addr string) (net.Conn, error) // dials once
-	unheard func(nc net.Conn) bool
+	router *Router
+	log    *slog.Logger
+	dial   func(ctx context.Context, addr string) (net.Conn, error)
+	probe  func(ctx context.Context, addr string) (net.Conn, error) // dials once
+	line   func(nc net.Conn) lineState
 
 	// Owned by Run; while a session lasts they do not change.
 	opts LinkOptions
@@ -194,7 +194,7 @@ func NewLink(o LinkOptions, r *Router) (*Link, error) {
 		defer cancel()
 		return staggered(ctx, func(ctx context.Context) (net.Conn, error) { return l.probe(ctx, addr) })
 	}
-	l.unheard = unheard
+	l.line = readLine
 	l.status.Since = time.Now()
 	return l, nil
 }
@@ -423,6 +423,15 @@ func (l *Link) Hears(filter string) bool {
 	}
 	s.missed.Store(true)
 	return false
+}
+
+// Delay returns how long what the hub's machine takes now was on its way, here and in the
+// kernel, as it was seen in the last half second; 0 if the line does not move.
+func (l *Link) Delay() time.Duration {
+	if s := l.live.Load(); s != nil {
+		return time.Duration(s.delay.Load())
+	}
+	return 0
 }
 
 // Status returns what the link is doing and has done.

@@ -5,8 +5,6 @@ import (
 	"net"
 	"sync"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // This file finds out that a hub can be reached again before the kernel does. Of what was
@@ -80,17 +78,4 @@ func (p *prober) greets(addr string) bool {
 func (p *prober) close() {
 	p.stop()
 	p.tries.Wait()
-}
-
-// unheard reports whether the kernel repeats what was written to nc, and nobody acknowledges it.
-func unheard(nc net.Conn) (yes bool) {
-	raw := rawConn(nc)
-	if raw == nil {
-		return false
-	}
-	err := raw.Control(func(fd uintptr) {
-		info, err := unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO)
-		yes = err == nil && info.Retransmits >= repeats
-	})
-	return yes && err == nil
 }

@@ -49,6 +49,7 @@ type session struct {
 	perms      atomic.Pointer[permissions] // nil before joined
 	maxPayload atomic.Int64                // that the hub takes; 0: no limit known
 	pings      atomic.Int32                // sent with nothing heard since
+	delay      atomic.Int64                // of what is on its way to the hub, ns; the keeper's
 	missed     atomic.Bool                 // an outbox needs what perms leave out
 	asked      asked
 
@@ -62,6 +63,7 @@ func newSession(l *Link, u hubURL, nc net.Conn) *session {
 	s := &session{link: l, id: l.opts.ConnIDs.Add(1), url: u, nc: nc, in: NewInbound(nc), out: NewOutbound(nc, l.opts.Outbound, nil),
 		mark: "$LDS." + rand.Text(), kick: make(chan struct{}, 1),
 		subs: map[string]*msg.Sub{}, announced: map[interestKey]int{}, hubs: l.urls.addrs(u)}
+	boundUnsent(nc)
 	s.port = l.router.Attach("link", s, Uplink)
 	s.parser = parser{verbs: greetVerbs, maxLine: maxHubLine, tolerant: true}
 	return s
@@ -277,6 +279,7 @@ func (s *session) keep(done <-chan struct{}) {
 	defer t.Stop()
 	defer look.Stop()
 	began := time.Now()
+	var clock lineClock
 	probe := newProber(s.link.probe, s.hubs)
 	defer probe.close()
 	for {
@@ -286,16 +289,21 @@ func (s *session) keep(done <-chan struct{}) {
 		case <-s.kick:
 			s.out.Flush()
 		case <-look.C:
+			line := s.link.line(s.nc)
+			s.delay.Store(int64(clock.look(time.Now(), line.acked, line.queued+s.out.Pending())))
 			// A line that loses much is not made better by new connections all the time.
-			if time.Since(began) >= stableAfter && s.link.unheard(s.nc) {
+			if line.unheard && time.Since(began) >= stableAfter {
 				probe.try()
 			}
 		case <-probe.found:
-			if s.link.unheard(s.nc) {
+			if s.link.line(s.nc).unheard {
 				s.abandon(errStuck)
 				return
 			}
 		case <-t.C:
+			if s.delay.Load() > int64(lineStalls) { // the last PING is hardly there yet
+				continue
+			}
 			if int(s.pings.Add(1)) > s.link.opts.PingMax {
 				s.abandon(errStaleHub)
 				return

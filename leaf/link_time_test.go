@@ -276,7 +276,7 @@ func TestLinkProbes(t *testing.T) {
 		h := &fakeHub{t: t, conns: make(chan net.Conn), size: 1 << 20}
 		var unheard, greet atomic.Bool
 		var tries atomic.Int64
-		l.dial, l.unheard = h.dial, func(net.Conn) bool { return unheard.Load() }
+		l.dial, l.line = h.dial, func(net.Conn) lineState { return lineState{unheard: unheard.Load()} }
 		l.probe = func(context.Context, string) (net.Conn, error) {
 			tries.Add(1)
 			a, b := testkit.Pipe(1 << 10)

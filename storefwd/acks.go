@@ -67,13 +67,13 @@ type mark struct {
 
 // acked notes that the hub's stream has seq.
 func (f *Forwarder) acked(attempt, seq uint64, ack *pubAck) {
-	took, known, inOrder := f.c.ack(seq, ack.Seq)
+	a := f.c.ack(seq, ack.Seq)
 	f.mu.Lock()
 	delete(f.refusals, seq)
 	if ack.Duplicate {
 		f.st.Duplicates++
 	}
-	if known {
+	if a.known {
 		f.st.Acked++
 		f.goes()
 	}
@@ -86,15 +86,13 @@ func (f *Forwarder) acked(attempt, seq uint64, ack *pubAck) {
 		close(f.alone)
 		f.alone = nil
 	}
-	hole := f.only != "" && known && !inOrder && !ack.Duplicate
+	hole := f.only != "" && a.known && !a.inOrder && !ack.Duplicate
 	resync := f.resync
-	changed := known && took > 0 && f.measure(took)
-	window := 0
-	if known && f.flow.step(f.st.RTT) {
-		window = f.flow.window
-	}
+	changed := a.known && a.took > 0 && f.measure(a.took)
+	stepped := a.known && f.flow.step(a.took, a.full, time.Now())
+	window := f.flow.window
 	f.mu.Unlock()
-	if window > 0 {
+	if stepped {
 		f.c.setWindow(window)
 	}
 	if hole {

@@ -297,10 +297,10 @@ func (f *Forwarder) interrupt(attempt uint64, err error) {
 // confirmed notes that the hub has these records.
 func (f *Forwarder) confirmed(seqs []uint64) {
 	var took time.Duration // of the slowest, which is the first
-	n := 0
+	n, full := 0, false
 	for _, seq := range seqs {
-		if t, known, _ := f.c.ack(seq, 0); known {
-			took = max(took, t)
+		if a := f.c.ack(seq, 0); a.known {
+			took, full = max(took, a.took), full || a.full
 			n++
 		}
 	}
@@ -308,14 +308,11 @@ func (f *Forwarder) confirmed(seqs []uint64) {
 	if f.st.Acked += uint64(n); n > 0 {
 		f.goes()
 	}
-	matters, window := took > 0 && f.measure(took), 0
-	for range n {
-		if f.flow.step(f.st.RTT) {
-			window = f.flow.window
-		}
-	}
+	matters := took > 0 && f.measure(took)
+	stepped := n > 0 && f.flow.step(took, full, time.Now())
+	window := f.flow.window
 	f.mu.Unlock()
-	if window > 0 {
+	if stepped {
 		f.c.setWindow(window)
 	}
 	if matters {

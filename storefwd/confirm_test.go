@@ -60,10 +60,11 @@ func (h *coreHub) connect() {
 	h.conn, h.down = &coreConn{hub: h, changed: make(chan struct{}, 1)}, make(chan struct{})
 }
 
-func (h *coreHub) Send(*msg.Msg) error { return errors.New("not over a Handover") }
-func (h *coreHub) Hub() (string, int)  { return "", 1 << 20 }
-func (h *coreHub) Hears(string) bool   { return false }
-func (h *coreHub) Up() <-chan struct{} { c := make(chan struct{}); close(c); return c }
+func (h *coreHub) Send(*msg.Msg) error  { return errors.New("not over a Handover") }
+func (h *coreHub) Hub() (string, int)   { return "", 1 << 20 }
+func (h *coreHub) Hears(string) bool    { return false }
+func (h *coreHub) Delay() time.Duration { return 0 }
+func (h *coreHub) Up() <-chan struct{}  { c := make(chan struct{}); close(c); return c }
 
 func (h *coreHub) Down() <-chan struct{} {
 	h.mu.Lock()

@@ -28,7 +28,7 @@ type Cursor struct {
 	// Static once opened.
 	l    *Log
 	name string
-	cfg  CursorConfig  // but for MaxPending
+	cfg  CursorConfig  // but for MaxPending and MaxPendingBytes
 	wake chan struct{} // holds one
 
 	// Guarded by the store's mu. Settled is what is acknowledged, dropped, or a gap.
@@ -150,10 +150,12 @@ func (c *Cursor) want() (w wanted, err error) {
 	if !l.s.readable && (w.From <= l.folded || l.s.salvaging != nil) {
 		more = false
 	}
-	if c.bytes < c.cfg.MaxPendingBytes {
+	left := c.cfg.MaxPendingBytes - c.bytes
+	if left > 0 {
 		w.room = max(w.room, c.cfg.MaxPending-c.pending.len())
 	}
-	if w.room < c.cfg.MaxPending/4 && w.From+uint64(max(w.room, 0)) <= w.To {
+	w.bytes = min(w.bytes, max(left, 1))
+	if (w.room < c.cfg.MaxPending/4 || left < c.cfg.MaxPendingBytes/4) && w.From+uint64(max(w.room, 0)) <= w.To {
 		w.room = 0 // a long stride is cheaper than one step for each acknowledgement
 	}
 	c.blocked = w.room <= 0
@@ -166,15 +168,14 @@ func (c *Cursor) want() (w wanted, err error) {
 	return w, nil
 }
 
-// setWindow changes how many records may be pending.
-func (c *Cursor) setWindow(n int) {
+// setWindow changes how much may be pending.
+func (c *Cursor) setWindow(w window) {
 	c.l.s.mu.Lock()
 	defer c.l.s.mu.Unlock()
-	if more := n > c.cfg.MaxPending; c.cfg.MaxPending != n {
-		c.cfg.MaxPending = n
-		if more && c.blocked {
-			c.signalNow()
-		}
+	more := w.msgs > c.cfg.MaxPending || w.bytes > c.cfg.MaxPendingBytes
+	c.cfg.MaxPending, c.cfg.MaxPendingBytes = w.msgs, w.bytes
+	if more && c.blocked {
+		c.signalNow()
 	}
 }
 
@@ -289,23 +290,31 @@ func (c *Cursor) acknowledge(seq uint64, size int64) {
 // Ack acknowledges seq.
 func (c *Cursor) Ack(seq uint64) { c.ack(seq, 0) }
 
-// ack returns how long seq was pending, whether it was, and whether all that was handed
-// out before it is settled, too. If it is, the hub's stream has nothing of ours that is
+// acked is what an acknowledgement was.
+type acked struct {
+	took    time.Duration // the record was pending so long
+	known   bool          // it was waited for
+	inOrder bool          // all that was handed out before it is settled, too
+	full    bool          // half of what may be pending was, with it
+}
+
+// ack acknowledges seq. If that is in order, the hub's stream has nothing of ours that is
 // not settled up to at, where it has this one.
-func (c *Cursor) ack(seq, at uint64) (took time.Duration, ok, inOrder bool) {
+func (c *Cursor) ack(seq, at uint64) (a acked) {
 	s := c.l.s
 	s.mu.Lock()
-	took, ok, inOrder = c.mark(seq)
-	if m := &c.l.hub; inOrder && at > m.At && m.Stream != "" {
+	a.full = 2*c.pending.len() >= c.cfg.MaxPending || 2*c.bytes >= c.cfg.MaxPendingBytes
+	a.took, a.known, a.inOrder = c.mark(seq)
+	if m := &c.l.hub; a.inOrder && at > m.At && m.Stream != "" {
 		*m = mark{m.Stream, at, seq, at} // of an earlier session, too: it is settled
 	}
-	if ok {
+	if a.known {
 		c.l.countAck()
 	}
 	more := c.l.trim()
 	s.unlockAndFire()
 	c.l.trimRest(more)
-	return took, ok, inOrder
+	return a
 }
 
 // lose gives up seq for a reason: it counts as lost, not as acknowledged. A marker does

@@ -25,6 +25,7 @@ type Uplink interface {
 	Down() <-chan struct{} // closed once the session that is up now has ended, or if there is none
 	Hub() (domain string, maxPayload int)
 	Hears(filter string) bool // the hub lets through what it sends there
+	Delay() time.Duration     // how long what the hub takes now has waited on the way to it; 0 if it takes nothing
 }
 
 // ForwarderOptions say what goes where. Log, Uplink and Filters are required.
@@ -60,6 +61,7 @@ type ForwarderOptions struct {
 
 func (o *ForwarderOptions) setDefaults() {
 	o.Window = cmpOr(o.Window, 8192)
+	o.WindowBytes = cmpOr(o.WindowBytes, 1<<20)
 	o.AckTimeout = cmpOr(o.AckTimeout, 5*time.Second)
 	o.RetryMin = cmpOr(o.RetryMin, 250*time.Millisecond)
 	o.RetryMax = max(cmpOr(o.RetryMax, 30*time.Second), o.RetryMin)
@@ -185,7 +187,7 @@ func NewForwarder(o ForwarderOptions) *Forwarder {
 	if o.Class != "" {
 		f.origin = append(append(f.origin, '/'), o.Class...)
 	}
-	f.flow = flow{window: min(startWindow, o.Window), most: o.Window, patience: o.AckTimeout}
+	f.flow = flow{window: window{startWindow, startBytes}, most: window{o.Window, o.WindowBytes}, patience: o.AckTimeout}
 	f.setState(Connecting, "")
 	f.fit(o.MaxPayload)
 	f.how, f.st.Confirm = f, ByStream
@@ -203,7 +205,7 @@ func (f *Forwarder) Run(ctx context.Context) error {
 	if err := f.s.claimOrigin(string(f.origin)); err != nil {
 		return err
 	}
-	c, err := f.l.Cursor(hubCursor, CursorConfig{MaxPending: f.flow.window, MaxPendingBytes: f.o.WindowBytes, Stride: int(f.o.stride()), Ahead: true,
+	c, err := f.l.Cursor(hubCursor, CursorConfig{MaxPending: startWindow, Stride: int(f.o.stride()), Ahead: true,
 		Newest: f.o.Newest, LiveShare: f.o.LiveShare})
 	if err != nil {
 		return err
@@ -252,8 +254,11 @@ func (f *Forwarder) session(ctx context.Context) (went bool, err error) {
 	f.flight.seqs.clear()
 	f.silence = ""
 	f.resync = cancel
+	f.flow.begin(time.Now())
+	window := f.flow.window
 	before := f.st.Acked + f.st.Resumed
 	f.mu.Unlock()
+	f.c.setWindow(window)
 	f.c.reset()
 	var watch sync.WaitGroup
 	defer watch.Wait()
@@ -310,7 +315,7 @@ func (f *Forwarder) watch(ctx context.Context, down <-chan struct{}, cancel func
 			cancel(errDown)
 			return
 		case <-tick.C:
-			if f.c.oldestPending() >= f.o.AckTimeout {
+			if f.c.oldestPending() >= f.o.AckTimeout+f.up.Delay() {
 				f.l.setLive(false, 0)
 				f.slower()
 				cancel(f.unheard())

@@ -138,6 +138,7 @@ func (h *fakeHub) Up() <-chan struct{}   { c := make(chan struct{}); close(c); r
 func (h *fakeHub) Down() <-chan struct{} { return make(chan struct{}) }
 func (h *fakeHub) Hub() (string, int)    { return "hub", 1 << 20 }
 func (h *fakeHub) Hears(string) bool     { return true }
+func (h *fakeHub) Delay() time.Duration  { return 0 }
 
 // Others write to the stream, under subjects of their own, just while nobody had and ours was
 // the last message. A chain would have refused the message whose place theirs took, and

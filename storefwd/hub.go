@@ -143,13 +143,17 @@ func (f *Forwarder) ask(ctx context.Context, call string, req, resp any) error {
 	defer f.forget(number)
 	reply := strconv.AppendUint(append(slices.Clone(f.inbox), 'r'), number, 10)
 	m := &msg.Msg{Subject: []byte(prefix + call), Reply: reply, Data: body}
-	again := time.NewTicker(f.o.AckTimeout / 5) // a stream without a leader hears nothing
+	wait := f.o.AckTimeout / 5
+	again := time.NewTicker(wait) // a stream without a leader hears nothing
 	defer again.Stop()
-	for range 5 {
-		if err := f.up.Send(m); err != nil {
-			return err
+	for tries := 0; tries < 5; {
+		if tries == 0 || f.up.Delay() < wait { // or the last one may not be there yet
+			if err := f.up.Send(m); err != nil {
+				return err
+			}
+			f.up.Flush()
+			tries++
 		}
-		f.up.Flush()
 		select {
 		case m := <-answer:
 			return decodeAnswer(m, resp)

@@ -74,7 +74,7 @@ func (f *Forwarder) ackStored(p *place, found []stored) {
 
 // resumed acknowledges what the stream has, or had.
 func (f *Forwarder) resumed(seq uint64) {
-	if _, news, _ := f.c.ack(seq, 0); news {
+	if f.c.ack(seq, 0).known {
 		f.mu.Lock()
 		f.st.Resumed++
 		f.mu.Unlock()

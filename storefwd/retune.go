@@ -36,13 +36,10 @@ func (f *Forwarder) retune() {
 		f.o.Stream, f.o.Domain, f.o.Window, f.o.Priority = t.Stream, t.Domain, t.Window, t.Priority
 		f.o.Rate, f.o.DailyBytes, f.o.AckTimeout = t.Rate, t.DailyBytes, t.AckTimeout
 		f.o.setDefaults()
-		f.flow.most, f.flow.patience = f.o.Window, f.o.AckTimeout
-		f.flow.window = min(f.flow.window, f.flow.most)
+		f.flow.most.msgs, f.flow.patience = f.o.Window, f.o.AckTimeout // the next session begins with it
 	}
-	window := f.flow.window
 	f.mu.Unlock()
 	if t != nil {
-		f.c.setWindow(window)
 		f.c.setStride(int(f.o.stride()))
 	}
 }
@@ -50,5 +47,5 @@ func (f *Forwarder) retune() {
 func (c *Cursor) setStride(n int) {
 	c.l.s.mu.Lock()
 	defer c.l.s.mu.Unlock()
-	c.cfg.Stride = min(n, c.cfg.MaxPendingBytes)
+	c.cfg.Stride = n
 }

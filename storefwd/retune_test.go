@@ -46,7 +46,7 @@ func TestForwarderRetuned(t *testing.T) {
 		t.Error(err)
 	}
 	wantSubjects(t, h, "a.1", "a.2", "a.3")
-	if f.o.Priority != 3 || f.o.Rate != 0 || f.o.Window != 8192 || f.flow.most != 8192 || f.c.cfg.Stride != 1<<20 {
+	if f.o.Priority != 3 || f.o.Rate != 0 || f.o.Window != 8192 || f.flow.most.msgs != 8192 || f.c.cfg.Stride != 1<<20 {
 		t.Errorf("%+v %+v", f.o, f.flow)
 	}
 }

@@ -27,6 +27,96 @@ var forgetful = []struct {
 	{"shared, few messages", jetstream.StreamConfig{MaxMsgs: 10, Subjects: []string{"others.b"}}},
 }
 
+// forgetting is a hub with such streams, and a leafd with an outbox for each.
+type forgetting struct {
+	*testing.T
+	js      jetstream.JetStream
+	streams []jetstream.Stream
+	leafd   *testkit.Leafd
+	n       int   // messages that were published to each outbox
+	others  []int // and by somebody else to the stream
+}
+
+// publish has k messages more acknowledged by each outbox, and one of somebody else stored before
+// them where the stream takes it.
+func (f *forgetting) publish(k int) {
+	f.Helper()
+	local, err := jetstream.New(connect(f.T, f.leafd.NATSURL()))
+	if err != nil {
+		f.Fatal(err)
+	}
+	for i, kind := range forgetful {
+		if len(kind.config.Subjects) > 0 {
+			if _, err := f.js.Publish(f.Context(), kind.config.Subjects[0], nil); err != nil {
+				f.Fatal(err)
+			}
+			f.others[i]++
+		}
+	}
+	for range k {
+		for i, kind := range forgetful {
+			m := nats.NewMsg(fmt.Sprintf("f%d.%d", i, f.n%3))
+			m.Data = fmt.Append(nil, f.n)
+			if kind.config.AllowRollup {
+				m.Header.Set("Nats-Rollup", "sub")
+			}
+			if _, err := local.PublishMsgAsync(m); err != nil {
+				f.Fatal(err)
+			}
+		}
+		f.n++
+	}
+	select {
+	case <-local.PublishAsyncComplete():
+	case <-time.After(testkit.Patience):
+		f.Fatalf("%d not acknowledged", local.PublishAsyncPending())
+	}
+}
+
+// reached waits until the streams have had all.
+func (f *forgetting) reached() {
+	f.Helper()
+	for i, kind := range forgetful {
+		var s jetstream.StreamState
+		testkit.Eventually(f, func() bool {
+			info, err := f.streams[i].Info(f.Context())
+			if err == nil {
+				s = info.State
+			}
+			return int(s.LastSeq) >= f.n+f.others[i]
+		}, "%d messages in %s: %+v", f.n, kind.name, &s)
+	}
+}
+
+// exact waits until nothing waits in leafd: then each message was stored once, and the last is the
+// last that was published.
+func (f *forgetting) exact(when string) {
+	f.Helper()
+	var boxes []struct {
+		Messages int
+		Resume   string
+		Dropped  map[string]uint64
+	}
+	testkit.Eventually(f, func() bool {
+		f.leafd.Get("/uplinkz", &struct{ Outboxes any }{&boxes})
+		for _, b := range boxes {
+			if b.Messages > 0 {
+				return false
+			}
+		}
+		return true
+	}, "%s: nothing waits: %+v", when, &boxes)
+	for i, kind := range forgetful {
+		info, err := f.streams[i].Info(f.Context())
+		if err != nil || info.State.LastSeq != uint64(f.n+f.others[i]) || len(boxes[i].Dropped) > 0 {
+			f.Fatalf("%s, %s: %d messages were stored, want %d: %+v %v", when, kind.name, info.State.LastSeq, f.n+f.others[i], boxes[i], err)
+		}
+		if m, err := f.streams[i].GetMsg(f.Context(), info.State.LastSeq); err != nil || string(m.Data) != fmt.Sprint(f.n-1) {
+			f.Errorf("%s, %s: the last is %+v, want %d: %v", when, kind.name, m, f.n-1, err)
+		}
+	}
+}
+
 // TestStreamsThatForget loses the acknowledgements of such streams for longer than their
 // duplicate window, and kills the gateway meanwhile: nothing is stored again, which would come
 // behind what is newer.
@@ -37,17 +127,17 @@ func TestStreamsThatForget(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	streams := make([]jetstream.Stream, len(forgetful))
+	f := &forgetting{T: t, js: js, streams: make([]jetstream.Stream, len(forgetful)), others: make([]int, len(forgetful))}
 	var outboxes strings.Builder
 	for i, k := range forgetful {
 		k.config.Name, k.config.Duplicates = fmt.Sprint("F", i), 100*time.Millisecond
 		k.config.Subjects = append(k.config.Subjects, fmt.Sprintf("f%d.>", i))
-		if streams[i], err = js.CreateStream(t.Context(), k.config); err != nil {
+		if f.streams[i], err = js.CreateStream(t.Context(), k.config); err != nil {
 			t.Fatalf("%s: %v", k.name, err)
 		}
 		fmt.Fprintf(&outboxes, "f%d { subjects: [\"f%d.>\"] }\n", i, i)
 	}
-	l := testkit.StartLeafd(t, testkit.LeafdOptions{Env: map[string]string{"LEAFD_HUB_URL": "nats-leaf://" + cable.Addr()}, Config: `
+	f.leafd = testkit.StartLeafd(t, testkit.LeafdOptions{Env: map[string]string{"LEAFD_HUB_URL": "nats-leaf://" + cable.Addr()}, Config: `
 server_name: forgets
 host: "127.0.0.1", port: $LEAFD_NATS_PORT
 http: $LEAFD_HTTP_PORT
@@ -55,96 +145,23 @@ leafnodes { reconnect: "250ms", remotes: [ { url: $LEAFD_HUB_URL } ] }
 store { dir: $LEAFD_STORE }
 outbox {
 ` + outboxes.String() + "}\n"})
-	n, others := 0, make([]int, len(forgetful))
-	publish := func(k int) {
-		t.Helper()
-		local, err := jetstream.New(connect(t, l.NATSURL()))
-		if err != nil {
-			t.Fatal(err)
-		}
-		for i, k := range forgetful {
-			if len(k.config.Subjects) > 0 {
-				if _, err := js.Publish(t.Context(), k.config.Subjects[0], nil); err != nil {
-					t.Fatal(err)
-				}
-				others[i]++
-			}
-		}
-		for range k {
-			for i := range forgetful {
-				m := nats.NewMsg(fmt.Sprintf("f%d.%d", i, n%3))
-				m.Data = fmt.Append(nil, n)
-				if forgetful[i].config.AllowRollup {
-					m.Header.Set("Nats-Rollup", "sub")
-				}
-				if _, err := local.PublishMsgAsync(m); err != nil {
-					t.Fatal(err)
-				}
-			}
-			n++
-		}
-		select {
-		case <-local.PublishAsyncComplete():
-		case <-time.After(testkit.Patience):
-			t.Fatalf("%d not acknowledged", local.PublishAsyncPending())
-		}
-	}
-	reached := func() {
-		t.Helper()
-		for i, k := range forgetful {
-			var s jetstream.StreamState
-			testkit.Eventually(t, func() bool {
-				info, err := streams[i].Info(t.Context())
-				if err == nil {
-					s = info.State
-				}
-				return int(s.LastSeq) >= n+others[i]
-			}, "%d messages in %s: %+v", n, k.name, &s)
-		}
-	}
-	exact := func(when string) {
-		t.Helper()
-		var boxes []struct {
-			Messages int
-			Resume   string
-			Dropped  map[string]uint64
-		}
-		testkit.Eventually(t, func() bool {
-			l.Get("/uplinkz", &struct{ Outboxes any }{&boxes})
-			for _, b := range boxes {
-				if b.Messages > 0 {
-					return false
-				}
-			}
-			return true
-		}, "%s: nothing waits: %+v", when, &boxes)
-		for i, k := range forgetful {
-			info, err := streams[i].Info(t.Context())
-			if err != nil || info.State.LastSeq != uint64(n+others[i]) || len(boxes[i].Dropped) > 0 {
-				t.Errorf("%s, %s: %d messages were stored, want %d: %+v %v", when, k.name, info.State.LastSeq, n+others[i], boxes[i], err)
-			}
-			if m, err := streams[i].GetMsg(t.Context(), info.State.LastSeq); err != nil || string(m.Data) != fmt.Sprint(n-1) {
-				t.Errorf("%s, %s: the last is %+v, want %d: %v", when, k.name, m, n-1, err)
-			}
-		}
-	}
-	publish(50)
-	reached()
+	f.publish(50)
+	f.reached()
 	cable.Blackhole(testkit.Down)
-	publish(50)
-	reached()
+	f.publish(50)
+	f.reached()
 	cable.Restore()
-	publish(50)
-	exact("acknowledgements lost")
+	f.publish(50)
+	f.exact("acknowledgements lost")
 
 	cable.Blackhole(testkit.Down)
-	publish(50)
-	reached()
-	l.Kill()
+	f.publish(50)
+	f.reached()
+	f.leafd.Kill()
 	cable.Restore()
-	l.Restart()
-	publish(50)
-	exact("and the gateway killed")
+	f.leafd.Restart()
+	f.publish(50)
+	f.exact("and the gateway killed")
 }
 
 // TestLastValueIsTheNewest drains a backlog to streams of last values, with the orders that an outbox

@@ -13,12 +13,14 @@ import (
 	"github.com/leafd/leafd/internal/testkit"
 )
 
-// streamKinds are the kinds of stream that a hub can have for an outbox, and how an outbox
-// goes on with each after an interruption.
-var streamKinds = []struct {
+type streamKind struct {
 	name, resume string
 	config       jetstream.StreamConfig
-}{
+}
+
+// streamKinds are the kinds of stream that a hub can have for an outbox, and how an outbox
+// goes on with each after an interruption.
+var streamKinds = []streamKind{
 	{"plain", "chain", jetstream.StreamConfig{}},
 	{"compressed", "chain", jetstream.StreamConfig{Compression: jetstream.S2Compression}},
 	{"per subject", "chain", jetstream.StreamConfig{MaxMsgsPerSubject: 1000, FirstSeq: 1 << 40}},
@@ -41,22 +43,29 @@ var streamKinds = []struct {
 // mapped is the kind whose subjects are others when they come to the stream.
 const mapped = "mapped"
 
+// allKinds names the streams, and has them take the subjects of their outboxes: mappings is of the
+// hub's configuration, outboxes of leafd's.
+func allKinds() (kinds []streamKind, mappings, outboxes string) {
+	var hub, boxes strings.Builder
+	kinds = slices.Clone(streamKinds)
+	for i, k := range kinds {
+		filter, more := fmt.Sprintf("k%02d.>", i), ""
+		if k.name == mapped {
+			fmt.Fprintf(&hub, "mappings: { %q: %q }\n", filter, "mapped."+filter)
+			filter, more = "mapped."+filter, fmt.Sprintf(`stream: "K%d"`, i)
+		}
+		kinds[i].config.Name, kinds[i].config.Subjects = fmt.Sprint("K", i), append(k.config.Subjects, filter)
+		fmt.Fprintf(&boxes, "k%02d { subjects: [\"k%02d.>\"], %s }\n", i, i, more)
+	}
+	return kinds, hub.String(), boxes.String()
+}
+
 // TestStreamKinds has an outbox for a stream of each kind, loses the hub's acknowledgements once,
 // for longer than a short duplicate window, and kills the hub once: what comes out of each
 // stream is everything, once and in order.
 func TestStreamKinds(t *testing.T) {
-	kinds := slices.Clone(streamKinds)
-	var mappings, outboxes strings.Builder
-	for i, k := range kinds {
-		filter, more := fmt.Sprintf("k%02d.>", i), ""
-		if k.name == mapped {
-			fmt.Fprintf(&mappings, "mappings: { %q: %q }\n", filter, "mapped."+filter)
-			filter, more = "mapped."+filter, fmt.Sprintf(`stream: "K%d"`, i)
-		}
-		kinds[i].config.Name, kinds[i].config.Subjects = fmt.Sprint("K", i), append(k.config.Subjects, filter)
-		fmt.Fprintf(&outboxes, "k%02d { subjects: [\"k%02d.>\"], %s }\n", i, i, more)
-	}
-	hub := testkit.StartHub(t, testkit.HubOptions{JetStream: true, Config: mappings.String()})
+	kinds, mappings, outboxes := allKinds()
+	hub := testkit.StartHub(t, testkit.HubOptions{JetStream: true, Config: mappings})
 	cable := testkit.StartProxy(t, hub.LeafAddr())
 	js, err := jetstream.New(connect(t, hub.ClientURL()))
 	if err != nil {
@@ -78,7 +87,7 @@ http: $LEAFD_HTTP_PORT
 leafnodes { reconnect: "250ms", remotes: [ { url: $LEAFD_HUB_URL } ] }
 store { dir: $LEAFD_STORE }
 outbox {
-` + outboxes.String() + "}\n"})
+` + outboxes + "}\n"})
 	local, err := jetstream.New(connect(t, l.NATSURL()))
 	if err != nil {
 		t.Fatal(err)

@@ -49,6 +49,12 @@ func StartNetwork(t T) (n *Network, ok bool) {
 func (n *Network) Cut()  { n.ip("-n", n.ns, "addr", "del", networkHost+"/24", "dev", "leafd-test1") }
 func (n *Network) Mend() { n.ip("-n", n.ns, "addr", "add", networkHost+"/24", "dev", "leafd-test1") }
 
+// Slow lets so much go to the far end from now on, as "400kbit". It is false if the kernel
+// cannot.
+func (n *Network) Slow(rate string) bool {
+	return exec.Command("tc", "qdisc", "add", "dev", "leafd-test0", "root", "tbf", "rate", rate, "burst", "4kb", "latency", "1s").Run() == nil
+}
+
 func (n *Network) ip(args ...string) string {
 	n.t.Helper()
 	out, err := exec.Command("ip", args...).CombinedOutput()
