@@ -19,15 +19,16 @@ type forgotten struct {
 	of    map[string]uint64 // ours of a subject before this one
 }
 
-// forgot is what the stream would have dropped for what was found in it, which is sorted. whole
+// forgot is what the stream would have dropped for what was found in it, in its order. whole
 // says that nothing it took since the last that is acknowledged can have been dropped for its
 // age or its size.
-func (p *place) forgot(found []stored, whole bool) (g forgotten) {
+func (p *place) forgot(l *Log, found []stored, whole bool) (g forgotten) {
 	if len(found) == 0 {
 		return g
 	}
 	if !whole && !p.info.Now.IsZero() {
-		g.below, g.since = found[0].seq, p.info.Now.Sub(p.info.State.FirstTime) // they were stored in order
+		g.below, _ = l.behind(found[0]) // they were stored in order
+		g.since = p.info.Now.Sub(p.info.State.FirstTime)
 	}
 	c := &p.info.Config
 	per := c.MaxPerSubject
@@ -41,13 +42,14 @@ func (p *place) forgot(found []stored, whole bool) (g forgotten) {
 	kept := make(map[string]int64)
 	for i := len(found) - 1; i >= 0; i-- {
 		m := &found[i]
+		bound, _ := l.behind(*m)
 		if m.rollup == "all" {
-			g.all = m.seq
+			g.all = bound
 			break
 		}
 		kept[m.subject]++
 		if _, known := g.of[m.subject]; !known && (kept[m.subject] == per || m.rollup == "sub") {
-			g.of[m.subject] = m.seq
+			g.of[m.subject] = bound
 		}
 	}
 	return g

@@ -7,9 +7,10 @@ import (
 
 func TestForgot(t *testing.T) {
 	at := func(seq uint64, subject, rollup string) stored {
-		return stored{seq: seq, subject: subject, rollup: rollup}
+		return stored{ours: true, epoch: 2, seq: seq, subject: subject, rollup: rollup}
 	}
 	found := []stored{at(10, "a", ""), at(12, "b", ""), at(14, "a", ""), at(16, "a", ""), at(18, "c", "")}
+	l := &Log{s: &Store{}, last: 40, epochs: []epochStart{{1, 1}, {2, 5}, {3, 30}}}
 	for _, c := range []struct {
 		name  string
 		set   func(*place)
@@ -42,7 +43,7 @@ func TestForgot(t *testing.T) {
 		p.info.Now = time.Unix(1000, 0)
 		p.info.State.FirstTime = time.Unix(900, 0)
 		c.set(p)
-		p.gone = p.forgot(c.found, c.whole)
+		p.gone = p.forgot(l, c.found, c.whole)
 		for want, by := range map[bool]map[string][]uint64{true: c.took, false: c.not} {
 			for subject, seqs := range by {
 				for _, seq := range seqs {
@@ -54,6 +55,34 @@ func TestForgot(t *testing.T) {
 		}
 		if p.took(&Record{Seq: 19, Subject: []byte("a")}) || p.gone.below > 0 || p.gone.all > 0 || p.gone.of != nil {
 			t.Errorf("%s: what is above all that was found: %+v", c.name, p.gone)
+		}
+	}
+}
+
+// What a run wrote is known by its end: a crash may have made the log forget what the hub has,
+// and the next run gave the sequences again.
+func TestBehind(t *testing.T) {
+	l := &Log{s: &Store{}, last: 40, epochs: []epochStart{{2, 5}, {3, 30}}}
+	for _, c := range []struct {
+		m     stored
+		bound uint64
+		wrote bool
+	}{
+		{stored{ours: true, epoch: 2, seq: 5}, 5, true},
+		{stored{ours: true, epoch: 2, seq: 29}, 29, true},
+		{stored{ours: true, epoch: 2, seq: 30}, 30, false},
+		{stored{ours: true, epoch: 2, seq: 99}, 30, false},
+		{stored{ours: true, epoch: 3, seq: 30}, 30, true},
+		{stored{ours: true, epoch: 3, seq: 40}, 40, true},
+		{stored{ours: true, epoch: 3, seq: 41}, 41, false},
+		{stored{ours: true, epoch: 3, seq: 99}, 41, false},
+		{stored{ours: true, epoch: 3, seq: 29}, 0, false},
+		{stored{ours: true, epoch: 1, seq: 3}, 0, false},
+		{stored{ours: true, epoch: 4, seq: 35}, 0, false},
+		{stored{epoch: 3, seq: 35}, 0, false},
+	} {
+		if bound, wrote := l.behind(c.m); bound != c.bound || wrote != c.wrote {
+			t.Errorf("%+v: %d %v, want %d %v", c.m, bound, wrote, c.bound, c.wrote)
 		}
 	}
 }

@@ -23,9 +23,7 @@ var errTooMany = errors.New("too many messages to read")
 // readBack acknowledges what the stream has above the ack floor.
 func (f *Forwarder) readBack(ctx context.Context, p *place) error {
 	floor, doubt := f.c.ambiguous()
-	if f.l.wrote(p.last) {
-		p.top = p.last.seq
-	}
+	p.top, _ = f.l.behind(p.last)
 	if !doubt || p.info.State.Messages == 0 {
 		return nil
 	}
@@ -48,12 +46,11 @@ func (f *Forwarder) readBack(ctx context.Context, p *place) error {
 		}
 		found = append(found, more...)
 	}
-	found = slices.DeleteFunc(found, func(m stored) bool { return !f.l.wrote(m) })
-	slices.SortFunc(found, func(a, b stored) int { return cmp.Compare(a.seq, b.seq) })
+	slices.SortFunc(found, func(a, b stored) int { return cmp.Compare(a.at, b.at) })
 	if !f.l.scattered() {
-		p.gone = p.forgot(found, whole)
+		p.gone = p.forgot(f.l, found, whole)
 	}
-	f.ackStored(p, found)
+	f.ackStored(p, slices.DeleteFunc(found, func(m stored) bool { return !f.l.wrote(m) }))
 	return nil
 }
 
@@ -173,18 +170,23 @@ func (c *Cursor) ambiguous() (floor uint64, doubt bool) {
 // in a store that was restored from a copy, a sequence may have come back with another epoch:
 // then it is a message that nobody was promised, or that nobody has any more.
 func (l *Log) wrote(m stored) bool {
-	l.s.mu.Lock()
-	defer l.s.mu.Unlock()
-	return m.ours && l.epochOf(m.seq) == m.epoch
+	_, wrote := l.behind(m)
+	return wrote
 }
 
-// epochOf is the run of the store that appended seq.
-func (l *Log) epochOf(seq uint64) (epoch uint64) {
-	for _, e := range l.epochs {
-		if e.First > seq {
-			break
-		}
-		epoch = e.Epoch
+// behind is the bound of the records that were handed out before a message that was seen in a
+// stream: they are less. If a crash made the log forget the message, that is where what is left of
+// its run ends: the next run gives the sequences behind again. 0 if the run is not known.
+func (l *Log) behind(m stored) (bound uint64, wrote bool) {
+	l.s.mu.Lock()
+	defer l.s.mu.Unlock()
+	i := slices.IndexFunc(l.epochs, func(e epochStart) bool { return e.Epoch == m.epoch })
+	if !m.ours || i < 0 || m.seq < l.epochs[i].First {
+		return 0, false
 	}
-	return epoch
+	end := l.last
+	if i+1 < len(l.epochs) {
+		end = l.epochs[i+1].First - 1
+	}
+	return min(m.seq, end+1), m.seq <= end
 }

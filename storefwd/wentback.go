@@ -23,6 +23,9 @@ func (f *Forwarder) giveBack(ctx context.Context, p *place) error {
 	to, mixed := uint64(0), f.c.mixes()
 	if p.own && p.last.ours && !mixed {
 		to = p.last.seq // of what others write among ours, readBack finds what is there
+		if bound, wrote := f.l.behind(p.last); bound > 0 && !wrote {
+			to = bound - 1
+		}
 	}
 	before := f.l.Stats().Msgs
 	missing := f.c.rewind(to)
