@@ -186,6 +186,63 @@ func TestForwarderSendsAgainWhatTheHubLost(t *testing.T) {
 	}
 }
 
+// A crash made the log forget messages that the hub has, and the next run gave their sequences
+// again. A hub that is set back to just these has nothing of that run: all of it is sent again.
+func TestForwarderSendsAgainWhatAForgottenRunHides(t *testing.T) {
+	dir := t.TempDir()
+	h := &fakeHub{}
+	open := func(subjects ...string) (*Store, *Log) {
+		s, err := Open(dir, Options{Node: "n"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		l, err := s.Log("OUT/c", Retention{Keep: UntilAcked, Grace: time.Hour, GraceBytes: 1 << 20})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, sub := range subjects {
+			if _, err := l.Append(&msg.Msg{Subject: []byte(sub)}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		waitSafe(t, s)
+		return s, l
+	}
+	s, _ := open("a.1")
+	first := s.Epoch()
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for seq := uint64(1); seq <= 3; seq++ { // of which the log has one
+		h.stored = append(h.stored, fakeMsg{subject: fmt.Sprint("a.", seq), id: string(appendID(nil, []byte("n/c"), first, seq))})
+	}
+	once := true
+	h.answer = func(subject string) string {
+		if subject != "a.6" || !once {
+			return ""
+		}
+		once = false
+		h.stored = h.stored[:3:3]
+		return `{"error":{"code":503,"err_code":10008,"description":"back in a moment"}}`
+	}
+	s, l := open("a.4", "a.5", "a.6")
+	defer s.Close()
+	f := NewForwarder(ForwarderOptions{Log: l, Uplink: h, Filters: []string{"a.>"}, Class: "c", RetryMin: 1, RetryMax: 1, AckTimeout: 100 * time.Millisecond})
+	h.f = f
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- f.Run(ctx) }()
+	testkit.Eventually(t, func() bool { return l.Stats().Msgs == 0 }, "the log drained")
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	wantSubjects(t, h, "a.1", "a.2", "a.3", "a.4", "a.5", "a.6")
+	if st := f.Stats(); st.WentBack != 1 || st.Reordered != 0 {
+		t.Errorf("%+v", st)
+	}
+}
+
 // TestMarkFollowsTheFloor: acknowledgements of an earlier session, and what was read
 // back, moved the ack floor and not the mark. A hub that lost just these was not
 // noticed: of 200,000 messages 118 were gone after a restore.
