@@ -229,14 +229,7 @@ func TestForwarderSendsAgainWhatAForgottenRunHides(t *testing.T) {
 	defer s.Close()
 	f := NewForwarder(ForwarderOptions{Log: l, Uplink: h, Filters: []string{"a.>"}, Class: "c", RetryMin: 1, RetryMax: 1, AckTimeout: 100 * time.Millisecond})
 	h.f = f
-	ctx, cancel := context.WithCancel(t.Context())
-	done := make(chan error, 1)
-	go func() { done <- f.Run(ctx) }()
-	testkit.Eventually(t, func() bool { return l.Stats().Msgs == 0 }, "the log drained")
-	cancel()
-	if err := <-done; err != nil {
-		t.Error(err)
-	}
+	drain(t, f, h)
 	wantSubjects(t, h, "a.1", "a.2", "a.3", "a.4", "a.5", "a.6")
 	if st := f.Stats(); st.WentBack != 1 || st.Reordered != 0 {
 		t.Errorf("%+v", st)
@@ -293,20 +286,26 @@ func forward(t *testing.T, h *fakeHub, subjects ...string) (ForwarderStats, LogS
 			l.cursor("hub").sent.add(uint64(seq), uint64(seq))
 		}
 	}
+	drain(t, f, h)
+	return f.Stats(), l.Stats()
+}
+
+// drain runs a forwarder until its log is empty.
+func drain(t *testing.T, f *Forwarder, h *fakeHub) {
+	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- f.Run(ctx) }()
 	defer func() {
 		if t.Failed() {
-			t.Logf("%+v %+v %+v", f.Stats(), l.Stats(), h.stored)
+			t.Logf("%+v %+v %+v", f.Stats(), f.l.Stats(), h.stored)
 		}
 	}()
-	testkit.Eventually(t, func() bool { return l.Stats().Msgs == 0 }, "the log drained")
+	testkit.Eventually(t, func() bool { return f.l.Stats().Msgs == 0 }, "the log drained")
 	cancel()
 	if err := <-done; err != nil {
 		t.Error(err)
 	}
-	return f.Stats(), l.Stats()
 }
 
 func wantSubjects(t *testing.T, h *fakeHub, want ...string) {

@@ -32,12 +32,12 @@ type place struct {
 	info    streamInfo
 	blind   string // why the stream cannot tell what it has; empty: it can
 
-	lasts []stored // the last message of each filter
-	last  stored   // the last of these that is ours
-	own   bool     // nobody else's message is the last of a filter
-	top   uint64   // the highest of ours that it is known to have
-	gone  forgotten
-	probe bool // it did not answer: ask again once the first publish is acknowledged
+	lasts []stored  // the last message of each filter
+	last  stored    // the last of these that is ours
+	own   bool      // nobody else's message is the last of a filter
+	top   uint64    // records before this one were handed out before what it has of ours
+	gone  forgotten // … and of these it has dropped some
+	probe bool      // it did not answer: ask again once the first publish is acknowledged
 
 	chained bool   // publishes carry next
 	next    uint64 // the stream's last sequence once all that was sent is stored

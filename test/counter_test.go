@@ -49,11 +49,7 @@ outbox { count { subjects: ["count.>"] } }
 			}
 			want[i%2]++
 		}
-		select {
-		case <-local.PublishAsyncComplete():
-		case <-time.After(testkit.Patience):
-			t.Fatalf("%d not acknowledged", local.PublishAsyncPending())
-		}
+		acknowledged(t, local)
 	}
 	reached := func(n int) {
 		t.Helper()

@@ -67,11 +67,7 @@ func (f *forgetting) publish(k int) {
 		}
 		f.n++
 	}
-	select {
-	case <-local.PublishAsyncComplete():
-	case <-time.After(testkit.Patience):
-		f.Fatalf("%d not acknowledged", local.PublishAsyncPending())
-	}
+	acknowledged(f.T, local)
 }
 
 // reached waits until the streams have had all.
@@ -218,11 +214,7 @@ outbox {
 			}
 			n++
 		}
-		select {
-		case <-local.PublishAsyncComplete():
-		case <-time.After(testkit.Patience):
-			t.Fatalf("%d not acknowledged", local.PublishAsyncPending())
-		}
+		acknowledged(t, local)
 	}
 	publish(699)
 	hub.Restart()

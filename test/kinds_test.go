@@ -103,11 +103,7 @@ outbox {
 			}
 			n++
 		}
-		select {
-		case <-local.PublishAsyncComplete():
-		case <-time.After(testkit.Patience):
-			t.Fatalf("%d not acknowledged", local.PublishAsyncPending())
-		}
+		acknowledged(t, local)
 	}
 	reached := func(want int) {
 		t.Helper()
@@ -152,6 +148,16 @@ outbox {
 		if info, err := consumers[i].Info(t.Context()); err != nil || info.NumPending != 0 {
 			t.Errorf("%s: more than was published: %+v %v", k.name, info, err)
 		}
+	}
+}
+
+// acknowledged waits until all that was published asynchronously is.
+func acknowledged(t *testing.T, js jetstream.JetStream) {
+	t.Helper()
+	select {
+	case <-js.PublishAsyncComplete():
+	case <-time.After(testkit.Patience):
+		t.Fatalf("%d not acknowledged", js.PublishAsyncPending())
 	}
 }
 

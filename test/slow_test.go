@@ -21,7 +21,7 @@ func TestSlowLine(t *testing.T) {
 	js := stream(t, hub)
 	hub.Kill()
 	l := testkit.StartLeafd(t, testkit.LeafdOptions{Env: map[string]string{"LEAFD_HUB_URL": hub.LeafURL()},
-		Config: strings.Replace(refusedConfig, `["cable.>"]`, `["cable.>"], ack_timeout: "1s"`, 1) + "write_deadline: \"1s\"\n"})
+		Config: strings.Replace(refusedConfig, `["cable.>"]`, `["cable.>"], ack_timeout: "1s"`, 1)})
 	local, err := jetstream.New(connect(t, l.NATSURL()))
 	if err != nil {
 		t.Fatal(err)

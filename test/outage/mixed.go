@@ -15,7 +15,6 @@ func mixed(p *play) {
 		p.all.reach(p, int(p.all.acked.Load())+p.chance.IntN(step)+1)
 		down := -1 // the hub that is killed
 		for range p.chance.IntN(3) + 1 {
-			p.faults++
 			p.provoke(&down)
 			p.wait(time.Duration(p.chance.Int64N(int64(shortWindow))))
 		}
@@ -32,9 +31,14 @@ func mixed(p *play) {
 	}
 }
 
-// provoke is one fault.
+// provoke is one fault, or none if what it would be about is down, or alone.
 func (p *play) provoke(down *int) {
-	switch p.chance.IntN(6) {
+	kind := p.chance.IntN(6)
+	if kind == 2 && *down >= 0 || kind == 3 && len(p.hubs) == 1 {
+		return
+	}
+	p.faults++
+	switch kind {
 	case 0:
 		p.cut()
 	case 1:
@@ -42,10 +46,8 @@ func (p *play) provoke(down *int) {
 			c.Blackhole(testkit.Down)
 		}
 	case 2:
-		if *down < 0 {
-			*down = p.chance.IntN(len(p.hubs))
-			p.hubs[*down].Kill()
-		}
+		*down = p.chance.IntN(len(p.hubs))
+		p.hubs[*down].Kill()
 	case 3:
 		if _, err := p.nc.Request("$JS.API.STREAM.LEADER.STEPDOWN."+streamName, nil, time.Second); err != nil {
 			p.Logf("no other leader: %v", err)
