@@ -53,7 +53,9 @@ func (f *Forwarder) resume(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	f.single(places)
+	if err := f.single(ctx, places); err != nil {
+		return err
+	}
 	for _, p := range places {
 		if err := f.survey(ctx, p); err != nil {
 			return err
@@ -67,8 +69,9 @@ func (f *Forwarder) resume(ctx context.Context) error {
 }
 
 // single notes which stream it is, if there is one only: then acknowledgements come
-// in order and tell how far it is.
-func (f *Forwarder) single(places []*place) {
+// in order and tell how far it is. One that was put in the place of another has to have
+// what that had.
+func (f *Forwarder) single(ctx context.Context, places []*place) error {
 	only := ""
 	if len(places) == 1 {
 		only = places[0].name
@@ -77,9 +80,34 @@ func (f *Forwarder) single(places []*place) {
 	f.mu.Lock()
 	f.only, f.domain = only, domain
 	f.mu.Unlock()
-	if f.l.getMark().Stream != only {
-		f.l.setMark(mark{Stream: only})
+	m := f.l.getMark()
+	if m.Stream == only {
+		return nil
 	}
+	if only != "" && m.At > 0 {
+		switch gone, err := f.isGone(ctx, m.Stream); {
+		case err != nil:
+			return err
+		case gone:
+			f.l.setMark(mark{Stream: only, At: m.At, Seq: m.Seq})
+			return nil
+		}
+	}
+	f.l.setMark(mark{Stream: only})
+	return nil
+}
+
+// isGone reports whether the hub says that it has no such stream.
+func (f *Forwarder) isGone(ctx context.Context, stream string) (bool, error) {
+	_, err := f.streamInfo(ctx, stream)
+	var refused *apiError
+	switch {
+	case errors.As(err, &refused):
+		return refused.ErrCode == noStream, nil
+	case errors.Is(err, errNoAnswer): // one that has no leader, or that may not be asked for
+		return false, nil
+	}
+	return false, err
 }
 
 // keepOrder has a backlog drained oldest first where order and live_share would do harm.

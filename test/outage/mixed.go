@@ -8,12 +8,13 @@ import (
 
 // mixed provokes faults of all kinds at random, up to three at once: the cable is cut or
 // swallows what the hub says, a hub is killed or hands its stream to another, leafd is
-// killed or stopped. They last a little, or longer than the stream's duplicate window.
+// killed or stopped, the stream is changed. They last a little, or longer than the stream's duplicate window.
 func mixed(p *play) {
 	p.all = startLoad(p, p.leafd, p.msgs, perSecond/2)
 	for step := p.msgs / 32; !p.all.finished(); {
 		p.all.reach(p, int(p.all.acked.Load())+p.chance.IntN(step)+1)
 		down := -1 // the hub that is killed
+		stream := p.config()
 		for range p.chance.IntN(3) + 1 {
 			p.provoke(&down)
 			p.wait(time.Duration(p.chance.Int64N(int64(shortWindow))))
@@ -24,6 +25,7 @@ func mixed(p *play) {
 			p.hubs[down].Restart()
 		}
 		p.restore()
+		p.update(stream)
 		if p.chance.IntN(2) == 0 { // else the next come while it recovers
 			p.whole(p)
 			p.goesOn(500)
@@ -33,8 +35,8 @@ func mixed(p *play) {
 
 // provoke is one fault, or none if what it would be about is down, or alone.
 func (p *play) provoke(down *int) {
-	kind := p.chance.IntN(6)
-	if kind == 2 && *down >= 0 || kind == 3 && len(p.hubs) == 1 {
+	kind := p.chance.IntN(7)
+	if kind == 2 && *down >= 0 || kind == 3 && len(p.hubs) == 1 || kind == 6 && *down >= 0 {
 		return
 	}
 	p.faults++
@@ -62,5 +64,7 @@ func (p *play) provoke(down *int) {
 			p.leafd.Stop()
 			p.leafd.Restart()
 		})
+	case 6:
+		p.change()
 	}
 }

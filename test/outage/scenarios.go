@@ -46,6 +46,8 @@ var scenarios = []scenario{
 	{name: "all at once", hubs: 1, window: shortWindow, run: mixed},
 	{name: "cluster: all at once", hubs: 3, window: shortWindow, run: mixed},
 	{name: "shared: all at once", hubs: 1, window: shortWindow, run: mixed, others: true},
+	{name: "stream changed under load", hubs: 1, window: shortWindow, run: changed},
+	{name: "cluster: stream changed under load", hubs: 3, window: shortWindow, run: changed},
 	{name: "clock", alone: playClock},
 }
 
