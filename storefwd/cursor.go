@@ -336,6 +336,7 @@ func (c *Cursor) lose(seq uint64, why Loss) {
 // is believed, as long as there is room to remember it.
 func (c *Cursor) mark(seq uint64) (took time.Duration, ok, inOrder bool) {
 	l := c.l
+	c.catchUp()
 	if i := c.find(seq); i >= 0 {
 		number := c.popped + uint64(i)
 		if p := c.pending.at(i); !p.acked {
