@@ -101,6 +101,9 @@ func (s *Store) unlockAndFire() {
 // due is when r must be written, by mono. waited says that a barrier waits for it.
 // That does not hurry a log with an Interval, unless it is the barrier of another.
 func (s *Store) due(r *rec, waited bool) int64 {
+	if r.seq <= r.log.marker {
+		return r.at
+	}
 	spill := int64(0)
 	if r.log.live {
 		spill = s.patience(r.log)
@@ -292,6 +295,7 @@ func (s *Store) commitDue(all bool) {
 			s.noRoom = err
 			s.refuse(err)
 			s.release()
+			s.wakeAll()
 			s.unlockAndFire()
 			return
 		}
@@ -331,7 +335,7 @@ func (s *Store) gather(all bool) bool {
 		}
 		// Of a live log only what the hub has had half its time for: the rest is
 		// likely to be acknowledged before it would reach the disk.
-		if r.log.live && !all && !full && now-r.at < s.patience(r.log)/2 {
+		if r.log.live && r.seq > r.log.marker && !all && !full && now-r.at < s.patience(r.log)/2 {
 			continue
 		}
 		if size += frameSize(len(r.buf)); size > s.j.half-batchExtra || len(s.batch) > 0 && size > 1<<20 {

@@ -144,6 +144,7 @@ func (c *Cursor) want() (w wanted, err error) {
 	if !c.cfg.Ahead && !l.ret.Memory {
 		last = max(l.journaled, l.folded)
 	}
+	last = l.beforeMarker(last)
 	w = c.pick(last)
 	w.lap = c.laps
 	more := w.From <= w.To
@@ -241,7 +242,7 @@ func (c *Cursor) give(r *Record) bool {
 	case l.expired(r):
 		c.acknowledge(r.Seq, int64(r.size))
 		l.acked--
-		l.lose(LostExpired, r.Seq, r.Seq, 1)
+		l.loseOnce(LostExpired, r.Seq)
 		return false
 	}
 	if len(c.sent.s) > 0 && c.sent.has(r.Seq) {
@@ -326,7 +327,7 @@ func (c *Cursor) lose(seq uint64, why Loss) {
 	marker := i >= 0 && c.pending.at(i).gap
 	if _, ok, _ := c.mark(seq); ok && !marker {
 		c.l.acked--
-		c.l.lose(why, seq, seq, 1)
+		c.l.loseOnce(why, seq)
 	}
 	c.l.trim()
 	s.unlockAndFire()
@@ -337,6 +338,9 @@ func (c *Cursor) lose(seq uint64, why Loss) {
 func (c *Cursor) mark(seq uint64) (took time.Duration, ok, inOrder bool) {
 	l := c.l
 	c.catchUp()
+	if seq < l.first {
+		l.found(seq)
+	}
 	if i := c.find(seq); i >= 0 {
 		number := c.popped + uint64(i)
 		if p := c.pending.at(i); !p.acked {

@@ -18,6 +18,7 @@ type gap struct {
 	Outbox string    `json:"outbox,omitempty"`
 	From   uint64    `json:"from"` // sequences; what is missing is among them
 	To     uint64    `json:"to"`
+	First  uint64    `json:"first,omitempty"` // all before this one are acknowledged, or declared by now
 	Count  uint64    `json:"count"`
 	Reason string    `json:"reason"`
 	Since  time.Time `json:"since,omitzero"` // when the first was lost, if the clock knew
@@ -73,8 +74,12 @@ func (l *Log) declare(now int64) {
 	if now < l.gapDue() || s.closed || s.failed != nil {
 		return
 	}
+	first := l.first
 	for reason, g := range l.gaps {
-		g.Outbox = l.name
+		g.Outbox, g.First = l.name, 0
+		if len(l.gaps) == 1 {
+			g.First = first // the last of these markers tells that all is declared
+		}
 		body, err := json.Marshal(g)
 		m := &msg.Msg{Subject: []byte(l.ret.GapSubject), Header: []byte("NATS/1.0\r\nLeafd-Gap: " + reason + "\r\n\r\n"), Data: body, QoS: 1}
 		if size := int64(recordSize(m)); err != nil || s.unsafeBytes+size > s.limit {
@@ -82,9 +87,23 @@ func (l *Log) declare(now int64) {
 		}
 		delete(l.gaps, reason)
 		l.gapNews = true
+		l.marker = l.last + 1
 		l.place(m, int64(s.o.Clock.Boot()), flagGap)
 	}
 	l.declaredAt = now
+}
+
+// beforeMarker is last, or what is before a marker that is not on the disk yet: what a
+// crash made the log forget would be declared again. A disk that fails is not waited for.
+func (l *Log) beforeMarker(last uint64) uint64 {
+	switch {
+	case l.marker <= max(l.journaled, l.folded) || l.ret.Memory:
+	case l.s.failed != nil || l.s.retryAt != 0:
+		l.marker = 0
+	default:
+		return min(last, l.marker-1)
+	}
+	return last
 }
 
 // undeclare takes back a marker that is itself dropped.
@@ -114,7 +133,17 @@ func (l *Log) gapState() map[string]gap {
 // replayGap takes out of what was lost what a marker in the journal declares.
 func (l *Log) replayGap(b []byte) {
 	g, ok := gapOf(b)
-	have := l.gaps[g.Reason]
+	switch {
+	case !ok:
+	case g.First > 0: // and all others with it
+		l.declared, l.gaps, l.doubt = max(l.declared, min(g.First, l.last)), nil, doubt{}
+	default:
+		l.takeGap(g)
+	}
+}
+
+func (l *Log) takeGap(g gap) {
+	have, ok := l.gaps[g.Reason]
 	switch {
 	case !ok:
 	case have.Count <= g.Count:

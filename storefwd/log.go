@@ -35,6 +35,7 @@ type Log struct {
 	folding uint64     // folded, once the fold that runs has succeeded; 0: none runs
 
 	msgs, bytes       int64  // that still count: from first on
+	oldMsgs, oldBytes int64  // that did when the files were read
 	ramMsgs, ramBytes int64  // of these, those in ram
 	removeTo          uint64 // base up to here wait for removal from the engine
 	removeMsgs        int64  // about how many these are
@@ -66,6 +67,10 @@ type Log struct {
 	gaps       map[string]gap // lost and not declared, by reason
 	gapNews    bool           // the engine does not know of all of them
 	declaredAt int64          // when markers were appended last, by mono
+	marker     uint64         // sequence of the last marker of this run; handed out once it is on the disk
+	declared   uint64         // losses before this sequence were declared in an earlier run
+	asked      bool           // the hub was asked what it has of earlier runs
+	doubt      doubt
 
 	conf      *conflation // nil: every message is kept
 	conflated uint64      // superseded since Open
@@ -94,6 +99,7 @@ func (s *Store) restoreLog(id uint32, st logState) *Log {
 	}
 	l.base, l.first, l.folded = max(st.Base, 1), max(st.First, 1), st.Folded
 	l.journaled, l.msgs, l.bytes, l.epochs = st.Folded, l.msgs+st.Msgs, l.bytes+st.Bytes, st.Epochs
+	l.oldMsgs, l.oldBytes = l.oldMsgs+st.Msgs, l.oldBytes+st.Bytes
 	l.stated, l.sent = l.first, st.Sent
 	l.restoreTail(st)
 	for _, g := range st.Gaps {
@@ -113,6 +119,7 @@ func (s *Store) restoreLog(id uint32, st logState) *Log {
 	}
 	l.hub, l.scatter, l.scatterSaid = st.Mark, st.Scattered, st.Scattered
 	l.restoreEarly(st)
+	l.restoreDoubt(st)
 	return l
 }
 
@@ -149,6 +156,7 @@ func (l *Log) state(upTo uint64) logState {
 	st.Sent = l.sent
 	l.tailState(&st)
 	st.Gaps = l.gapState()
+	l.doubtState(&st)
 	return st
 }
 
@@ -273,6 +281,10 @@ func (l *Log) over(msgs, bytes int64) bool {
 		msgs -= int64(len(c.waiting))
 		bytes -= c.waitBytes
 	}
+	if l.scatter && !l.asked { // the hub may have the newest of what earlier runs left
+		msgs -= l.oldMsgs
+		bytes -= l.oldBytes
+	}
 	return l.ret.MaxMsgs > 0 && l.msgs+msgs > l.ret.MaxMsgs || l.ret.MaxBytes > 0 && l.bytes+bytes > l.ret.MaxBytes
 }
 
@@ -334,9 +346,16 @@ func (l *Log) alloc(size int) []byte {
 	return b
 }
 
-// trimEpochs forgets epochs that no record is left of, but for the last.
+// trimEpochs forgets epochs that no record is left of, or in doubt, but for the last.
 func (l *Log) trimEpochs() {
-	for len(l.epochs) > 1 && l.epochs[1].First <= l.kept() {
+	if len(l.epochs) <= 1 {
+		return
+	}
+	kept := l.kept()
+	if from := l.doubtFrom(); from > 0 {
+		kept = min(kept, from)
+	}
+	for len(l.epochs) > 1 && l.epochs[1].First <= kept {
 		l.epochs = l.epochs[1:]
 	}
 }

@@ -104,10 +104,8 @@ func (l *Log) drop(o ref, why Loss) {
 	superseded := l.pop(o)
 	if superseded {
 		l.conflated++
-	} else if o.gap != nil {
-		l.undeclare(*o.gap)
-	} else {
-		l.lose(why, o.seq, o.seq, 1)
+	} else if o.seq >= l.declared {
+		l.dropped(o, why)
 	}
 	if o.r == nil {
 		l.forgetAll() // the engine is emptied in order
@@ -115,6 +113,22 @@ func (l *Log) drop(o ref, why Loss) {
 	} else if l.unsure.has(o.seq) {
 		l.forgetAll()
 		l.remove(o.seq, o.seq, 0, 0)
+	}
+}
+
+// dropped counts what was dropped.
+func (l *Log) dropped(o ref, why Loss) {
+	doubtful := l.doubtful(o.seq)
+	switch {
+	case o.gap != nil && doubtful:
+		l.doubtMarker(o.seq, *o.gap)
+		fallthrough
+	case o.gap != nil:
+		l.undeclare(*o.gap)
+	default:
+		if l.lose(why, o.seq, o.seq, 1); doubtful {
+			l.doubtLoss(o.seq, why)
+		}
 	}
 }
 

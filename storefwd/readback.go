@@ -163,6 +163,9 @@ func (c *Cursor) ambiguous() (floor uint64, doubt bool) {
 	if o, ok := l.head(); ok && o.seq > 0 {
 		floor = max(floor, o.seq-1)
 	}
+	if from := l.doubtFrom(); from > 0 {
+		return min(floor, from-1), true
+	}
 	return floor, floor < most || len(c.sent.s) > 0
 }
 

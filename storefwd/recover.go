@@ -200,6 +200,7 @@ func (s *Store) restore(b []byte) {
 		return
 	}
 	l.insert(&rec{log: l, seq: r.Seq, buf: append(l.alloc(len(b)), b...), state: recSafe}, r.Epoch)
+	l.oldMsgs, l.oldBytes = l.oldMsgs+1, l.oldBytes+int64(len(b))
 	l.journaled = r.Seq
 	l.replayGap(b)
 	s.dirty()
@@ -315,6 +316,7 @@ func (s *Store) fail(err error) {
 	s.stats.Faults++
 	s.retryAt, s.pause = 0, cmpOr(s.o.faults.retry, retryMin)
 	s.setFailed(fmt.Errorf("%w: %w", ErrFailed, err))
+	s.wakeAll()
 	s.unlockAndFire()
 }
 

@@ -237,6 +237,7 @@ func (c *Cursor) rewind(to uint64) (missing seqRange) {
 	if c.mixes() {
 		l.scatter, l.scatterSaid = true, false
 	}
+	l.declared = min(l.declared, to+1) // to lose what is taken back is news
 	l.retakeEarly(c, to)
 	l.retake(start)
 	c.again(to)

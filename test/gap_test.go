@@ -17,6 +17,21 @@ store { dir: $LEAFD_STORE }
 outbox { cable { subjects: ["cable.>"], max_msgs: 100 } }
 `
 
+// publishNumbers has them acknowledged by the outbox, one by one.
+func publishNumbers(t *testing.T, l *testkit.Leafd, from, to int) {
+	t.Helper()
+	nc, err := nats.Connect(l.NATSURL(), nats.Timeout(testkit.Patience))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer nc.Close()
+	for n := from; n < to; n++ {
+		if _, err := nc.Request("cable.x", fmt.Append(nil, n), testkit.Patience); err != nil {
+			t.Fatalf("%d: %v", n, err)
+		}
+	}
+}
+
 // TestGapMarker fills an outbox beyond its budget while the hub is away, over a restart
 // of leafd. The stream then has what the budget keeps, and a marker that says exactly
 // what it did not.
@@ -25,18 +40,7 @@ func TestGapMarker(t *testing.T) {
 	js := stream(t, hub)
 	l := testkit.StartLeafd(t, testkit.LeafdOptions{Config: gapConfig, Env: map[string]string{"LEAFD_HUB_URL": hub.LeafURL()}})
 	hub.Kill()
-	publish := func(from, to int) {
-		nc, err := nats.Connect(l.NATSURL(), nats.Timeout(testkit.Patience))
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer nc.Close()
-		for n := from; n < to; n++ {
-			if _, err := nc.Request("cable.x", fmt.Append(nil, n), testkit.Patience); err != nil {
-				t.Fatalf("%d: %v", n, err)
-			}
-		}
-	}
+	publish := func(from, to int) { publishNumbers(t, l, from, to) }
 	publish(0, 250)
 	l.Stop()
 	l.Restart()
@@ -72,5 +76,40 @@ func TestGapMarker(t *testing.T) {
 	}, "a marker and 100 messages in the stream")
 	if declared != 220 || len(data) != 100 || data[0] != "220" || data[99] != "319" {
 		t.Errorf("%d declared, %d there, %s to %s; of 320 a hundred are kept", declared, len(data), data[0], data[len(data)-1])
+	}
+}
+
+// TestGapIsDeclaredOnce kills leafd when it has declared what an outage cost: what comes then is not
+// behind another marker about the same.
+func TestGapIsDeclaredOnce(t *testing.T) {
+	hub := testkit.StartHub(t, testkit.HubOptions{JetStream: true})
+	js := stream(t, hub)
+	l := testkit.StartLeafd(t, testkit.LeafdOptions{Config: gapConfig, Env: map[string]string{"LEAFD_HUB_URL": hub.LeafURL()}})
+	hub.Kill()
+	publishNumbers(t, l, 0, 250)
+	hub.Restart()
+	last := func(n uint64) (subject string) {
+		t.Helper()
+		testkit.Eventually(t, func() bool {
+			s, err := js.Stream(t.Context(), "CABLE")
+			if err != nil || s.CachedInfo().State.LastSeq < n {
+				return false
+			}
+			m, err := s.GetMsg(t.Context(), s.CachedInfo().State.LastSeq)
+			subject = m.Subject
+			return err == nil
+		}, "%d messages in the stream", n)
+		return subject
+	}
+	if last(101) != "cable.gap" {
+		t.Error("no marker behind the hundred that are kept")
+	}
+	for n := uint64(102); n < 104; n++ {
+		l.Kill()
+		l.Restart()
+		publishNumbers(t, l, 250, 251)
+		if subject := last(n); subject != "cable.x" {
+			t.Errorf("message %d is %s: declared again", n, subject)
+		}
 	}
 }

@@ -85,6 +85,7 @@ type outcome struct {
 	name                                               string
 	faults, acked, lost, duplicated, disordered, wrong int
 	again                                              int    // stored again since a publisher sent again
+	declared, overstated                               int    // by gap markers, as missing; more than are missing
 	expired                                            int    // no sooner than they might; counts for none of the others
 	said                                               uplink // what leafd says of itself
 	mayReorder, mayRepeat                              bool
@@ -92,11 +93,11 @@ type outcome struct {
 	took                                               time.Duration
 }
 
-// held reports whether the promise was kept. Where others write to the stream, what
+// held reports whether the promise was kept: nothing is missing but what is declared. Where others write to the stream, what
 // the hub lost is filled in behind, and leafd must have said so. Where there is no
 // stream, a cut costs duplicates.
 func (o outcome) held() bool {
-	return o.lost+o.wrong == 0 && o.faults > 0 && (o.duplicated == 0 || o.mayRepeat) && (o.disordered == 0 || o.mayReorder && o.said.Reordered > 0)
+	return o.lost+o.wrong+o.overstated == 0 && o.faults > 0 && (o.duplicated == 0 || o.mayRepeat) && (o.disordered == 0 || o.mayReorder && o.said.Reordered > 0)
 }
 
 func (o outcome) String() string {
@@ -104,9 +105,9 @@ func (o outcome) String() string {
 	if !o.held() {
 		verdict = "BROKEN"
 	}
-	return fmt.Sprintf("%-38s %s: %d faults, %d acked checked, %d lost, %d duplicated, %d out of order, %d wrong; resumed %s, %d recognised by the hub, %d filled behind, %d sent again by publishers, %d expired; %.0f s",
+	return fmt.Sprintf("%-38s %s: %d faults, %d acked checked, %d lost, %d duplicated, %d out of order, %d wrong; resumed %s, %d recognised by the hub, %d filled behind, %d sent again by publishers, %d expired, %d declared lost, %d too many; %.0f s",
 		o.name, verdict, o.faults, o.acked, o.lost, o.duplicated, o.disordered, o.wrong, o.said.Resume, o.said.Duplicates,
-		o.said.Reordered, o.again, o.expired, o.took.Seconds())
+		o.said.Reordered, o.again, o.expired, o.declared, o.overstated, o.took.Seconds())
 }
 
 func table(all []outcome) {

@@ -56,7 +56,7 @@ func TestVerdict(t *testing.T) {
 	if !good.held() {
 		t.Error("a run without fault was judged broken")
 	}
-	for _, o := range []outcome{{}, {faults: 1, lost: 1}, {faults: 1, duplicated: 1}, {faults: 1, wrong: 1}, {faults: 1, disordered: 1},
+	for _, o := range []outcome{{}, {faults: 1, lost: 1}, {faults: 1, duplicated: 1}, {faults: 1, wrong: 1}, {faults: 1, overstated: 1}, {faults: 1, disordered: 1},
 		{faults: 1, disordered: 1, mayReorder: true}, {faults: 1, duplicated: 1, lost: 1, mayRepeat: true}} {
 		if o.held() {
 			t.Errorf("%+v was judged good", o)

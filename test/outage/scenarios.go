@@ -13,15 +13,16 @@ import (
 
 // scenario is one way the hub goes away and comes back.
 type scenario struct {
-	name   string
-	hubs   int
-	window time.Duration // the stream's duplicate window
-	run    func(*play)
-	box    string // more of the outbox's configuration
-	rows   int    // ascending rows that a publisher's messages may come in; 0: one, anyOrder: any number
-	others bool   // write to the stream
-	core   bool   // there is none: a subscriber gets what comes, at least once
-	long   bool   // takes minutes
+	name    string
+	hubs    int
+	window  time.Duration // the stream's duplicate window
+	run     func(*play)
+	box     string // more of the outbox's configuration
+	rows    int    // ascending rows that a publisher's messages may come in; 0: one, anyOrder: any number
+	others  bool   // write to the stream
+	bounded bool   // the outbox drops what is too much, and declares it
+	core    bool   // there is none: a subscriber gets what comes, at least once
+	long    bool   // takes minutes
 
 	alone func(t testkit.T, msgs int, chance *rand.Rand) outcome // in place of all the above
 }
@@ -48,6 +49,9 @@ var scenarios = []scenario{
 	{name: "shared: all at once", hubs: 1, window: shortWindow, run: mixed, others: true},
 	{name: "stream changed under load", hubs: 1, window: shortWindow, run: changed},
 	{name: "cluster: stream changed under load", hubs: 3, window: shortWindow, run: changed},
+	{name: "full: all at once", hubs: 1, window: shortWindow, box: `max_msgs: 5000`, run: mixed, bounded: true},
+	{name: "full, order newest: all at once", hubs: 1, window: shortWindow, box: `max_msgs: 5000, order: "newest"`, rows: anyOrder, run: mixed, bounded: true},
+	{name: "full, live_share: all at once", hubs: 1, window: shortWindow, box: `max_msgs: 5000, live_share: "30%"`, rows: 2, run: mixed, bounded: true},
 	{name: "clock", alone: playClock},
 }
 
@@ -85,9 +89,17 @@ func (s scenario) play(t testkit.T, msgs int, chance *rand.Rand) outcome {
 	p.all.reach(t, p.all.total())
 	p.all.done.Wait()
 	p.drained(t)
+	if s.bounded {
+		p.wait(6 * time.Second) // markers are 5 s apart
+		p.drained(t)
+	}
 	p.whole(t)
 	o := outcome{name: s.name, faults: p.faults, said: p.uplink(), mayReorder: s.others && s.hubs > 1, mayRepeat: s.core, rows: max(s.rows, 1)}
 	o.verify(t, p.rig, p.all)
+	if s.bounded {
+		o.overstated = max(0, o.declared-o.lost)
+		o.lost = max(0, o.lost-o.declared)
+	}
 	if o.took = time.Since(began); !o.held() {
 		t.Logf("--- output of leafd\n%s", p.leafd.Log())
 	}

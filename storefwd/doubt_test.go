@@ -1,0 +1,135 @@
+package storefwd
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/leafd/leafd/internal/testkit"
+)
+
+// What a full log drops while it is on its way counts as lost until the hub turns out to have it,
+// also over a restart.
+func TestDroppedAndAtTheHub(t *testing.T) {
+	dir, ret := t.TempDir(), Retention{MaxMsgs: 10, GapSubject: "a.gap"}
+	s, l, c := tailLog(t, dir, ret)
+	appendN(t, l, 10)
+	take(t, c, 10)
+	c.reset() // the link broke
+	appendN(t, l, 8)
+	lost := func(counted uint64, declared uint64) {
+		t.Helper()
+		if n := l.Stats().Lost["oldest_dropped"]; n != counted {
+			t.Errorf("%d counted as lost, want %d", n, counted)
+		}
+		if n := l.gaps["oldest_dropped"].Count; n != declared {
+			t.Errorf("%d to be declared, want %d", n, declared)
+		}
+	}
+	lost(8, 8)
+	c.Ack(1)
+	lost(7, 7)
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	s, l, c = tailLog(t, dir, ret)
+	defer s.Close()
+	if floor, doubt := c.ambiguous(); floor != 1 || !doubt {
+		t.Errorf("the hub is asked for what is above %d, %v; want 1", floor, doubt)
+	}
+	for _, seq := range []uint64{2, 3} {
+		c.Ack(seq)
+	}
+	lost(0, 5) // the other run counted
+	l.settleDoubt()
+	c.Ack(4)
+	lost(0, 5)
+}
+
+// killed is a copy of a store's files as a kill would leave them.
+func killed(t *testing.T, dir string) string {
+	t.Helper()
+	to := filepath.Join(t.TempDir(), "s")
+	if err := os.CopyFS(to, os.DirFS(dir)); err != nil {
+		t.Fatal(err)
+	}
+	return to
+}
+
+// A crash makes the log forget that the newest were acknowledged. There is room for what waited
+// all the same, until the hub has said what it has.
+func TestBoundAfterACrash(t *testing.T) {
+	dir, ret := t.TempDir(), Retention{Keep: UntilAcked, MaxMsgs: 20}
+	open := func() (*Store, *Log, *Cursor) {
+		s, err := Open(dir, Options{Node: "n", CommitInterval: time.Hour, FoldAfter: time.Hour})
+		if err != nil {
+			t.Fatal(err)
+		}
+		l, err := s.Log("OUT/a", ret)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c, err := l.Cursor("hub", CursorConfig{Ahead: true, LiveShare: 100, Backlog: 1})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s, l, c
+	}
+	s, l, c := open()
+	appendN(t, l, 10) // these wait
+	take(t, c, 1)
+	for range 3 {
+		appendN(t, l, 10)
+		waitSafe(t, s)
+		for _, seq := range take(t, c, 10) {
+			c.Ack(seq)
+		}
+	}
+	dir = killed(t, dir)
+	s.Close()
+	s, l, c = open()
+	defer s.Close()
+	appendN(t, l, 5)
+	if st := l.Stats(); st.Msgs != 45 || len(st.Lost) > 0 {
+		t.Errorf("%+v after the crash, want all 40 and the 5 that came", st)
+	}
+	for seq := range uint64(30) {
+		c.Ack(11 + seq) // found at the hub
+	}
+	l.settleDoubt()
+	if st := l.Stats(); st.Msgs != 15 || st.First != 1 || len(st.Lost) > 0 {
+		t.Errorf("%+v in the end, want the 10 that waited and the 5 that came", st)
+	}
+}
+
+// A marker is handed out when it is on the disk; then a crash does not have its losses counted
+// again, nor what was declared sent after all.
+func TestDeclaredOnce(t *testing.T) {
+	dir, ret := t.TempDir(), Retention{MaxMsgs: 10, GapSubject: "a.gap"}
+	s, l, c := tailLog(t, dir, ret)
+	for range 5 {
+		appendN(t, l, 5)
+		waitSafe(t, s)
+	}
+	l.setLive(true, time.Hour)
+	seqs := take(t, c, 11) // the last is the marker
+	for _, seq := range seqs {
+		c.Ack(seq)
+	}
+	if n := len(l.gaps); n > 0 || seqs[10] != 26 {
+		t.Fatalf("handed out %v, %v to be declared", seqs, l.gaps)
+	}
+	dir = killed(t, dir)
+	s.Close()
+	s, l, c = tailLog(t, dir, ret)
+	defer s.Close()
+	for _, seq := range seqs {
+		c.Ack(seq)
+	}
+	l.settleDoubt()
+	testkit.Eventually(t, func() bool { return l.Stats().Msgs == 0 }, "what was dropped is not sent: %+v", l.Stats())
+	if len(l.gaps) > 0 || len(l.Stats().Lost) > 0 {
+		t.Errorf("to be declared again: %v %v", l.gaps, l.Stats().Lost)
+	}
+}
