@@ -17,6 +17,7 @@ type forgotten struct {
 	since time.Duration     // age of the oldest message in the stream
 	all   uint64            // ours before this one
 	of    map[string]uint64 // ours of a subject before this one
+	mixed bool              // records are handed out in any order
 }
 
 // forgot is what the stream would have dropped for what was found in it, in its order. whole
@@ -55,12 +56,26 @@ func (p *place) forgot(l *Log, found []stored, whole bool) (g forgotten) {
 	return g
 }
 
+// supersedes adds what an outbox that keeps the newest of each subject need not send: a crash may
+// bring back what was superseded by one that the stream has.
+func (g *forgotten) supersedes(l *Log, found []stored) {
+	if g.of == nil {
+		g.of = make(map[string]uint64)
+	}
+	for _, m := range found {
+		bound, _ := l.behind(m)
+		g.of[m.subject] = max(g.of[m.subject], bound)
+	}
+}
+
 // took reports whether the stream had r, or would have dropped it by now.
 func (p *place) took(r *Record) bool {
+	g := &p.gone
 	if r.Seq >= p.top {
-		p.gone = forgotten{} // those that follow are newer
+		if !g.mixed {
+			*g = forgotten{} // those that follow are newer
+		}
 		return false
 	}
-	g := &p.gone
 	return r.Seq < g.below && r.Age > g.since || r.Seq < g.all || r.Seq < g.of[string(r.Subject)]
 }

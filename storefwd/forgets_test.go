@@ -86,3 +86,20 @@ func TestBehind(t *testing.T) {
 		}
 	}
 }
+
+// An outbox that keeps the newest of each subject does not send what a crash brings back, if the stream has
+// a newer one, in whatever order it sends.
+func TestSupersededByWhatTheHubHas(t *testing.T) {
+	l := &Log{s: &Store{}, last: 40, epochs: []epochStart{{2, 5}}}
+	p := &place{top: 18, filters: []string{">"}, gone: forgotten{mixed: true}}
+	p.gone.supersedes(l, []stored{{ours: true, epoch: 2, seq: 18, subject: "a"}, {ours: true, epoch: 2, seq: 10, subject: "a"}, {ours: true, epoch: 2, seq: 12, subject: "b"}})
+	for _, c := range []struct {
+		subject string
+		seq     uint64
+		want    bool
+	}{{"a", 20, false}, {"a", 17, true}, {"b", 11, true}, {"b", 13, false}, {"c", 5, false}} {
+		if got := p.took(&Record{Seq: c.seq, Subject: []byte(c.subject)}); got != c.want {
+			t.Errorf("%s %d: %v", c.subject, c.seq, got)
+		}
+	}
+}

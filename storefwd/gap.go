@@ -18,10 +18,10 @@ type gap struct {
 	Outbox string    `json:"outbox,omitempty"`
 	From   uint64    `json:"from"` // sequences; what is missing is among them
 	To     uint64    `json:"to"`
-	First  uint64    `json:"first,omitempty"` // all before this one are acknowledged, or declared by now
 	Count  uint64    `json:"count"`
 	Reason string    `json:"reason"`
-	Since  time.Time `json:"since,omitzero"` // when the first was lost, if the clock knew
+	Since  time.Time `json:"since,omitzero"`  // when the first was lost, if the clock knew
+	First  uint64    `json:"first,omitempty"` // all before this one are acknowledged, or declared by now
 }
 
 const gapEvery = 5 * time.Second // between markers of a log

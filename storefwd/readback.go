@@ -50,6 +50,9 @@ func (f *Forwarder) readBack(ctx context.Context, p *place) error {
 	if !f.l.scattered() {
 		p.gone = p.forgot(f.l, found, whole)
 	}
+	if p.gone.mixed = f.c.mixes(); f.l.ret.Conflate {
+		p.gone.supersedes(f.l, found)
+	}
 	f.ackStored(p, slices.DeleteFunc(found, func(m stored) bool { return !f.l.wrote(m) }))
 	return nil
 }

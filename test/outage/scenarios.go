@@ -13,16 +13,17 @@ import (
 
 // scenario is one way the hub goes away and comes back.
 type scenario struct {
-	name    string
-	hubs    int
-	window  time.Duration // the stream's duplicate window
-	run     func(*play)
-	box     string // more of the outbox's configuration
-	rows    int    // ascending rows that a publisher's messages may come in; 0: one, anyOrder: any number
-	others  bool   // write to the stream
-	bounded bool   // the outbox drops what is too much, and declares it
-	core    bool   // there is none: a subscriber gets what comes, at least once
-	long    bool   // takes minutes
+	name     string
+	hubs     int
+	window   time.Duration // the stream's duplicate window
+	run      func(*play)
+	box      string // more of the outbox's configuration
+	rows     int    // ascending rows that a publisher's messages may come in; 0: one, anyOrder: any number
+	others   bool   // write to the stream
+	lastOnly bool   // of each publisher's subject the newest is kept
+	bounded  bool   // the outbox drops what is too much, and declares it
+	core     bool   // there is none: a subscriber gets what comes, at least once
+	long     bool   // takes minutes
 
 	alone func(t testkit.T, msgs int, chance *rand.Rand) outcome // in place of all the above
 }
@@ -47,6 +48,8 @@ var scenarios = []scenario{
 	{name: "all at once", hubs: 1, window: shortWindow, run: mixed},
 	{name: "cluster: all at once", hubs: 3, window: shortWindow, run: mixed},
 	{name: "shared: all at once", hubs: 1, window: shortWindow, run: mixed, others: true},
+	{name: "conflate: all at once", hubs: 1, window: shortWindow, box: `conflate: true`, run: mixed, lastOnly: true},
+	{name: "aged: all at once", hubs: 1, window: shortWindow, box: `max_age: "500ms"`, run: mixed, bounded: true},
 	{name: "stream changed under load", hubs: 1, window: shortWindow, run: changed},
 	{name: "cluster: stream changed under load", hubs: 3, window: shortWindow, run: changed},
 	{name: "full: all at once", hubs: 1, window: shortWindow, box: `max_msgs: 5000`, run: mixed, bounded: true},
@@ -94,7 +97,7 @@ func (s scenario) play(t testkit.T, msgs int, chance *rand.Rand) outcome {
 		p.drained(t)
 	}
 	p.whole(t)
-	o := outcome{name: s.name, faults: p.faults, said: p.uplink(), mayReorder: s.others && s.hubs > 1, mayRepeat: s.core, rows: max(s.rows, 1)}
+	o := outcome{name: s.name, lastOnly: s.lastOnly, faults: p.faults, said: p.uplink(), mayReorder: s.others && s.hubs > 1, mayRepeat: s.core, rows: max(s.rows, 1)}
 	o.verify(t, p.rig, p.all)
 	if s.bounded {
 		o.overstated = max(0, o.declared-o.lost)
