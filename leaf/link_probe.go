@@ -15,7 +15,7 @@ import (
 const (
 	probeEvery   = 500 * time.Millisecond
 	probeTimeout = 2 * time.Second
-	probesMost   = int(probeTimeout / probeEvery)
+	probesMost   = int(probeTimeout/probeEvery) + 1 // so that one has ended when the next is due
 
 	// repeats is how often in a row the kernel must have repeated something in vain: 1.4 s
 	// of silence on a fast line, and seven round trips on a slow one.
