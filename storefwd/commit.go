@@ -101,7 +101,7 @@ func (s *Store) unlockAndFire() {
 // due is when r must be written, by mono. waited says that a barrier waits for it.
 // That does not hurry a log with an Interval, unless it is the barrier of another.
 func (s *Store) due(r *rec, waited bool) int64 {
-	if r.seq <= r.log.marker {
+	if r.seq <= r.log.marker { // what is handed out waits for a marker
 		return r.at
 	}
 	spill := int64(0)

@@ -305,6 +305,9 @@ func (c *Cursor) ack(seq, at uint64) (a acked) {
 	s := c.l.s
 	s.mu.Lock()
 	a.full = 2*c.pending.len() >= c.cfg.MaxPending || 2*c.bytes >= c.cfg.MaxPendingBytes
+	if seq < c.l.first { // it was dropped
+		c.l.found(seq)
+	}
 	a.took, a.known, a.inOrder = c.mark(seq)
 	if m := &c.l.hub; a.inOrder && at > m.At && m.Stream != "" {
 		*m = mark{m.Stream, at, seq, at} // of an earlier session, too: it is settled
@@ -338,9 +341,6 @@ func (c *Cursor) lose(seq uint64, why Loss) {
 func (c *Cursor) mark(seq uint64) (took time.Duration, ok, inOrder bool) {
 	l := c.l
 	c.catchUp()
-	if seq < l.first {
-		l.found(seq)
-	}
 	if i := c.find(seq); i >= 0 {
 		number := c.popped + uint64(i)
 		if p := c.pending.at(i); !p.acked {

@@ -29,15 +29,15 @@ func (l *Log) runStart() uint64 {
 	return l.last + 1
 }
 
-// doubtLoss notes that seq, which was just counted as lost, may be at the hub.
-func (l *Log) doubtLoss(seq uint64, why Loss) {
+// doubtLoss notes that from…to, which count as lost, may be at the hub.
+func (l *Log) doubtLoss(why Loss, from, to uint64) {
 	if l.doubt.lost == nil {
 		l.doubt.lost = map[Loss]*spans{}
 	}
 	if l.doubt.lost[why] == nil {
 		l.doubt.lost[why] = &spans{}
 	}
-	l.doubt.lost[why].add(seq, seq)
+	l.doubt.lost[why].add(from, to)
 }
 
 // doubtMarker notes that g, which was just taken back, may be declared at the hub.
@@ -87,7 +87,7 @@ func (l *Log) doubtFrom() (from uint64) {
 			lower(d.s[0].From)
 		}
 	}
-	for seq := range maps.Keys(l.doubt.markers) {
+	for seq := range l.doubt.markers {
 		lower(seq)
 	}
 	return from
@@ -124,8 +124,7 @@ func (l *Log) restoreDoubt(st logState) {
 	for why, list := range st.Doubt {
 		for _, s := range list {
 			if why < NumLosses && s.From <= s.To && s.To < l.first {
-				l.doubtLoss(s.From, why)
-				l.doubt.lost[why].add(s.From, s.To)
+				l.doubtLoss(why, s.From, s.To)
 			}
 		}
 	}

@@ -191,24 +191,8 @@ func TestForwarderSendsAgainWhatTheHubLost(t *testing.T) {
 func TestForwarderSendsAgainWhatAForgottenRunHides(t *testing.T) {
 	dir := t.TempDir()
 	h := &fakeHub{}
-	open := func(subjects ...string) (*Store, *Log) {
-		s, err := Open(dir, Options{Node: "n"})
-		if err != nil {
-			t.Fatal(err)
-		}
-		l, err := s.Log("OUT/c", Retention{Keep: UntilAcked, Grace: time.Hour, GraceBytes: 1 << 20})
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, sub := range subjects {
-			if _, err := l.Append(&msg.Msg{Subject: []byte(sub)}); err != nil {
-				t.Fatal(err)
-			}
-		}
-		waitSafe(t, s)
-		return s, l
-	}
-	s, _ := open("a.1")
+	s, _ := openWith(t, dir, "a.1")
+	waitSafe(t, s)
 	first := s.Epoch()
 	if err := s.Close(); err != nil {
 		t.Fatal(err)
@@ -225,8 +209,9 @@ func TestForwarderSendsAgainWhatAForgottenRunHides(t *testing.T) {
 		h.stored = h.stored[:3:3]
 		return `{"error":{"code":503,"err_code":10008,"description":"back in a moment"}}`
 	}
-	s, l := open("a.4", "a.5", "a.6")
+	s, l := openWith(t, dir, "a.4", "a.5", "a.6")
 	defer s.Close()
+	waitSafe(t, s)
 	f := NewForwarder(ForwarderOptions{Log: l, Uplink: h, Filters: []string{"a.>"}, Class: "c", RetryMin: 1, RetryMax: 1, AckTimeout: 100 * time.Millisecond})
 	h.f = f
 	drain(t, f, h)
@@ -259,15 +244,13 @@ func TestMarkFollowsTheFloor(t *testing.T) {
 	}
 }
 
-// forward appends the subjects, runs a forwarder until all are acknowledged or given
-// up, and returns what it counted.
-func forward(t *testing.T, h *fakeHub, subjects ...string) (ForwarderStats, LogStats) {
+// openWith opens an outbox and appends messages of these subjects.
+func openWith(t *testing.T, dir string, subjects ...string) (*Store, *Log) {
 	t.Helper()
-	s, err := Open(t.TempDir(), Options{Node: "n"})
+	s, err := Open(dir, Options{Node: "n"})
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer s.Close()
 	l, err := s.Log("OUT/c", Retention{Keep: UntilAcked, Grace: time.Hour, GraceBytes: 1 << 20})
 	if err != nil {
 		t.Fatal(err)
@@ -277,6 +260,15 @@ func forward(t *testing.T, h *fakeHub, subjects ...string) (ForwarderStats, LogS
 			t.Fatal(err)
 		}
 	}
+	return s, l
+}
+
+// forward appends the subjects, runs a forwarder until all are acknowledged or given
+// up, and returns what it counted.
+func forward(t *testing.T, h *fakeHub, subjects ...string) (ForwarderStats, LogStats) {
+	t.Helper()
+	s, l := openWith(t, t.TempDir(), subjects...)
+	defer s.Close()
 	f := NewForwarder(ForwarderOptions{Log: l, Uplink: h, Filters: []string{"a.>"}, Class: "c", RetryMin: 1, RetryMax: 1,
 		AckTimeout: 100 * time.Millisecond})
 	h.f = f

@@ -70,7 +70,7 @@ type Log struct {
 	marker     uint64         // sequence of the last marker of this run; handed out once it is on the disk
 	declared   uint64         // losses before this sequence were declared in an earlier run
 	asked      bool           // the hub was asked what it has of earlier runs
-	doubt      doubt
+	doubt      doubt          // what was dropped, and may be at the hub
 
 	conf      *conflation // nil: every message is kept
 	conflated uint64      // superseded since Open

@@ -454,12 +454,8 @@ func TestGenerationsNeverGoBack(t *testing.T) {
 	}
 	crash := func() {
 		old := s
-		to := t.TempDir()
-		if err := os.CopyFS(to, os.DirFS(dir)); err != nil {
-			t.Fatal(err)
-		}
+		dir = killed(t, dir)
 		old.Close()
-		dir = to
 		open()
 	}
 	open()

@@ -116,19 +116,17 @@ func (l *Log) drop(o ref, why Loss) {
 	}
 }
 
-// dropped counts what was dropped.
+// dropped counts o, which was dropped for a reason.
 func (l *Log) dropped(o ref, why Loss) {
 	doubtful := l.doubtful(o.seq)
-	switch {
-	case o.gap != nil && doubtful:
-		l.doubtMarker(o.seq, *o.gap)
-		fallthrough
-	case o.gap != nil:
-		l.undeclare(*o.gap)
-	default:
-		if l.lose(why, o.seq, o.seq, 1); doubtful {
-			l.doubtLoss(o.seq, why)
+	if o.gap != nil {
+		if l.undeclare(*o.gap); doubtful {
+			l.doubtMarker(o.seq, *o.gap)
 		}
+		return
+	}
+	if l.lose(why, o.seq, o.seq, 1); doubtful {
+		l.doubtLoss(why, o.seq, o.seq)
 	}
 }
 

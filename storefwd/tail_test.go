@@ -14,6 +14,12 @@ import (
 // tailLog is a log with a tail and its cursor, in a store that folds only when told.
 func tailLog(t *testing.T, dir string, r Retention) (*Store, *Log, *Cursor) {
 	t.Helper()
+	return tailLogIn(t, dir, r, CursorConfig{Ahead: true, MaxPending: 1000})
+}
+
+// tailLogIn has a cursor of its own order.
+func tailLogIn(t *testing.T, dir string, r Retention, order CursorConfig) (*Store, *Log, *Cursor) {
+	t.Helper()
 	s, err := Open(dir, Options{Node: "n", CommitInterval: time.Hour, FoldAfter: time.Hour})
 	if err != nil {
 		t.Fatal(err)
@@ -23,7 +29,7 @@ func tailLog(t *testing.T, dir string, r Retention) (*Store, *Log, *Cursor) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c, err := l.Cursor("hub", CursorConfig{Ahead: true, MaxPending: 1000})
+	c, err := l.Cursor("hub", order)
 	if err != nil {
 		t.Fatal(err)
 	}

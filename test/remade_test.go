@@ -20,8 +20,6 @@ type remade struct {
 	n      int // messages that were published
 }
 
-const remadeSubject = "r.a"
-
 func startRemade(t *testing.T) *remade {
 	hub := testkit.StartHub(t, testkit.HubOptions{JetStream: true})
 	js, err := jetstream.New(connect(t, hub.ClientURL()))
@@ -80,7 +78,7 @@ func (r *remade) publish() {
 		r.Fatal(err)
 	}
 	for range 50 {
-		if _, err := local.PublishAsync(remadeSubject, fmt.Append(nil, r.n)); err != nil {
+		if _, err := local.PublishAsync("r.a", fmt.Append(nil, r.n)); err != nil {
 			r.Fatal(err)
 		}
 		r.n++

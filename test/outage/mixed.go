@@ -36,7 +36,7 @@ func mixed(p *play) {
 // provoke is one fault, or none if what it would be about is down, or alone.
 func (p *play) provoke(down *int) {
 	kind := p.chance.IntN(7)
-	if kind == 2 && *down >= 0 || kind == 3 && len(p.hubs) == 1 || kind == 6 && *down >= 0 {
+	if (kind == 2 || kind == 6) && *down >= 0 || kind == 3 && len(p.hubs) == 1 {
 		return
 	}
 	p.faults++

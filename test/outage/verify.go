@@ -17,12 +17,12 @@ func (o *outcome) verify(t testkit.T, r *rig, all *load) {
 	got := map[int][]int{}
 	for _, b := range r.readAll(t) {
 		source, n, ok := unpack(b)
-		if g, is := unpackGap(b); is {
-			o.declared += g
-			continue
-		}
 		if !ok || source >= len(all.sources) {
-			o.wrong++
+			if count, is := unpackGap(b); is {
+				o.declared += count
+			} else {
+				o.wrong++
+			}
 			continue
 		}
 		got[source] = append(got[source], n)
