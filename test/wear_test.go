@@ -15,7 +15,7 @@ import (
 
 // TestOnlineWritesNothing counts what leafd writes to its store while 50,000 QoS 1
 // messages go through to the hub's stream: the hub acknowledges before the card is
-// needed. On a machine with other work the hub may be late by more than spill_after, which
+// needed. On a machine with other work the hub may take longer than it is given, which
 // costs a write, as it should: then a device has waited for so long. More time must do.
 func TestOnlineWritesNothing(t *testing.T) {
 	hub := testkit.StartHub(t, testkit.HubOptions{JetStream: true})
@@ -27,15 +27,16 @@ func TestOnlineWritesNothing(t *testing.T) {
 			return
 		}
 		t.Logf("the slowest 50 took %v; written to: %v", slowest, after.Files)
-		if slowest < spillAfter {
+		if slowest < hubHas {
 			t.Fatal("something is written though the hub was in time")
 		}
 	}
 	t.Error("something is written though the hub has all the time to answer")
 }
 
-// spillAfter is the default of store.spill_after.
-const spillAfter = 250 * time.Millisecond
+// hubHas is what a hub that is usually quick is given at least: half the default of
+// store.spill_after.
+const hubHas = 250 * time.Millisecond / 2
 
 // writtenOnline runs a leafd and six devices, numbered from first on, and returns what was
 // written before and after 50,000 messages of five of them, and the longest that a batch took.
