@@ -10,9 +10,9 @@ import (
 // This file is the life of a record from append to safe: the queue of what is not
 // safe yet, the barriers that wait for it, and the committer that writes it.
 //
-// A record is safe when it was synced to the journal, when the hub acknowledged
-// it, or when its retention dropped it. The first unsafe record holds back every
-// barrier behind it.
+// A record is safe when it was synced to the journal, or when the hub acknowledged
+// it. One whose loss is to be declared is written all the same, so that a crash does not
+// forget it. The first unsafe record holds back every barrier behind it.
 
 type barrier struct {
 	pos uint64 // of the last append before it
@@ -28,7 +28,8 @@ type rec struct {
 	pos   uint64 // order of appends over all logs
 	at    int64  // when it was appended, by mono
 	state recState
-	gone  bool // acknowledged or dropped: need not be written
+	gone  bool // acknowledged or dropped: nobody has to read it any more
+	lost  bool // … and that is to be declared: it is written for the count alone
 	early bool // acknowledged while an older one was not: counts no more
 	dead  bool // superseded, or early and released: counts no more, its place is empty
 	put   bool // a fold has, or had, it
@@ -43,9 +44,10 @@ const (
 	recSafe                 // safe
 )
 
-// makeSafe marks r safe. The caller holds mu and calls unlockAndFire after.
+// makeSafe marks r safe, unless it is lost and was not written. The caller holds mu and
+// calls unlockAndFire after.
 func (s *Store) makeSafe(r *rec) {
-	if r.state == recNew {
+	if r.state == recNew && !r.lost {
 		r.state = recSafe
 		s.unsafeBytes -= int64(len(r.buf))
 		r.log.succeed(r)
@@ -342,6 +344,9 @@ func (s *Store) gather(all bool) bool {
 			break
 		}
 		s.batch = append(s.batch, r)
+		if r == r.log.cutRec {
+			r.log.cutRec = nil
+		}
 	}
 	return len(s.batch) > 0
 }
@@ -399,6 +404,7 @@ func (s *Store) committed(bytes int) {
 	for _, r := range s.batch {
 		r.log.journaled = max(r.log.journaled, r.seq)
 		r.log.written++
+		r.lost = false
 		s.makeSafe(r)
 		r.log.wakeReaders()
 	}

@@ -240,6 +240,7 @@ func (c *Cursor) give(r *Record) bool {
 		c.settle(r.Seq, r.Seq)
 		return false
 	case l.expired(r):
+		l.forgo(r.Seq)
 		c.acknowledge(r.Seq, int64(r.size))
 		l.acked--
 		l.loseOnce(LostExpired, r.Seq)
@@ -327,7 +328,13 @@ func (c *Cursor) lose(seq uint64, why Loss) {
 	s := c.l.s
 	s.mu.Lock()
 	i := c.find(seq)
+	if seq < c.l.first {
+		c.l.missed(seq)
+	}
 	marker := i >= 0 && c.pending.at(i).gap
+	if !marker {
+		c.l.forgo(seq)
+	}
 	if _, ok, _ := c.mark(seq); ok && !marker {
 		c.l.acked--
 		c.l.loseOnce(why, seq)

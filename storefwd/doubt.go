@@ -2,9 +2,9 @@ package storefwd
 
 import "maps"
 
-// This file is about what a log dropped that the hub may have: it was on its way when the link
-// broke, or an earlier run had it, and a crash forgot what was acknowledged. It counts as lost
-// until the hub was asked, and no longer if it is found there.
+// This file is about what a log dropped that the hub may have: it was on its way, or an earlier
+// run had it, and a crash forgot what was acknowledged. It counts as lost until it is acknowledged
+// after all, or found when the hub is asked; it is declared when that did not happen.
 
 // doubt is what was dropped and may be at the hub.
 type doubt struct {
@@ -14,7 +14,7 @@ type doubt struct {
 
 // doubtful reports whether the hub may have a record that is not acknowledged.
 func (l *Log) doubtful(seq uint64) bool {
-	if !l.asked && seq < l.runStart() {
+	if !l.settledRuns && seq < l.runStart() {
 		return l.ret.Keep == UntilAcked
 	}
 	c := l.sole()
@@ -51,8 +51,70 @@ func (l *Log) doubtMarker(seq uint64, g gap) {
 // loseOnce counts the loss of a record, unless it was declared before a crash that made the
 // log forget.
 func (l *Log) loseOnce(why Loss, seq uint64) {
-	if seq >= l.declared {
+	if !l.wasDeclared(seq) {
 		l.lose(why, seq, seq, 1)
+	}
+}
+
+// wasDeclared reports whether the loss of seq was, before a crash.
+func (l *Log) wasDeclared(seq uint64) bool { return seq < l.declared && !l.undeclared.has(seq) }
+
+// doubted is what is in doubt of the losses for one reason.
+func (l *Log) doubted(reason string) gap {
+	g := gap{Reason: reason}
+	for why, d := range l.doubt.lost {
+		if d.n > 0 && why.String() == reason {
+			g.add(gap{From: d.s[0].From, To: d.top(), Count: d.n})
+		}
+	}
+	for _, m := range l.doubt.markers {
+		if m.Reason == reason {
+			g.add(m)
+		}
+	}
+	return g
+}
+
+// inDoubt is all sequences that are.
+func (l *Log) inDoubt() []span {
+	var all spans
+	for _, d := range l.doubt.lost {
+		for _, s := range d.s {
+			all.add(s.From, s.To)
+		}
+	}
+	for seq := range l.doubt.markers {
+		all.add(seq, seq)
+	}
+	return all.s
+}
+
+// onlyDoubted forgets all losses but those among seqs that are in doubt.
+func (l *Log) onlyDoubted(seqs *spans) {
+	was := l.doubt
+	l.gaps, l.doubt = nil, doubt{}
+	for why, d := range was.lost {
+		for _, s := range d.s {
+			for from, to := range seqs.within(s.From, s.To) {
+				l.doubtLoss(why, from, to)
+			}
+		}
+		if g := l.doubted(why.String()); g.Count > 0 {
+			l.addGap(g)
+		}
+	}
+	for seq, g := range was.markers {
+		if seqs.has(seq) {
+			l.doubtMarker(seq, g)
+			l.addGap(g)
+		}
+	}
+}
+
+// forgo notes that a record which is about to be settled is lost.
+func (l *Log) forgo(seq uint64) {
+	if r := l.inRAM(seq); r != nil {
+		r.lost = l.ret.GapSubject != ""
 	}
 }
 
@@ -75,6 +137,15 @@ func (l *Log) found(seq uint64) {
 	}
 }
 
+// missed notes that the hub has not got what was dropped.
+func (l *Log) missed(seq uint64) {
+	for _, d := range l.doubt.lost {
+		d.remove(seq, seq)
+	}
+	delete(l.doubt.markers, seq)
+	l.s.wakeBy(l.gapDue())
+}
+
 // doubtFrom is the first sequence in doubt, 0 if there is none.
 func (l *Log) doubtFrom() (from uint64) {
 	lower := func(seq uint64) {
@@ -95,14 +166,16 @@ func (l *Log) doubtFrom() (from uint64) {
 
 // settleDoubt notes that the hub was asked: what was not found there is lost, and what is
 // not acknowledged is not there. Of the latter a crash may have brought back what was
-// declared as lost before it: that stays lost.
-func (l *Log) settleDoubt() {
+// declared as lost before it: that stays lost. A hub that cannot be asked leaves no doubt
+// either, for it will not take back anything.
+func (l *Log) settleDoubt(asked bool) {
 	l.s.mu.Lock()
 	defer l.s.unlockAndFire()
-	l.asked, l.doubt = true, doubt{}
+	l.asked, l.settledRuns, l.doubt = l.asked || asked, true, doubt{}
 	for o, ok := l.head(); ok && o.seq < l.declared; o, ok = l.head() {
 		l.drop(o, LostOldest)
 	}
+	l.undeclared = spans{}
 	l.enforce()
 }
 
@@ -116,11 +189,14 @@ func (l *Log) doubtState(st *logState) {
 			st.Doubt[why] = d.list()
 		}
 	}
-	st.Declared, st.DoubtMarkers = l.declared, maps.Clone(l.doubt.markers)
+	st.Declared, st.Undeclared, st.DoubtMarkers = l.declared, l.undeclared.list(), maps.Clone(l.doubt.markers)
 }
 
 func (l *Log) restoreDoubt(st logState) {
 	l.declared, l.doubt.markers = min(st.Declared, l.last+1), maps.Clone(st.DoubtMarkers)
+	for _, s := range st.Undeclared {
+		l.undeclared.add(s.From, min(s.To, l.last))
+	}
 	for why, list := range st.Doubt {
 		for _, s := range list {
 			if why < NumLosses && s.From <= s.To && s.To < l.first {

@@ -37,14 +37,14 @@ func TestDroppedAndAtTheHub(t *testing.T) {
 	}
 	s, l, c = tailLog(t, dir, ret)
 	defer s.Close()
-	if floor, doubt := c.ambiguous(); floor != 1 || !doubt {
-		t.Errorf("the hub is asked for what is above %d, %v; want 1", floor, doubt)
+	if floor, doubt := c.ambiguous(); floor != 2 || !doubt {
+		t.Errorf("the hub is asked for what is above %d, %v; want 2", floor, doubt)
 	}
 	for _, seq := range []uint64{3, 4} {
 		c.Ack(seq)
 	}
 	lost(0, 5) // the other run counted
-	l.settleDoubt()
+	l.settleDoubt(true)
 	c.Ack(5)
 	lost(0, 5)
 }
@@ -85,7 +85,7 @@ func TestBoundAfterACrash(t *testing.T) {
 	for seq := range uint64(30) {
 		c.Ack(11 + seq) // found at the hub
 	}
-	l.settleDoubt()
+	l.settleDoubt(true)
 	if st := l.Stats(); st.Msgs != 15 || st.First != 1 || len(st.Lost) > 0 {
 		t.Errorf("%+v in the end, want the 10 that waited and the 5 that came", st)
 	}
@@ -115,9 +115,121 @@ func TestDeclaredOnce(t *testing.T) {
 	for _, seq := range seqs {
 		c.Ack(seq)
 	}
-	l.settleDoubt()
+	l.settleDoubt(true)
 	testkit.Eventually(t, func() bool { return l.Stats().Msgs == 0 }, "what was dropped is not sent: %+v", l.Stats())
 	if len(l.gaps) > 0 || len(l.Stats().Lost) > 0 {
 		t.Errorf("to be declared again: %v %v", l.gaps, l.Stats().Lost)
+	}
+}
+
+// What is lost before it was ever written is known after a crash, once its publisher was
+// answered: a full log's newest, a burst of more than the bound, what the hub refuses.
+func TestLossOutlivesACrash(t *testing.T) {
+	for _, full := range []Full{DropNewest, DropOldest} {
+		dir, ret := t.TempDir(), Retention{MaxMsgs: 10, Full: full, GapSubject: "a.gap"}
+		why := map[Full]Loss{DropNewest: LostNewest, DropOldest: LostOldest}[full]
+		s, l, _ := tailLog(t, dir, ret)
+		lost := func(want uint64) {
+			t.Helper()
+			if g := l.gaps[why.String()]; g.Count != want || g.From > g.To || l.Stats().Msgs != 10 {
+				t.Errorf("%v: %+v to be declared, want %d; %+v", full, l.gaps, want, l.Stats())
+			}
+		}
+		again := func() {
+			t.Helper()
+			waitSafe(t, s)
+			dir = killed(t, dir)
+			s.Close()
+			s, l, _ = tailLog(t, dir, ret)
+		}
+		appendN(t, l, 25)
+		lost(15)
+		again()
+		lost(15)
+		appendN(t, l, 5)
+		foldOnly(s) // the engine knows it, and the journal still has it
+		lost(20)
+		again()
+		lost(20)
+		appendN(t, l, 3)
+		again()
+		lost(23)
+		s.Close()
+	}
+}
+
+// What the hub refuses before it was written comes back after a crash, to be refused again.
+func TestRefusedOutlivesACrash(t *testing.T) {
+	dir, ret := t.TempDir(), Retention{GapSubject: "a.gap"}
+	s, l, c := tailLog(t, dir, ret)
+	appendN(t, l, 3)
+	for _, seq := range take(t, c, 3) {
+		c.lose(seq, LostRejected)
+	}
+	waitSafe(t, s)
+	dir = killed(t, dir)
+	s.Close()
+	s, l, _ = tailLog(t, dir, ret)
+	defer s.Close()
+	if st := l.Stats(); st.Msgs != 3 || st.First != 1 {
+		t.Errorf("%+v, want all three", st)
+	}
+}
+
+// A marker in the journal declares what was lost before it, and nothing of what the engine
+// knows to be lost since.
+func TestMarkerAndLaterLosses(t *testing.T) {
+	dir, ret := t.TempDir(), Retention{MaxMsgs: 10, GapSubject: "a.gap"}
+	s, l, c := tailLog(t, dir, ret)
+	appendN(t, l, 25)
+	l.setLive(true, time.Hour)
+	for _, seq := range take(t, c, 11) { // the last is the marker
+		c.Ack(seq)
+	}
+	l.setLive(false, 0)
+	appendN(t, l, 15)
+	waitSafe(t, s)
+	foldOnly(s) // of the half that is full: there is none
+	dir = killed(t, dir)
+	s.Close()
+	s, l, _ = tailLog(t, dir, ret)
+	defer s.Close()
+	if g := l.gaps["oldest_dropped"]; g.Count != 5 {
+		t.Errorf("to be declared: %+v, want 5", l.gaps)
+	}
+}
+
+// foldOnly makes a transaction without what is in the half of the journal that is written.
+func foldOnly(s *Store) {
+	done := make(chan struct{})
+	s.asks <- func() { s.fold(); close(done) }
+	<-done
+}
+
+// What was dropped for newer ones does not come back in a crash, to go to the hub behind what it
+// has of these: neither what the journal has nor what store.db has.
+func TestDroppedStaysDropped(t *testing.T) {
+	dir, ret := t.TempDir(), Retention{MaxMsgs: 10, GapSubject: "a.gap"}
+	s, l, _ := tailLog(t, dir, ret)
+	appendN(t, l, 5)
+	waitSafe(t, s)
+	s.Close()
+	s, l, c := tailLog(t, dir, ret) // store.db has these now
+	appendN(t, l, 5)
+	waitSafe(t, s)
+	for range 4 { // 6 … 9 of each round are dropped for the next, which the hub has
+		appendN(t, l, 5)
+	}
+	waitSafe(t, s)
+	for _, seq := range take(t, c, 5) {
+		c.Ack(seq)
+	}
+	ret.MaxMsgs = 1000 // the bound alone would let them come back
+	dir = killed(t, dir)
+	s.Close()
+	s, l, _ = tailLog(t, dir, ret)
+	defer s.Close()
+	if st := l.Stats(); st.Msgs != 10 || st.First != 21 || st.Lost["oldest_dropped"] != 20 {
+		t.Errorf("%+v, want the ten from 21 on", st)
 	}
 }

@@ -87,7 +87,8 @@ type logState struct {
 	Gaps         map[string]gap  `json:"gaps,omitempty"`  // lost and not declared, by reason
 	Doubt        map[Loss][]span `json:"doubt,omitempty"` // of these, perhaps at the hub
 	DoubtMarkers map[uint64]gap  `json:"doubt_markers,omitempty"`
-	Declared     uint64          `json:"declared,omitempty"` // losses before this sequence were, before a crash
+	Declared     uint64          `json:"declared,omitempty"`   // losses before this sequence were, before a crash …
+	Undeclared   []span          `json:"undeclared,omitempty"` // … but for these
 
 	Early     map[string][]span `json:"early,omitempty"`     // acknowledged above the floors; counted neither in Msgs nor in Bytes
 	Mark      mark              `json:"mark,omitzero"`       // up to where a hub's stream has nothing of ours but what is acknowledged

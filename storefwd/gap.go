@@ -21,10 +21,22 @@ type gap struct {
 	Count  uint64    `json:"count"`
 	Reason string    `json:"reason"`
 	Since  time.Time `json:"since,omitzero"`  // when the first was lost, if the clock knew
-	First  uint64    `json:"first,omitempty"` // all before this one are acknowledged, or declared by now
+	Doubt  []span    `json:"doubt,omitempty"` // with first: dropped before it, and perhaps at the hub
+	First  uint64    `json:"first,omitempty"` // all others before this one are acknowledged, or declared by now
 }
 
-const gapEvery = 5 * time.Second // between markers of a log
+// add makes g what it and more are together.
+func (g *gap) add(more gap) {
+	if g.Count == 0 {
+		g.From, g.To = more.From, more.To
+	}
+	g.From, g.To, g.Count = min(g.From, more.From), max(g.To, more.To), g.Count+more.Count
+}
+
+const (
+	gapEvery  = 5 * time.Second // between markers of a log
+	mostDoubt = 256             // ranges in one
+)
 
 // lose counts a loss, and remembers it for a marker.
 func (l *Log) lose(why Loss, from, to, count uint64) {
@@ -51,14 +63,25 @@ func (l *Log) addGap(g gap) {
 		}
 		return
 	}
-	have.From, have.To, have.Count = min(have.From, g.From), max(have.To, g.To), have.Count+g.Count
+	have.add(g)
 	l.gaps[g.Reason] = have
+}
+
+// certain is what is not in doubt of the losses.
+func (l *Log) certain() (all []gap) {
+	for reason, g := range l.gaps {
+		if d := l.doubted(reason).Count; g.Count > d {
+			g.Count -= d
+			all = append(all, g)
+		}
+	}
+	return all
 }
 
 // gapDue is when the committer declares what was lost, by mono: while the log drains,
 // so that markers do not fill it in an outage, and never in quick succession.
 func (l *Log) gapDue() int64 {
-	if len(l.gaps) == 0 || !l.live || l.ret.GapSubject == "" {
+	if !l.live || l.ret.GapSubject == "" || len(l.certain()) == 0 {
 		return 1<<63 - 1
 	}
 	if l.declaredAt == 0 {
@@ -74,23 +97,25 @@ func (l *Log) declare(now int64) {
 	if now < l.gapDue() || s.closed || s.failed != nil {
 		return
 	}
-	first := l.first
-	for reason, g := range l.gaps {
+	l.declaredAt = now
+	first, doubt, all := l.first, l.inDoubt(), l.certain()
+	for i, g := range all {
 		g.Outbox, g.First = l.name, 0
-		if len(l.gaps) == 1 {
-			g.First = first // the last of these markers tells that all is declared
+		if i == len(all)-1 && len(doubt) <= mostDoubt {
+			g.First, g.Doubt = first, doubt // the last of these markers tells that all is declared
 		}
 		body, err := json.Marshal(g)
-		m := &msg.Msg{Subject: []byte(l.ret.GapSubject), Header: []byte("NATS/1.0\r\nLeafd-Gap: " + reason + "\r\n\r\n"), Data: body, QoS: 1}
+		m := &msg.Msg{Subject: []byte(l.ret.GapSubject), Header: []byte("NATS/1.0\r\nLeafd-Gap: " + g.Reason + "\r\n\r\n"), Data: body, QoS: 1}
 		if size := int64(recordSize(m)); err != nil || s.unsafeBytes+size > s.limit {
-			continue // the next look finds more room
+			return // the next look finds more room
 		}
-		delete(l.gaps, reason)
+		if delete(l.gaps, g.Reason); l.doubted(g.Reason).Count > 0 {
+			l.gaps[g.Reason] = l.doubted(g.Reason)
+		}
 		l.gapNews = true
 		l.marker = l.last + 1
 		l.place(m, int64(s.o.Clock.Boot()), flagGap)
 	}
-	l.declaredAt = now
 }
 
 // beforeMarker is last, or what is before a marker that is not on the disk yet: what a
@@ -130,13 +155,24 @@ func (l *Log) gapState() map[string]gap {
 	return maps.Clone(l.gaps)
 }
 
-// replayGap takes out of what was lost what a marker in the journal declares.
-func (l *Log) replayGap(b []byte) {
+// replayGap takes out of what was lost what a marker in the journal declares, unless the
+// engine knew that.
+func (l *Log) replayGap(seq uint64, b []byte) {
 	g, ok := gapOf(b)
+	if !ok {
+		return
+	}
+	var doubt spans
+	for _, s := range g.Doubt {
+		doubt.add(s.From, min(s.To, seq))
+	}
+	if g.First > l.declared {
+		l.declared, l.undeclared = min(g.First, l.last), doubt
+	}
 	switch {
-	case !ok:
+	case seq <= l.told:
 	case g.First > 0: // and all others with it
-		l.declared, l.gaps, l.doubt = max(l.declared, min(g.First, l.last)), nil, doubt{}
+		l.onlyDoubted(&doubt)
 	default:
 		l.takeGap(g)
 	}

@@ -26,6 +26,7 @@ func TestGapMarkers(t *testing.T) {
 		s, l, c := tailLog(t, dir, ret)
 		defer s.Close()
 		appendN(t, l, 1)
+		l.settleDoubt(true)
 		l.setLive(true, time.Hour)
 		time.Sleep(10 * time.Second)
 		declared, data := uint64(0), 0

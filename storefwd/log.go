@@ -64,13 +64,20 @@ type Log struct {
 	slab  []rec
 	grow  int
 
-	gaps       map[string]gap // lost and not declared, by reason
-	gapNews    bool           // the engine does not know of all of them
-	declaredAt int64          // when markers were appended last, by mono
-	marker     uint64         // sequence of the last marker of this run; handed out once it is on the disk
-	declared   uint64         // losses before this sequence were declared in an earlier run
-	asked      bool           // the hub was asked what it has of earlier runs
-	doubt      doubt          // what was dropped, and may be at the hub
+	gaps        map[string]gap // lost and not declared, by reason
+	gapNews     bool           // the engine does not know of all of them
+	declaredAt  int64          // when markers were appended last, by mono
+	marker      uint64         // sequence of the last marker of this run; handed out once it is on the disk
+	declared    uint64         // losses before this sequence were declared in an earlier run …
+	undeclared  spans          // … but for these, which were in doubt
+	told        uint64         // last, as the engine knew it at the start, and with it what was lost and what was declared
+	asked       bool           // the hub was asked what it has of earlier runs …
+	settledRuns bool           // … or could not be, and nothing of them is in doubt
+	doubt       doubt          // what was dropped, and may be at the hub
+
+	cut, cutSaid uint64 // what is before was dropped for newer ones; the journal knows, or will with cutRec
+	cutRec       *rec   // waits to be written
+	cutBefore    uint64 // what is before was, by an earlier run
 
 	conf      *conflation // nil: every message is kept
 	conflated uint64      // superseded since Open
@@ -105,7 +112,7 @@ func (s *Store) restoreLog(id uint32, st logState) *Log {
 	for _, g := range st.Gaps {
 		l.addGap(g)
 	}
-	l.gapNews = false
+	l.gapNews, l.told = false, st.Last
 	if kept := l.kept(); kept > l.base { // a crash, or a close, came before their removal
 		l.removeTo = min(kept-1, l.folded)
 		l.removeMsgs = int64(min(l.removeTo, l.base+maxRemove)) - int64(l.base) + 1
@@ -198,39 +205,44 @@ func (l *Log) Append(m *msg.Msg) (seq uint64, err error) {
 		return 0, err
 	}
 	if l.ret.Full == DropNewest && (l.overWith(m, size) || l.squeezed(size)) {
-		l.last++ // it has had its place
-		l.lose(LostNewest, l.last, l.last, 1)
-		return l.last, nil
+		return l.turnAway(), nil
 	}
 	return l.place(m, now, 0), nil
 }
 
 // place puts m at the end of the log.
 func (l *Log) place(m *msg.Msg, now int64, flags uint8) (seq uint64) {
-	s, size := l.s, int64(recordSize(m))
+	s := l.s
+	l.sayCut()
 	l.last++
 	s.pos++
 	r := l.newRec()
 	*r = rec{log: l, seq: l.last, pos: s.pos, at: s.mono()}
-	r.buf = appendRecord(l.alloc(int(size)), l.id, s.epoch, r.seq, now, s.stampFlags()|flags, m)
+	r.buf = appendRecord(l.alloc(recordSize(m)), l.id, s.epoch, r.seq, now, s.stampFlags()|flags, m)
 	l.insert(r, s.epoch)
 	l.appended++
 	if l.ret.Memory {
 		r.state = recSafe
 	} else {
-		s.queue.push(r)
-		s.unsafeBytes += size
-		if l.ret.Interval == 0 {
-			s.plainTo, s.plainAt = r.pos, r.at
-		}
-		if s.unsafeBytes >= int64(s.o.CommitBytes) {
-			s.wakeBy(r.at)
-		} else {
-			s.wakeBy(s.due(r, false))
-		}
+		l.enqueue(r)
 	}
 	l.wakeReaders()
 	return r.seq
+}
+
+// enqueue gives r to the committer.
+func (l *Log) enqueue(r *rec) {
+	s := l.s
+	s.queue.push(r)
+	s.unsafeBytes += int64(len(r.buf))
+	if l.ret.Interval == 0 {
+		s.plainTo, s.plainAt = r.pos, r.at
+	}
+	if s.unsafeBytes >= int64(s.o.CommitBytes) {
+		s.wakeBy(r.at)
+	} else {
+		s.wakeBy(s.due(r, false))
+	}
 }
 
 // admit makes room for a record of size bytes, or says why there is none.
@@ -296,8 +308,11 @@ func (l *Log) overWith(m *msg.Msg, size int64) bool {
 	return l.over(1, size)
 }
 
-// enforce applies bounds that have become narrower.
+// enforce applies bounds that have become narrower, and what the journal says was dropped.
 func (l *Log) enforce() {
+	for o, ok := l.head(); ok && o.seq < l.cutBefore; o, ok = l.head() {
+		l.drop(o, LostOldest)
+	}
 	for l.over(0, 0) && l.ret.Full == DropOldest {
 		o, ok := l.head()
 		if !ok {

@@ -101,10 +101,13 @@ func (l *Log) drop(o ref, why Loss) {
 		l.pass(o, l.s.mono())
 		return
 	}
-	superseded := l.pop(o)
+	if why == LostOldest && l.conf == nil {
+		l.cut = max(l.cut, o.seq+1)
+	}
+	superseded := l.pop(o, l.ret.GapSubject != "")
 	if superseded {
 		l.conflated++
-	} else if o.seq >= l.declared {
+	} else if !l.wasDeclared(o.seq) {
 		l.dropped(o, why)
 	}
 	if o.r == nil {
@@ -135,7 +138,7 @@ func (l *Log) pass(o ref, now int64) {
 	if !l.isEarly(o) {
 		l.acked++
 	}
-	l.pop(o)
+	l.pop(o, false)
 	if l.ret.Grace > 0 {
 		l.keep(o, now)
 	} else if o.r == nil {
@@ -145,9 +148,9 @@ func (l *Log) pass(o ref, now int64) {
 	}
 }
 
-// pop takes the oldest record, o, out of the accounts. It reports whether a newer one
-// was about to supersede it.
-func (l *Log) pop(o ref) (superseded bool) {
+// pop takes the oldest record, o, out of the accounts; lost says that its loss is to be
+// declared. It reports whether a newer one was about to supersede it.
+func (l *Log) pop(o ref, lost bool) (superseded bool) {
 	superseded = l.settled(o.seq)
 	counts := !l.isEarly(o)
 	l.first = o.seq + 1
@@ -164,7 +167,7 @@ func (l *Log) pop(o ref) (superseded bool) {
 		l.ramMsgs--
 		l.ramBytes -= o.size
 	}
-	o.r.gone = true
+	o.r.gone, o.r.lost = true, (lost || o.r.lost) && !superseded
 	l.s.makeSafe(o.r)
 	return superseded
 }

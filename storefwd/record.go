@@ -49,6 +49,10 @@ const (
 	kindMsg    = 1
 	kindDevice = 2 // its header block is the usual one of an MQTT publish of its QoS, and left out
 
+	// In the journal alone, and no messages: recHeader and nothing else.
+	kindLost = 3 // a full log did not take the message of this sequence
+	kindCut  = 4 // what is before the sequence in the place of time was dropped for newer ones, of which this is one
+
 	flagQoS    = 0x03
 	flagRetain = 0x04
 	flagHeader = 0x08 // has a header block, perhaps an empty one
@@ -137,6 +141,8 @@ func wellFormed(b []byte) bool {
 		return header || le.Uint32(b[36:]) == 0
 	case kindDevice:
 		return !header && le.Uint32(b[36:]) == 0 && b[33]&flagQoS <= 2
+	case kindLost, kindCut:
+		return len(b) == recHeader
 	}
 	return false
 }

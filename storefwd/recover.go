@@ -165,6 +165,11 @@ func (s *Store) bringRecords() error {
 		s.note(n)
 	}
 	s.replayed = true
+	for _, l := range s.logs {
+		if l.claimed {
+			l.enforce()
+		}
+	}
 	s.useJournal(j, f.mode)
 	// What a killed process wrote and did not sync was given out: it is to be durable
 	// before the journal says so.
@@ -191,18 +196,22 @@ func (s *Store) restore(b []byte) {
 	if l == nil {
 		l = s.restoreLog(id, logState{})
 	}
+	if b[32] == kindLost || b[32] == kindCut {
+		l.replayTold(b, r.Seq)
+		return
+	}
 	if r.Seq <= l.folded || r.Seq <= l.journaled {
 		return // folded before the crash, or seen in the other half
 	}
 	if r.Seq < l.first || l.wasAcked(r.Seq) { // acknowledged, dropped or superseded when that was folded
 		l.journaled, l.last = r.Seq, max(l.last, r.Seq)
-		l.replayGap(b)
+		l.replayGap(r.Seq, b)
 		return
 	}
 	l.insert(&rec{log: l, seq: r.Seq, buf: append(l.alloc(len(b)), b...), state: recSafe}, r.Epoch)
 	l.oldMsgs, l.oldBytes = l.oldMsgs+1, l.oldBytes+int64(len(b))
 	l.journaled = r.Seq
-	l.replayGap(b)
+	l.replayGap(r.Seq, b)
 	s.dirty()
 }
 

@@ -63,9 +63,7 @@ func (f *Forwarder) resume(ctx context.Context) error {
 	}
 	f.keepOrder(places)
 	f.noteRead(places)
-	if !slices.ContainsFunc(places, func(p *place) bool { return p.probe }) {
-		f.l.settleDoubt()
-	}
+	f.l.settleDoubt(!slices.ContainsFunc(places, func(p *place) bool { return p.probe }))
 	f.places, f.head, f.partial = places, true, f.takePart(places)
 	f.tell(places)
 	return nil

@@ -452,7 +452,7 @@ func (l *Log) takeSalvaged(st logState, first uint64, found logState) {
 			l.ram.pop()
 			continue
 		}
-		l.pop(ref{seq: r.seq, size: int64(len(r.buf)), stamp: recordStamp(r.buf), r: r})
+		l.pop(ref{seq: r.seq, size: int64(len(r.buf)), stamp: recordStamp(r.buf), r: r}, false)
 	}
 	l.forgetAll()
 	l.base, l.first, l.stated = first, first, first

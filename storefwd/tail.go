@@ -238,6 +238,8 @@ func (c *Cursor) rewind(to uint64) (missing seqRange) {
 		l.scatter, l.scatterSaid = true, false
 	}
 	l.declared = min(l.declared, to+1) // to lose what is taken back is news
+	l.cutBefore = min(l.cutBefore, to+1)
+	l.cut, l.cutSaid = min(l.cut, to+1), 0
 	l.retakeEarly(c, to)
 	l.retake(start)
 	c.again(to)

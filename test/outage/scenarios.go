@@ -53,6 +53,8 @@ var scenarios = []scenario{
 	{name: "stream changed under load", hubs: 1, window: shortWindow, run: changed},
 	{name: "cluster: stream changed under load", hubs: 3, window: shortWindow, run: changed},
 	{name: "full: all at once", hubs: 1, window: shortWindow, box: `max_msgs: 5000`, run: mixed, bounded: true},
+	{name: "full, the newest dropped: all at once", hubs: 1, window: shortWindow, box: `max_msgs: 5000, full: "new"`, run: mixed, bounded: true},
+	{name: "full in a burst: all at once", hubs: 1, window: shortWindow, box: `max_msgs: 20`, run: mixed, bounded: true},
 	{name: "full, order newest: all at once", hubs: 1, window: shortWindow, box: `max_msgs: 5000, order: "newest"`, rows: anyOrder, run: mixed, bounded: true},
 	{name: "full, live_share: all at once", hubs: 1, window: shortWindow, box: `max_msgs: 5000, live_share: "30%"`, rows: 2, run: mixed, bounded: true},
 	{name: "clock", alone: playClock},
