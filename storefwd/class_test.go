@@ -41,6 +41,20 @@ func TestFull(t *testing.T) {
 	}
 }
 
+// What a full log turned away is no backlog: a drain that has come to its end is live.
+func TestTurnedAwayIsNoBacklog(t *testing.T) {
+	s, l, c := tailLog(t, t.TempDir(), Retention{MaxMsgs: 3, Full: DropNewest})
+	defer s.Close()
+	appendN(t, l, 10)
+	if !c.more() || c.backlog(3) || !c.backlog(2) {
+		t.Errorf("%d are left, want 3", c.left(l.end()))
+	}
+	take(t, c, 3)
+	if c.more() {
+		t.Error("there is more, though all were handed out")
+	}
+}
+
 // Nobody hurries a log with an Interval, and it makes nobody wait.
 func TestInterval(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -185,7 +185,7 @@ func (c *Cursor) backlog(n uint64) bool {
 	c.l.s.mu.Lock()
 	defer c.l.s.mu.Unlock()
 	c.catchUp()
-	return c.left(c.l.last) > n
+	return c.left(max(c.l.end(), c.taken.top())) > n // a full log may have turned away what comes behind
 }
 
 // left is how many sequences up to last, which is no less than any that was taken, were

@@ -361,6 +361,14 @@ func (l *Log) alloc(size int) []byte {
 	return b
 }
 
+// end is the sequence of the newest record in RAM, or where the engine ends.
+func (l *Log) end() uint64 {
+	if n := l.ram.len(); n > 0 {
+		return (*l.ram.at(n - 1)).seq
+	}
+	return l.folded
+}
+
 // trimEpochs forgets epochs that no record is left of, or in doubt, but for the last.
 func (l *Log) trimEpochs() {
 	if len(l.epochs) <= 1 {

@@ -167,9 +167,4 @@ func (s *Store) busy(f *Forwarder, yes bool) (higher chan struct{}) {
 }
 
 // more reports whether there are records that were not handed out.
-func (c *Cursor) more() bool {
-	c.l.s.mu.Lock()
-	defer c.l.s.mu.Unlock()
-	c.catchUp()
-	return c.left(c.l.last) > 0
-}
+func (c *Cursor) more() bool { return c.backlog(0) }
