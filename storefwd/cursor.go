@@ -322,8 +322,8 @@ func (c *Cursor) ack(seq, at uint64) (a acked) {
 	return a
 }
 
-// lose gives up seq for a reason: it counts as lost, not as acknowledged. A marker does
-// not, for to declare that would take another one: what it is about is in the counts.
+// lose gives up seq for a reason: it counts as lost, not as acknowledged. Of a marker what it
+// declares is taken back.
 func (c *Cursor) lose(seq uint64, why Loss) {
 	s := c.l.s
 	s.mu.Lock()
@@ -331,13 +331,17 @@ func (c *Cursor) lose(seq uint64, why Loss) {
 	if seq < c.l.first {
 		c.l.missed(seq)
 	}
-	marker := i >= 0 && c.pending.at(i).gap
-	if !marker {
+	if i >= 0 && c.pending.at(i).gap {
+		if !c.pending.at(i).acked {
+			c.l.undeclareUntaken(seq)
+		}
+		c.mark(seq)
+	} else {
 		c.l.forgo(seq)
-	}
-	if _, ok, _ := c.mark(seq); ok && !marker {
-		c.l.acked--
-		c.l.loseOnce(why, seq)
+		if _, ok, _ := c.mark(seq); ok {
+			c.l.acked--
+			c.l.loseOnce(why, seq)
+		}
 	}
 	c.l.trim()
 	s.unlockAndFire()

@@ -172,6 +172,7 @@ func (l *Log) settleDoubt(asked bool) {
 	l.s.mu.Lock()
 	defer l.s.unlockAndFire()
 	l.asked, l.settledRuns, l.doubt = l.asked || asked, true, doubt{}
+	l.notTaken = false
 	for o, ok := l.head(); ok && o.seq < l.declared; o, ok = l.head() {
 		l.drop(o, LostOldest)
 	}

@@ -50,7 +50,7 @@ func (l *Log) addGap(g gap) {
 	if l.gaps == nil {
 		l.gaps = map[string]gap{}
 	}
-	l.gapNews = true
+	l.gapNews, l.notTaken = true, false
 	l.s.dirty()
 	have, ok := l.gaps[g.Reason]
 	if !ok {
@@ -81,7 +81,7 @@ func (l *Log) certain() (all []gap) {
 // gapDue is when the committer declares what was lost, by mono: while the log drains,
 // so that markers do not fill it in an outage, and never in quick succession.
 func (l *Log) gapDue() int64 {
-	if !l.live || l.ret.GapSubject == "" || len(l.certain()) == 0 {
+	if !l.live || l.notTaken || l.ret.GapSubject == "" || len(l.certain()) == 0 {
 		return 1<<63 - 1
 	}
 	if l.declaredAt == 0 {
@@ -133,9 +133,33 @@ func (l *Log) beforeMarker(last uint64) uint64 {
 
 // undeclare takes back a marker that is itself dropped.
 func (l *Log) undeclare(g gap) {
-	if l.ret.GapSubject != "" {
+	if g.First, g.Doubt = 0, nil; l.ret.GapSubject != "" {
 		l.addGap(g)
 	}
+}
+
+// undeclareUntaken takes back a marker that the hub does not take. There is no other one until
+// there is another loss, or the hub is asked anew: its stream may have been changed.
+func (l *Log) undeclareUntaken(seq uint64) {
+	if g, ok := l.markerAt(seq); ok {
+		l.undeclare(g)
+		l.notTaken = true
+	}
+}
+
+// markerAt is what the marker at seq declares. ok is false if it cannot be read now.
+func (l *Log) markerAt(seq uint64) (g gap, ok bool) {
+	if r := l.inRAM(seq); r != nil {
+		return gapOf(r.buf)
+	}
+	if !l.s.readable {
+		return g, false
+	}
+	err := l.s.eng.Read(l.id, seq, seq, func(_ uint64, b []byte) bool {
+		g, ok = gapOf(b)
+		return false
+	})
+	return g, ok && err == nil
 }
 
 // gapOf is what a marker's bytes declare; ok is false for any other record.

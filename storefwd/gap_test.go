@@ -54,3 +54,49 @@ func TestGapMarkers(t *testing.T) {
 		}
 	})
 }
+
+// A marker that the hub's stream does not take is tried again when there is more to declare, or
+// the hub was asked anew, and declares all of it then.
+func TestMarkerNotTaken(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		s, l, c := tailLog(t, dir, Retention{MaxMsgs: 10, GapSubject: "a.gap"})
+		defer s.Close()
+		appendN(t, l, 12)
+		l.setLive(true, time.Hour)
+		take(t, c, 10)
+		marker := func() (seq, count uint64) {
+			t.Helper()
+			recs, err := c.Next(t.Context(), make([]Record, 0, 1))
+			if err != nil {
+				t.Fatal(err)
+			}
+			var g gap
+			if err := json.Unmarshal(recs[0].Data, &g); err != nil {
+				t.Fatalf("%s: %v", recs[0].Data, err)
+			}
+			return recs[0].Seq, g.Count
+		}
+		refused := func() {
+			t.Helper()
+			seq, count := marker()
+			if c.lose(seq, LostRejected); count != 2 {
+				t.Errorf("%d declared, want 2", count)
+			}
+		}
+		refused()
+		time.Sleep(time.Minute)
+		if c.more() {
+			t.Error("there is another marker")
+		}
+		l.settleDoubt(true)
+		refused()
+		time.Sleep(time.Minute)
+		c.lose(3, LostRejected)
+		_, one := marker() // for each of two reasons
+		_, other := marker()
+		if one+other != 3 || len(l.gaps) > 0 {
+			t.Errorf("%d and %d declared, %v to be, want 3 in all", one, other, l.gaps)
+		}
+	})
+}

@@ -66,6 +66,7 @@ type Log struct {
 
 	gaps        map[string]gap // lost and not declared, by reason
 	gapNews     bool           // the engine does not know of all of them
+	notTaken    bool           // the hub did not take the last marker
 	declaredAt  int64          // when markers were appended last, by mono
 	marker      uint64         // sequence of the last marker of this run; handed out once it is on the disk
 	declared    uint64         // losses before this sequence were declared in an earlier run …
