@@ -56,11 +56,13 @@ func (p *play) provoke(down *int) {
 		}
 	case 4:
 		p.all.quiet(func() {
+			p.reordered += p.uplink().Reordered
 			p.leafd.Kill()
 			p.leafd.Restart()
 		})
 	case 5:
 		p.all.quiet(func() {
+			p.reordered += p.uplink().Reordered
 			p.leafd.Stop()
 			p.leafd.Restart()
 		})
