@@ -14,7 +14,7 @@ type doubt struct {
 
 // doubtful reports whether the hub may have a record that is not acknowledged.
 func (l *Log) doubtful(seq uint64) bool {
-	if !l.settledRuns && seq < l.runStart() {
+	if !l.asked && seq < l.runStart() {
 		return l.ret.Keep == UntilAcked
 	}
 	c := l.sole()
@@ -167,12 +167,11 @@ func (l *Log) doubtFrom() (from uint64) {
 // settleDoubt notes that the hub was asked: what was not found there is lost, and what is
 // not acknowledged is not there. Of the latter a crash may have brought back what was
 // declared as lost before it: that stays lost. A hub that cannot be asked leaves no doubt
-// either, for it will not take back anything.
-func (l *Log) settleDoubt(asked bool) {
+// either, for nobody will ever know better.
+func (l *Log) settleDoubt() {
 	l.s.mu.Lock()
 	defer l.s.unlockAndFire()
-	l.asked, l.settledRuns, l.doubt = l.asked || asked, true, doubt{}
-	l.notTaken = false
+	l.asked, l.notTaken, l.doubt = true, false, doubt{}
 	for o, ok := l.head(); ok && o.seq < l.declared; o, ok = l.head() {
 		l.drop(o, LostOldest)
 	}

@@ -44,7 +44,7 @@ func TestDroppedAndAtTheHub(t *testing.T) {
 		c.Ack(seq)
 	}
 	lost(0, 5) // the other run counted
-	l.settleDoubt(true)
+	l.settleDoubt()
 	c.Ack(5)
 	lost(0, 5)
 }
@@ -85,7 +85,7 @@ func TestBoundAfterACrash(t *testing.T) {
 	for seq := range uint64(30) {
 		c.Ack(11 + seq) // found at the hub
 	}
-	l.settleDoubt(true)
+	l.settleDoubt()
 	if st := l.Stats(); st.Msgs != 15 || st.First != 1 || len(st.Lost) > 0 {
 		t.Errorf("%+v in the end, want the 10 that waited and the 5 that came", st)
 	}
@@ -115,7 +115,7 @@ func TestDeclaredOnce(t *testing.T) {
 	for _, seq := range seqs {
 		c.Ack(seq)
 	}
-	l.settleDoubt(true)
+	l.settleDoubt()
 	testkit.Eventually(t, func() bool { return l.Stats().Msgs == 0 }, "what was dropped is not sent: %+v", l.Stats())
 	if len(l.gaps) > 0 || len(l.Stats().Lost) > 0 {
 		t.Errorf("to be declared again: %v %v", l.gaps, l.Stats().Lost)

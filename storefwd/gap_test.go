@@ -26,7 +26,7 @@ func TestGapMarkers(t *testing.T) {
 		s, l, c := tailLog(t, dir, ret)
 		defer s.Close()
 		appendN(t, l, 1)
-		l.settleDoubt(true)
+		l.settleDoubt()
 		l.setLive(true, time.Hour)
 		time.Sleep(10 * time.Second)
 		declared, data := uint64(0), 0
@@ -89,7 +89,7 @@ func TestMarkerNotTaken(t *testing.T) {
 		if c.more() {
 			t.Error("there is another marker")
 		}
-		l.settleDoubt(true)
+		l.settleDoubt()
 		refused()
 		time.Sleep(time.Minute)
 		c.lose(3, LostRejected)

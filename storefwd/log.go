@@ -64,17 +64,16 @@ type Log struct {
 	slab  []rec
 	grow  int
 
-	gaps        map[string]gap // lost and not declared, by reason
-	gapNews     bool           // the engine does not know of all of them
-	notTaken    bool           // the hub did not take the last marker
-	declaredAt  int64          // when markers were appended last, by mono
-	marker      uint64         // sequence of the last marker of this run; handed out once it is on the disk
-	declared    uint64         // losses before this sequence were declared in an earlier run …
-	undeclared  spans          // … but for these, which were in doubt
-	told        uint64         // last, as the engine knew it at the start, and with it what was lost and what was declared
-	asked       bool           // the hub was asked what it has of earlier runs …
-	settledRuns bool           // … or could not be, and nothing of them is in doubt
-	doubt       doubt          // what was dropped, and may be at the hub
+	gaps       map[string]gap // lost and not declared, by reason
+	gapNews    bool           // the engine does not know of all of them
+	notTaken   bool           // the hub did not take the last marker
+	declaredAt int64          // when markers were appended last, by mono
+	marker     uint64         // sequence of the last marker of this run; handed out once it is on the disk
+	declared   uint64         // losses before this sequence were declared in an earlier run …
+	undeclared spans          // … but for these, which were in doubt
+	told       uint64         // last, as the engine knew it at the start, and with it what was lost and what was declared
+	asked      bool           // the hub was asked what it has of earlier runs
+	doubt      doubt          // what was dropped, and may be at the hub
 
 	cut, cutSaid uint64 // what is before was dropped for newer ones; the journal knows, or will with cutRec
 	cutRec       *rec   // waits to be written

@@ -63,7 +63,9 @@ func (f *Forwarder) resume(ctx context.Context) error {
 	}
 	f.keepOrder(places)
 	f.noteRead(places)
-	f.l.settleDoubt(!slices.ContainsFunc(places, func(p *place) bool { return p.probe }))
+	if !slices.ContainsFunc(places, func(p *place) bool { return p.probe }) {
+		f.l.settleDoubt()
+	}
 	f.places, f.head, f.partial = places, true, f.takePart(places)
 	f.tell(places)
 	return nil
