@@ -12,6 +12,102 @@ type doubt struct {
 	markers map[uint64]gap // gap markers among it
 }
 
+func (d *doubt) add(why Loss, from, to uint64) {
+	if d.lost == nil {
+		d.lost = map[Loss]*spans{}
+	}
+	if d.lost[why] == nil {
+		d.lost[why] = &spans{}
+	}
+	d.lost[why].add(from, to)
+}
+
+// addMarker adds what a marker declares that was just taken back.
+func (d *doubt) addMarker(seq uint64, g gap) {
+	if d.markers == nil {
+		d.markers = map[uint64]gap{}
+	}
+	d.markers[seq] = g
+}
+
+// merge adds what is in more.
+func (d *doubt) merge(more *doubt) {
+	for why, x := range more.lost {
+		for _, s := range x.s {
+			d.add(why, s.From, s.To)
+		}
+	}
+	for seq, g := range more.markers {
+		d.addMarker(seq, g)
+	}
+}
+
+// within is what is among seqs of it.
+func (d *doubt) within(seqs *spans) (in doubt) {
+	for why, x := range d.lost {
+		for _, s := range x.s {
+			for from, to := range seqs.within(s.From, s.To) {
+				in.add(why, from, to)
+			}
+		}
+	}
+	for seq, g := range d.markers {
+		if seqs.has(seq) {
+			in.addMarker(seq, g)
+		}
+	}
+	return in
+}
+
+// of is what there is for one reason.
+func (d *doubt) of(reason string) gap {
+	g := gap{Reason: reason}
+	for why, x := range d.lost {
+		if x.n > 0 && why.String() == reason {
+			g.add(gap{From: x.s[0].From, To: x.top(), Count: x.n})
+		}
+	}
+	for _, m := range d.markers {
+		if m.Reason == reason {
+			g.add(m)
+		}
+	}
+	return g
+}
+
+// seqs is all sequences in it, as ranges.
+func (d *doubt) seqs() []span {
+	var all spans
+	for _, x := range d.lost {
+		for _, s := range x.s {
+			all.add(s.From, s.To)
+		}
+	}
+	for seq := range d.markers {
+		all.add(seq, seq)
+	}
+	return all.s
+}
+
+// remove takes seq out, and reports what its loss was counted as. gap is of a marker.
+func (d *doubt) remove(seq uint64) (why Loss, g gap, ok bool) {
+	for why, x := range d.lost {
+		if x.has(seq) {
+			x.remove(seq, seq)
+			return why, gap{Reason: why.String(), Count: 1}, true
+		}
+	}
+	g, ok = d.markers[seq]
+	delete(d.markers, seq)
+	return NumLosses, g, ok
+}
+
+// forget takes out all for one reason.
+func (d *doubt) forget(reason string) {
+	maps.DeleteFunc(d.lost, func(why Loss, _ *spans) bool { return why.String() == reason })
+	maps.DeleteFunc(d.markers, func(_ uint64, g gap) bool { return g.Reason == reason })
+}
+
 // doubtful reports whether the hub may have a record that is not acknowledged.
 func (l *Log) doubtful(seq uint64) bool {
 	if !l.asked && seq < l.runStart() {
@@ -29,25 +125,6 @@ func (l *Log) runStart() uint64 {
 	return l.last + 1
 }
 
-// doubtLoss notes that from…to, which count as lost, may be at the hub.
-func (l *Log) doubtLoss(why Loss, from, to uint64) {
-	if l.doubt.lost == nil {
-		l.doubt.lost = map[Loss]*spans{}
-	}
-	if l.doubt.lost[why] == nil {
-		l.doubt.lost[why] = &spans{}
-	}
-	l.doubt.lost[why].add(from, to)
-}
-
-// doubtMarker notes that g, which was just taken back, may be declared at the hub.
-func (l *Log) doubtMarker(seq uint64, g gap) {
-	if l.doubt.markers == nil {
-		l.doubt.markers = map[uint64]gap{}
-	}
-	l.doubt.markers[seq] = g
-}
-
 // loseOnce counts the loss of a record, unless it was declared before a crash that made the
 // log forget.
 func (l *Log) loseOnce(why Loss, seq uint64) {
@@ -59,58 +136,6 @@ func (l *Log) loseOnce(why Loss, seq uint64) {
 // wasDeclared reports whether the loss of seq was, before a crash.
 func (l *Log) wasDeclared(seq uint64) bool { return seq < l.declared && !l.undeclared.has(seq) }
 
-// doubted is what is in doubt of the losses for one reason.
-func (l *Log) doubted(reason string) gap {
-	g := gap{Reason: reason}
-	for why, d := range l.doubt.lost {
-		if d.n > 0 && why.String() == reason {
-			g.add(gap{From: d.s[0].From, To: d.top(), Count: d.n})
-		}
-	}
-	for _, m := range l.doubt.markers {
-		if m.Reason == reason {
-			g.add(m)
-		}
-	}
-	return g
-}
-
-// inDoubt is all sequences that are.
-func (l *Log) inDoubt() []span {
-	var all spans
-	for _, d := range l.doubt.lost {
-		for _, s := range d.s {
-			all.add(s.From, s.To)
-		}
-	}
-	for seq := range l.doubt.markers {
-		all.add(seq, seq)
-	}
-	return all.s
-}
-
-// onlyDoubted forgets all losses but those among seqs that are in doubt.
-func (l *Log) onlyDoubted(seqs *spans) {
-	was := l.doubt
-	l.gaps, l.doubt = nil, doubt{}
-	for why, d := range was.lost {
-		for _, s := range d.s {
-			for from, to := range seqs.within(s.From, s.To) {
-				l.doubtLoss(why, from, to)
-			}
-		}
-		if g := l.doubted(why.String()); g.Count > 0 {
-			l.addGap(g)
-		}
-	}
-	for seq, g := range was.markers {
-		if seqs.has(seq) {
-			l.doubtMarker(seq, g)
-			l.addGap(g)
-		}
-	}
-}
-
 // forgo notes that a record which is about to be settled is lost.
 func (l *Log) forgo(seq uint64) {
 	if r := l.inRAM(seq); r != nil {
@@ -120,46 +145,33 @@ func (l *Log) forgo(seq uint64) {
 
 // found takes back the loss of what the hub has.
 func (l *Log) found(seq uint64) {
-	for why, d := range l.doubt.lost {
-		if !d.has(seq) {
-			continue
-		}
-		d.remove(seq, seq)
+	why, g, ok := l.doubt.remove(seq)
+	if !ok {
+		why, g, ok = l.late.remove(seq)
+	}
+	if !ok {
+		return
+	}
+	if l.takeGap(g); why < NumLosses {
 		l.acked++
 		if l.lost[why] > 0 { // it may be of an earlier run
 			l.lost[why]--
 		}
-		l.takeGap(gap{Reason: why.String(), Count: 1})
-	}
-	if g, ok := l.doubt.markers[seq]; ok {
-		delete(l.doubt.markers, seq)
-		l.takeGap(g)
 	}
 }
 
 // missed notes that the hub has not got what was dropped.
 func (l *Log) missed(seq uint64) {
-	for _, d := range l.doubt.lost {
-		d.remove(seq, seq)
-	}
-	delete(l.doubt.markers, seq)
+	l.doubt.remove(seq)
 	l.s.wakeBy(l.gapDue())
 }
 
-// doubtFrom is the first sequence in doubt, 0 if there is none.
+// doubtFrom is the first sequence that the hub is to be asked for, 0 if there is none.
 func (l *Log) doubtFrom() (from uint64) {
-	lower := func(seq uint64) {
-		if from == 0 || seq < from {
-			from = seq
+	for _, d := range []*doubt{&l.doubt, &l.late} {
+		if s := d.seqs(); len(s) > 0 && (from == 0 || s[0].From < from) {
+			from = s[0].From
 		}
-	}
-	for _, d := range l.doubt.lost {
-		if len(d.s) > 0 {
-			lower(d.s[0].From)
-		}
-	}
-	for seq := range l.doubt.markers {
-		lower(seq)
 	}
 	return from
 }
@@ -168,9 +180,16 @@ func (l *Log) doubtFrom() (from uint64) {
 // not acknowledged is not there. Of the latter a crash may have brought back what was
 // declared as lost before it: that stays lost. A hub that cannot be asked leaves no doubt
 // either, for nobody will ever know better.
+//
+// What an older connection still held may come in behind the question. So what was in doubt is
+// not declared at once, and until then it may be found.
 func (l *Log) settleDoubt() {
 	l.s.mu.Lock()
 	defer l.s.unlockAndFire()
+	if len(l.doubt.seqs()) > 0 {
+		l.late.merge(&l.doubt)
+		l.declaredAt = max(l.s.mono(), 1)
+	}
 	l.asked, l.notTaken, l.doubt = true, false, doubt{}
 	for o, ok := l.head(); ok && o.seq < l.declared; o, ok = l.head() {
 		l.drop(o, LostOldest)
@@ -181,15 +200,18 @@ func (l *Log) settleDoubt() {
 
 // doubtState says to the engine what is in doubt, restoreDoubt is its reverse.
 func (l *Log) doubtState(st *logState) {
-	for why, d := range l.doubt.lost {
-		if len(d.s) > 0 {
+	var all doubt
+	all.merge(&l.doubt)
+	all.merge(&l.late)
+	for why, x := range all.lost {
+		if len(x.s) > 0 {
 			if st.Doubt == nil {
 				st.Doubt = map[Loss][]span{}
 			}
-			st.Doubt[why] = d.list()
+			st.Doubt[why] = x.list()
 		}
 	}
-	st.Declared, st.Undeclared, st.DoubtMarkers = l.declared, l.undeclared.list(), maps.Clone(l.doubt.markers)
+	st.Declared, st.Undeclared, st.DoubtMarkers = l.declared, l.undeclared.list(), all.markers
 }
 
 func (l *Log) restoreDoubt(st logState) {
@@ -200,8 +222,20 @@ func (l *Log) restoreDoubt(st logState) {
 	for why, list := range st.Doubt {
 		for _, s := range list {
 			if why < NumLosses && s.From <= s.To && s.To < l.first {
-				l.doubtLoss(why, s.From, s.To)
+				l.doubt.add(why, s.From, s.To)
 			}
+		}
+	}
+}
+
+// onlyDoubted forgets all losses but those among seqs that are in doubt.
+func (l *Log) onlyDoubted(seqs *spans) {
+	l.doubt = l.doubt.within(seqs)
+	reasons := maps.Clone(l.gaps)
+	l.gaps = nil
+	for reason := range reasons {
+		if g := l.doubt.of(reason); g.Count > 0 {
+			l.addGap(g)
 		}
 	}
 }

@@ -70,7 +70,7 @@ func (l *Log) addGap(g gap) {
 // certain is what is not in doubt of the losses.
 func (l *Log) certain() (all []gap) {
 	for reason, g := range l.gaps {
-		if d := l.doubted(reason).Count; g.Count > d {
+		if d := l.doubt.of(reason).Count; g.Count > d {
 			g.Count -= d
 			all = append(all, g)
 		}
@@ -98,7 +98,7 @@ func (l *Log) declare(now int64) {
 		return
 	}
 	l.declaredAt = now
-	first, doubt, all := l.first, l.inDoubt(), l.certain()
+	first, doubt, all := l.first, l.doubt.seqs(), l.certain()
 	for i, g := range all {
 		g.Outbox, g.First = l.name, 0
 		if i == len(all)-1 && len(doubt) <= mostDoubt {
@@ -109,8 +109,10 @@ func (l *Log) declare(now int64) {
 		if size := int64(recordSize(m)); err != nil || s.unsafeBytes+size > s.limit {
 			return // the next look finds more room
 		}
-		if delete(l.gaps, g.Reason); l.doubted(g.Reason).Count > 0 {
-			l.gaps[g.Reason] = l.doubted(g.Reason)
+		delete(l.gaps, g.Reason)
+		l.late.forget(g.Reason)
+		if left := l.doubt.of(g.Reason); left.Count > 0 {
+			l.gaps[g.Reason] = left
 		}
 		l.gapNews = true
 		l.marker = l.last + 1

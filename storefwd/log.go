@@ -74,6 +74,7 @@ type Log struct {
 	told       uint64         // last, as the engine knew it at the start, and with it what was lost and what was declared
 	asked      bool           // the hub was asked what it has of earlier runs
 	doubt      doubt          // what was dropped, and may be at the hub
+	late       doubt          // was in doubt, was not found, and is not declared yet
 
 	cut, cutSaid uint64 // what is before was dropped for newer ones; the journal knows, or will with cutRec
 	cutRec       *rec   // waits to be written

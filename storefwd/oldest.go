@@ -124,12 +124,12 @@ func (l *Log) dropped(o ref, why Loss) {
 	doubtful := l.doubtful(o.seq)
 	if o.gap != nil {
 		if l.undeclare(*o.gap); doubtful {
-			l.doubtMarker(o.seq, *o.gap)
+			l.doubt.addMarker(o.seq, *o.gap)
 		}
 		return
 	}
 	if l.lose(why, o.seq, o.seq, 1); doubtful {
-		l.doubtLoss(why, o.seq, o.seq)
+		l.doubt.add(why, o.seq, o.seq)
 	}
 }
 
