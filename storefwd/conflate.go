@@ -26,6 +26,7 @@ type conflation struct {
 type newest struct {
 	seq  uint64
 	size int64
+	safe uint64 // the newest of its subject that is safe, or was acknowledged
 }
 
 // startConflation looks at what is in RAM; the rest is the committer's.
@@ -57,24 +58,30 @@ func (l *Log) supersede(r *rec) {
 func (l *Log) supersedeBy(subject []byte, seq uint64, size int64) {
 	c := l.conf
 	n := c.newest[string(subject)]
+	safe := uint64(0)
+	if l.isSafe(seq) {
+		safe = seq
+	}
+	if n != nil {
+		n.safe = max(n.safe, safe)
+	}
 	switch {
 	case n == nil && len(c.newest) >= maxSubjects && !l.sweep():
 	case n == nil:
-		c.newest[string(subject)] = &newest{seq, size}
+		c.newest[string(subject)] = &newest{seq, size, safe}
 	case n.seq > seq:
-		if l.superseding(seq) && l.isSafe(n.seq) {
+		if l.superseding(seq) && n.safe > seq {
 			l.bury(seq, size)
 		}
 	case n.seq < seq:
 		old := *n
-		*n = newest{seq, size}
-		r := l.inRAM(seq)
+		*n = newest{seq, size, n.safe}
 		switch {
 		case !l.superseding(old.seq):
-		case r == nil || r.state == recSafe:
+		case safe == seq:
 			l.bury(old.seq, old.size)
 		default:
-			r.older = old
+			l.inRAM(seq).older = old
 			l.conf.waiting[old.seq] = old.size
 			l.conf.waitBytes += old.size
 		}
@@ -83,6 +90,11 @@ func (l *Log) supersedeBy(subject []byte, seq uint64, size int64) {
 
 // succeed buries the one before r, which has become safe.
 func (l *Log) succeed(r *rec) {
+	if l.conf != nil && r.buf[33]&flagGap == 0 {
+		if n := l.conf.newest[string(recordSubject(r.buf))]; n != nil {
+			n.safe = max(n.safe, r.seq)
+		}
+	}
 	old := r.older
 	if r.older = (newest{}); old.seq > 0 {
 		l.settled(old.seq)
@@ -136,7 +148,19 @@ func (l *Log) stale(r *Record) bool {
 		return false
 	}
 	n := l.conf.newest[string(r.Subject)]
-	return n != nil && n.seq > r.Seq && !r.gap && l.isSafe(n.seq)
+	return n != nil && n.safe > r.Seq && !r.gap
+}
+
+// mixable is the last sequence up to which an order that is not the log's may hand records out:
+// of a newer one that is not safe nobody knows yet that it supersedes the older one, which would
+// follow it. ok is false while that is not known of what an earlier run left, either. A disk
+// that fails is not waited for.
+func (l *Log) mixable(last uint64) (to uint64, ok bool) {
+	if l.conf == nil || l.ret.Memory || l.s.failed != nil || l.s.retryAt != 0 {
+		return last, true
+	}
+	scanned := l.conf.scan > l.conf.scanTo || !l.s.readable || l.s.salvaging != nil
+	return min(last, max(l.journaled, l.folded)), scanned
 }
 
 // bury takes one that is superseded out of the log. Who waits for it has the newer one.
@@ -264,7 +288,7 @@ func (l *Log) scanSome() {
 	s.mu.Unlock()
 	room := readBytes
 	err := s.eng.Read(l.id, from, to, func(seq uint64, b []byte) bool {
-		f := found{newest: newest{seq, int64(len(b))}}
+		f := found{newest: newest{seq: seq, size: int64(len(b))}}
 		if wellFormed(b) && b[33]&flagGap == 0 {
 			f.subject = append(f.subject, recordSubject(b)...)
 		}
@@ -285,5 +309,6 @@ func (l *Log) scanSome() {
 	}
 	if c.scan > c.scanTo {
 		l.enforce()
+		l.wakeReaders()
 	}
 }

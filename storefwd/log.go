@@ -220,13 +220,13 @@ func (l *Log) place(m *msg.Msg, now int64, flags uint8) (seq uint64) {
 	r := l.newRec()
 	*r = rec{log: l, seq: l.last, pos: s.pos, at: s.mono()}
 	r.buf = appendRecord(l.alloc(recordSize(m)), l.id, s.epoch, r.seq, now, s.stampFlags()|flags, m)
-	l.insert(r, s.epoch)
-	l.appended++
 	if l.ret.Memory {
 		r.state = recSafe
 	} else {
 		l.enqueue(r)
 	}
+	l.insert(r, s.epoch)
+	l.appended++
 	l.wakeReaders()
 	return r.seq
 }

@@ -49,6 +49,10 @@ func (c *Cursor) pick(last uint64) (w wanted) {
 	if c.mix.split == 0 && c.left(last) <= uint64(c.cfg.Backlog) || len(c.done.s) > fewSpans {
 		return w
 	}
+	last, ok := c.l.mixable(last)
+	if w.To = min(w.To, last); !ok || w.From > w.To {
+		return wanted{span: span{1, 0}}
+	}
 	w.bytes = min(w.bytes, chunkBytes)
 	if c.cfg.Newest {
 		w.From, w.To = c.taken.lastGap(oldest, last)

@@ -50,6 +50,8 @@ var scenarios = []scenario{
 	{name: "cluster: all at once", hubs: 3, window: shortWindow, run: mixed},
 	{name: "shared: all at once", hubs: 1, window: shortWindow, run: mixed, others: true, loses: true},
 	{name: "conflate: all at once", hubs: 1, window: shortWindow, box: `conflate: true`, run: mixed, lastOnly: true},
+	{name: "conflate, order newest: all at once", hubs: 1, window: shortWindow, box: `conflate: true, order: "newest"`, run: mixed, lastOnly: true},
+	{name: "conflate, live_share: all at once", hubs: 1, window: shortWindow, box: `conflate: true, live_share: "30%"`, run: mixed, lastOnly: true},
 	{name: "aged: all at once", hubs: 1, window: shortWindow, box: `max_age: "500ms"`, run: mixed, bounded: true},
 	{name: "stream changed under load", hubs: 1, window: shortWindow, run: changed},
 	{name: "cluster: stream changed under load", hubs: 3, window: shortWindow, run: changed},
