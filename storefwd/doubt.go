@@ -89,6 +89,24 @@ func (d *doubt) seqs() []span {
 	return all.s
 }
 
+// from is its first sequence, 0 if there is none.
+func (d *doubt) from() (from uint64) {
+	lower := func(seq uint64) {
+		if from == 0 || seq < from {
+			from = seq
+		}
+	}
+	for _, x := range d.lost {
+		if len(x.s) > 0 {
+			lower(x.s[0].From)
+		}
+	}
+	for seq := range d.markers {
+		lower(seq)
+	}
+	return from
+}
+
 // remove takes seq out, and reports what its loss was counted as. gap is of a marker.
 func (d *doubt) remove(seq uint64) (why Loss, g gap, ok bool) {
 	for why, x := range d.lost {
@@ -168,10 +186,9 @@ func (l *Log) missed(seq uint64) {
 
 // doubtFrom is the first sequence that the hub is to be asked for, 0 if there is none.
 func (l *Log) doubtFrom() (from uint64) {
-	for _, d := range []*doubt{&l.doubt, &l.late} {
-		if s := d.seqs(); len(s) > 0 && (from == 0 || s[0].From < from) {
-			from = s[0].From
-		}
+	from = l.doubt.from()
+	if late := l.late.from(); from == 0 || late > 0 && late < from {
+		from = late
 	}
 	return from
 }
@@ -186,11 +203,11 @@ func (l *Log) doubtFrom() (from uint64) {
 func (l *Log) settleDoubt() {
 	l.s.mu.Lock()
 	defer l.s.unlockAndFire()
-	if len(l.doubt.seqs()) > 0 {
+	if l.doubt.from() > 0 {
 		l.late.merge(&l.doubt)
 		l.declaredAt = max(l.s.mono(), 1)
 	}
-	l.asked, l.notTaken, l.doubt = true, false, doubt{}
+	l.asked, l.notTaken, l.doubt = true, 0, doubt{}
 	for o, ok := l.head(); ok && o.seq < l.declared; o, ok = l.head() {
 		l.drop(o, LostOldest)
 	}

@@ -35,6 +35,7 @@ func (g *gap) add(more gap) {
 
 const (
 	gapEvery  = 5 * time.Second // between markers of a log
+	gapLatest = time.Hour       // … that the hub does not take
 	mostDoubt = 256             // ranges in one
 )
 
@@ -50,7 +51,7 @@ func (l *Log) addGap(g gap) {
 	if l.gaps == nil {
 		l.gaps = map[string]gap{}
 	}
-	l.gapNews, l.notTaken = true, false
+	l.gapNews, l.notTaken = true, 0
 	l.s.dirty()
 	have, ok := l.gaps[g.Reason]
 	if !ok {
@@ -81,13 +82,13 @@ func (l *Log) certain() (all []gap) {
 // gapDue is when the committer declares what was lost, by mono: while the log drains,
 // so that markers do not fill it in an outage, and never in quick succession.
 func (l *Log) gapDue() int64 {
-	if !l.live || l.notTaken || l.ret.GapSubject == "" || len(l.certain()) == 0 {
+	if !l.live || l.ret.GapSubject == "" || len(l.certain()) == 0 {
 		return 1<<63 - 1
 	}
 	if l.declaredAt == 0 {
 		return 1
 	}
-	return l.declaredAt + int64(gapEvery)
+	return l.declaredAt + int64(max(gapEvery, l.notTaken))
 }
 
 // declare appends the markers that are due. They are beyond the log's bounds: a full
@@ -100,7 +101,7 @@ func (l *Log) declare(now int64) {
 	l.declaredAt = now
 	first, doubt, all := l.first, l.doubt.seqs(), l.certain()
 	for i, g := range all {
-		g.Outbox, g.First = l.name, 0
+		g.Outbox, g.First, g.Doubt = l.name, 0, nil
 		if i == len(all)-1 && len(doubt) <= mostDoubt {
 			g.First, g.Doubt = first, doubt // the last of these markers tells that all is declared
 		}
@@ -140,12 +141,13 @@ func (l *Log) undeclare(g gap) {
 	}
 }
 
-// undeclareUntaken takes back a marker that the hub does not take. There is no other one until
-// there is another loss, or the hub is asked anew: its stream may have been changed.
+// undeclareUntaken takes back a marker that the hub does not take. The stream may be changed, so
+// there is another one later: soon if there is another loss, or the hub was asked anew.
 func (l *Log) undeclareUntaken(seq uint64) {
 	if g, ok := l.markerAt(seq); ok {
+		wait := l.notTaken
 		l.undeclare(g)
-		l.notTaken = true
+		l.notTaken = min(max(2*wait, 2*gapEvery), gapLatest)
 	}
 }
 
@@ -196,7 +198,7 @@ func (l *Log) replayGap(seq uint64, b []byte) {
 		l.declared, l.undeclared = min(g.First, l.last), doubt
 	}
 	switch {
-	case seq <= l.told:
+	case seq <= l.knownTo:
 	case g.First > 0: // and all others with it
 		l.onlyDoubted(&doubt)
 	default:

@@ -55,8 +55,8 @@ func TestGapMarkers(t *testing.T) {
 	})
 }
 
-// A marker that the hub's stream does not take is tried again when there is more to declare, or
-// the hub was asked anew, and declares all of it then.
+// A marker that the hub's stream does not take is tried again, less and less often, and at once when
+// there is more to declare, or the hub was asked anew. It declares all of it then.
 func TestMarkerNotTaken(t *testing.T) {
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
@@ -84,14 +84,20 @@ func TestMarkerNotTaken(t *testing.T) {
 				t.Errorf("%d declared, want 2", count)
 			}
 		}
-		refused()
-		time.Sleep(time.Minute)
-		if c.more() {
-			t.Error("there is another marker")
+		after := func(want time.Duration) {
+			t.Helper()
+			began := time.Now()
+			if refused(); time.Since(began) != want {
+				t.Errorf("a marker after %v, want %v", time.Since(began), want)
+			}
+		}
+		after(0)
+		for _, wait := range []time.Duration{10, 20, 40, 80} {
+			after(wait * time.Second)
 		}
 		l.settleDoubt()
-		refused()
-		time.Sleep(time.Minute)
+		after(5 * time.Second)
+		time.Sleep(6 * time.Second)
 		c.lose(3, LostRejected)
 		_, one := marker() // for each of two reasons
 		_, other := marker()

@@ -66,12 +66,12 @@ type Log struct {
 
 	gaps       map[string]gap // lost and not declared, by reason
 	gapNews    bool           // the engine does not know of all of them
-	notTaken   bool           // the hub did not take the last marker
+	notTaken   time.Duration  // how long the next marker is put off, since the hub did not take the last
 	declaredAt int64          // when markers were appended last, by mono
 	marker     uint64         // sequence of the last marker of this run; handed out once it is on the disk
 	declared   uint64         // losses before this sequence were declared in an earlier run …
 	undeclared spans          // … but for these, which were in doubt
-	told       uint64         // last, as the engine knew it at the start, and with it what was lost and what was declared
+	knownTo    uint64         // last, as the engine knew it at the start, and with it what was lost and what was declared
 	asked      bool           // the hub was asked what it has of earlier runs
 	doubt      doubt          // what was dropped, and may be at the hub
 	late       doubt          // was in doubt, was not found, and is not declared yet
@@ -113,7 +113,7 @@ func (s *Store) restoreLog(id uint32, st logState) *Log {
 	for _, g := range st.Gaps {
 		l.addGap(g)
 	}
-	l.gapNews, l.told = false, st.Last
+	l.gapNews, l.knownTo = false, st.Last
 	if kept := l.kept(); kept > l.base { // a crash, or a close, came before their removal
 		l.removeTo = min(kept-1, l.folded)
 		l.removeMsgs = int64(min(l.removeTo, l.base+maxRemove)) - int64(l.base) + 1

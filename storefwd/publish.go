@@ -62,8 +62,7 @@ func (f *Forwarder) live() {
 func (f *Forwarder) send(ctx context.Context, r *Record, most int) error {
 	if f.partial {
 		if err := f.untaken(r); err != nil && r.gap {
-			f.c.lose(r.Seq, LostRejected)
-			return nil
+			return f.markerUntaken(ctx, r)
 		} else if err != nil {
 			return err
 		}

@@ -269,6 +269,12 @@ func (s *Store) bringJournal() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.stats.MetaBytes += n
+	for _, l := range s.logs { // what the old one told of losses is in RAM alone
+		if len(l.gaps) > 0 {
+			l.gapNews = true
+			s.foldNow()
+		}
+	}
 	s.useJournal(j, f.mode)
 	return nil
 }

@@ -361,6 +361,19 @@ func (f *Forwarder) untaken(r *Record) error {
 	return fmt.Errorf("no stream on the hub captures %.256q, which is next; add it to the subjects of stream %q there, or take it out of this outbox's", subject, f.places[0].name)
 }
 
+// markerUntaken gives a marker back that the streams left out when they were asked. One that
+// takes it by now is a reason to ask again.
+func (f *Forwarder) markerUntaken(ctx context.Context, r *Record) error {
+	f.c.lose(r.Seq, LostRejected)
+	f.mu.Lock()
+	f.st.LastError = fmt.Sprintf("a gap marker: no stream on the hub captures %.256q", r.Subject)
+	f.mu.Unlock()
+	if names, err := f.streamNames(ctx, string(r.Subject)); err == nil && len(names) > 0 {
+		return fmt.Errorf("%w: stream %q takes %.256q by now", errResync, names[0], r.Subject)
+	}
+	return nil
+}
+
 // placeOf is the stream that takes a subject, and which of its filters does.
 func (f *Forwarder) placeOf(subject []byte) (p *place, filter int) {
 	if len(f.places) == 1 && len(f.places[0].filters) == 1 {

@@ -45,7 +45,7 @@ func (l *Log) sayCut() {
 // replayTold takes back what was told, unless it is no news to the engine.
 func (l *Log) replayTold(b []byte, seq uint64) {
 	switch {
-	case seq <= l.told:
+	case seq <= l.knownTo:
 	case b[32] == kindCut:
 		l.cutBefore = max(l.cutBefore, min(le.Uint64(b[24:]), seq))
 		l.cut, l.cutSaid = l.cutBefore, l.cutBefore

@@ -3,9 +3,12 @@ package test
 import (
 	"encoding/json"
 	"fmt"
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/leafd/leafd/internal/testkit"
 )
@@ -111,5 +114,37 @@ func TestGapIsDeclaredOnce(t *testing.T) {
 		if subject := last(n); subject != "cable.x" {
 			t.Errorf("message %d is %s: declared again", n, subject)
 		}
+	}
+}
+
+// TestGapThatTheStreamLeftOut has a hub's stream that does not take gap_subject when an outage is over.
+// It is changed then, with nothing else to send, and has the marker.
+func TestGapThatTheStreamLeftOut(t *testing.T) {
+	hub := testkit.StartHub(t, testkit.HubOptions{JetStream: true})
+	js, err := jetstream.New(connect(t, hub.ClientURL(), nats.MaxReconnects(-1), nats.ReconnectWait(50*time.Millisecond)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := jetstream.StreamConfig{Name: "CABLE", Subjects: []string{"cable.x"}}
+	if _, err := js.CreateStream(t.Context(), c); err != nil {
+		t.Fatal(err)
+	}
+	l := testkit.StartLeafd(t, testkit.LeafdOptions{Config: "http: $LEAFD_HTTP_PORT" + gapConfig, Env: map[string]string{"LEAFD_HUB_URL": hub.LeafURL()}})
+	hub.Kill()
+	publishNumbers(t, l, 0, 120)
+	hub.Restart()
+	var u outboxState
+	testkit.Eventually(t, func() bool {
+		u = uplinkBox(l)
+		return u.Acked >= 100 && strings.Contains(u.Reason, "gap marker") && u.Messages == 0
+	}, "100 are there and the marker was tried: %+v", &u)
+	c.Subjects = []string{"cable.>"}
+	var s jetstream.Stream
+	testkit.Eventually(t, func() bool { s, err = js.UpdateStream(t.Context(), c); return err == nil }, "the stream is changed: %v", err)
+	var m *jetstream.RawStreamMsg
+	testkit.Eventually(t, func() bool { m, err = s.GetLastMsgForSubject(t.Context(), "cable.gap"); return err == nil }, "a marker in the stream")
+	var g struct{ Count uint64 }
+	if err := json.Unmarshal(m.Data, &g); err != nil || g.Count != 20 || s.CachedInfo().State.Msgs != 100 {
+		t.Errorf("%s %v, and %d messages before it; want 20 declared of 120", m.Data, err, s.CachedInfo().State.Msgs)
 	}
 }

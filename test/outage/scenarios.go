@@ -100,7 +100,7 @@ func (s scenario) play(t testkit.T, msgs int, chance *rand.Rand) outcome {
 	p.all.done.Wait()
 	p.drained(t)
 	if s.bounded {
-		p.wait(6 * time.Second) // markers are 5 s apart
+		p.wait(16 * time.Second) // markers are 5 s apart, and 10 s behind one that a changed stream did not take
 		p.drained(t)
 	}
 	p.whole(t)
