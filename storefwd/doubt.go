@@ -1,6 +1,9 @@
 package storefwd
 
-import "maps"
+import (
+	"maps"
+	"math"
+)
 
 // This file is about what a log dropped that the hub may have: it was on its way, or an earlier
 // run had it, and a crash forgot what was acknowledged. It counts as lost until it is acknowledged
@@ -8,18 +11,8 @@ import "maps"
 
 // doubt is what was dropped and may be at the hub.
 type doubt struct {
-	lost    map[Loss]*spans
+	lost    [NumLosses]spans
 	markers map[uint64]gap // gap markers among it
-}
-
-func (d *doubt) add(why Loss, from, to uint64) {
-	if d.lost == nil {
-		d.lost = map[Loss]*spans{}
-	}
-	if d.lost[why] == nil {
-		d.lost[why] = &spans{}
-	}
-	d.lost[why].add(from, to)
 }
 
 // addMarker adds what a marker declares that was just taken back.
@@ -30,40 +23,31 @@ func (d *doubt) addMarker(seq uint64, g gap) {
 	d.markers[seq] = g
 }
 
-// merge adds what is in more.
-func (d *doubt) merge(more *doubt) {
-	for why, x := range more.lost {
-		for _, s := range x.s {
-			d.add(why, s.From, s.To)
-		}
-	}
-	for seq, g := range more.markers {
-		d.addMarker(seq, g)
-	}
-}
-
-// within is what is among seqs of it.
-func (d *doubt) within(seqs *spans) (in doubt) {
-	for why, x := range d.lost {
-		for _, s := range x.s {
-			for from, to := range seqs.within(s.From, s.To) {
-				in.add(why, from, to)
+// add adds what is in more, and in seqs; nil is all.
+func (d *doubt) add(more *doubt, seqs *spans) {
+	for why := range more.lost {
+		for _, s := range more.lost[why].s {
+			if seqs == nil {
+				d.lost[why].add(s.From, s.To)
+				continue
+			}
+			for _, in := range seqs.s {
+				d.lost[why].add(max(s.From, in.From), min(s.To, in.To))
 			}
 		}
 	}
-	for seq, g := range d.markers {
-		if seqs.has(seq) {
-			in.addMarker(seq, g)
+	for seq, g := range more.markers {
+		if seqs == nil || seqs.has(seq) {
+			d.addMarker(seq, g)
 		}
 	}
-	return in
 }
 
 // of is what there is for one reason.
 func (d *doubt) of(reason string) gap {
 	g := gap{Reason: reason}
-	for why, x := range d.lost {
-		if x.n > 0 && why.String() == reason {
+	for why := range d.lost {
+		if x := &d.lost[why]; x.n > 0 && Loss(why).String() == reason {
 			g.add(gap{From: x.s[0].From, To: x.top(), Count: x.n})
 		}
 	}
@@ -75,44 +59,42 @@ func (d *doubt) of(reason string) gap {
 	return g
 }
 
-// seqs is all sequences in it, as ranges.
-func (d *doubt) seqs() []span {
-	var all spans
-	for _, x := range d.lost {
-		for _, s := range x.s {
+// seqs is all sequences in it.
+func (d *doubt) seqs() (all spans) {
+	for why := range d.lost {
+		for _, s := range d.lost[why].s {
 			all.add(s.From, s.To)
 		}
 	}
 	for seq := range d.markers {
 		all.add(seq, seq)
 	}
-	return all.s
+	return all
 }
 
 // from is its first sequence, 0 if there is none.
 func (d *doubt) from() (from uint64) {
-	lower := func(seq uint64) {
-		if from == 0 || seq < from {
-			from = seq
-		}
-	}
-	for _, x := range d.lost {
-		if len(x.s) > 0 {
-			lower(x.s[0].From)
+	first := uint64(math.MaxUint64)
+	for why := range d.lost {
+		if s := d.lost[why].s; len(s) > 0 {
+			first = min(first, s[0].From)
 		}
 	}
 	for seq := range d.markers {
-		lower(seq)
+		first = min(first, seq)
 	}
-	return from
+	if first == math.MaxUint64 {
+		return 0
+	}
+	return first
 }
 
 // remove takes seq out, and reports what its loss was counted as. gap is of a marker.
 func (d *doubt) remove(seq uint64) (why Loss, g gap, ok bool) {
-	for why, x := range d.lost {
-		if x.has(seq) {
+	for why := range d.lost {
+		if x := &d.lost[why]; x.has(seq) {
 			x.remove(seq, seq)
-			return why, gap{Reason: why.String(), Count: 1}, true
+			return Loss(why), gap{Reason: Loss(why).String(), Count: 1}, true
 		}
 	}
 	g, ok = d.markers[seq]
@@ -122,8 +104,16 @@ func (d *doubt) remove(seq uint64) (why Loss, g gap, ok bool) {
 
 // forget takes out all for one reason.
 func (d *doubt) forget(reason string) {
-	maps.DeleteFunc(d.lost, func(why Loss, _ *spans) bool { return why.String() == reason })
-	maps.DeleteFunc(d.markers, func(_ uint64, g gap) bool { return g.Reason == reason })
+	for why := range d.lost {
+		if Loss(why).String() == reason {
+			d.lost[why] = spans{}
+		}
+	}
+	for seq, g := range d.markers {
+		if g.Reason == reason {
+			delete(d.markers, seq)
+		}
+	}
 }
 
 // doubtful reports whether the hub may have a record that is not acknowledged.
@@ -204,7 +194,7 @@ func (l *Log) settleDoubt() {
 	l.s.mu.Lock()
 	defer l.s.unlockAndFire()
 	if l.doubt.from() > 0 {
-		l.late.merge(&l.doubt)
+		l.late.add(&l.doubt, nil)
 		l.declaredAt = max(l.s.mono(), 1)
 	}
 	l.asked, l.notTaken, l.doubt = true, 0, doubt{}
@@ -218,14 +208,14 @@ func (l *Log) settleDoubt() {
 // doubtState says to the engine what is in doubt, restoreDoubt is its reverse.
 func (l *Log) doubtState(st *logState) {
 	var all doubt
-	all.merge(&l.doubt)
-	all.merge(&l.late)
-	for why, x := range all.lost {
-		if len(x.s) > 0 {
+	all.add(&l.doubt, nil)
+	all.add(&l.late, nil)
+	for why := range all.lost {
+		if x := &all.lost[why]; len(x.s) > 0 {
 			if st.Doubt == nil {
 				st.Doubt = map[Loss][]span{}
 			}
-			st.Doubt[why] = x.list()
+			st.Doubt[Loss(why)] = x.s
 		}
 	}
 	st.Declared, st.Undeclared, st.DoubtMarkers = l.declared, l.undeclared.list(), all.markers
@@ -239,7 +229,7 @@ func (l *Log) restoreDoubt(st logState) {
 	for why, list := range st.Doubt {
 		for _, s := range list {
 			if why < NumLosses && s.From <= s.To && s.To < l.first {
-				l.doubt.add(why, s.From, s.To)
+				l.doubt.lost[why].add(s.From, s.To)
 			}
 		}
 	}
@@ -247,12 +237,13 @@ func (l *Log) restoreDoubt(st logState) {
 
 // onlyDoubted forgets all losses but those among seqs that are in doubt.
 func (l *Log) onlyDoubted(seqs *spans) {
-	l.doubt = l.doubt.within(seqs)
-	reasons := maps.Clone(l.gaps)
-	l.gaps = nil
-	for reason := range reasons {
-		if g := l.doubt.of(reason); g.Count > 0 {
-			l.addGap(g)
+	var left doubt
+	left.add(&l.doubt, seqs)
+	l.doubt = left
+	for reason := range l.gaps {
+		delete(l.gaps, reason)
+		if g := left.of(reason); g.Count > 0 {
+			l.gaps[reason] = g
 		}
 	}
 }

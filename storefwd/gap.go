@@ -99,7 +99,7 @@ func (l *Log) declare(now int64) {
 		return
 	}
 	l.declaredAt = now
-	first, doubt, all := l.first, l.doubt.seqs(), l.certain()
+	first, doubt, all := l.first, l.doubt.seqs().s, l.certain()
 	for i, g := range all {
 		g.Outbox, g.First, g.Doubt = l.name, 0, nil
 		if i == len(all)-1 && len(doubt) <= mostDoubt {

@@ -23,13 +23,13 @@ func (s *Store) All() []LogStats {
 	s.mu.Lock()
 	logs := slices.Collect(maps.Values(s.logs))
 	s.mu.Unlock()
+	slices.SortFunc(logs, func(a, b *Log) int { return cmp.Compare(a.label(), b.label()) })
 	all := make([]LogStats, 0, len(logs))
 	for _, l := range logs {
 		st := l.Stats()
 		st.Name = l.label()
 		all = append(all, st)
 	}
-	slices.SortFunc(all, func(a, b LogStats) int { return cmp.Compare(a.Name, b.Name) })
 	return all
 }
 

@@ -129,7 +129,7 @@ func (l *Log) dropped(o ref, why Loss) {
 		return
 	}
 	if l.lose(why, o.seq, o.seq, 1); doubtful {
-		l.doubt.add(why, o.seq, o.seq)
+		l.doubt.lost[why].add(o.seq, o.seq)
 	}
 }
 

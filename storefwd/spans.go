@@ -1,7 +1,5 @@
 package storefwd
 
-import "iter"
-
 const mostSeq = 1 << 62 // no sequence that a state names is believed above it
 
 // span is a range of sequences, both ends included.
@@ -138,17 +136,6 @@ func (x *spans) lastGap(from, to uint64) (lo, hi uint64) {
 		return 1, 0
 	}
 	return from, hi
-}
-
-// within gives the ranges of from…to that are in the set.
-func (x *spans) within(from, to uint64) iter.Seq2[uint64, uint64] {
-	return func(yield func(from, to uint64) bool) {
-		for i := x.at(from); i < len(x.s) && x.s[i].From <= to; i++ {
-			if !yield(max(from, x.s[i].From), min(to, x.s[i].To)) {
-				return
-			}
-		}
-	}
 }
 
 // copyOf makes x the same set as y.
