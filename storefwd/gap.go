@@ -147,7 +147,7 @@ func (l *Log) undeclareUntaken(seq uint64) {
 	if g, ok := l.markerAt(seq); ok {
 		wait := l.notTaken
 		l.undeclare(g)
-		l.notTaken = min(max(2*wait, 2*gapEvery), gapLatest)
+		l.notTaken = min(max(2*wait, gapEvery), gapLatest)
 	}
 }
 

@@ -92,7 +92,7 @@ func TestMarkerNotTaken(t *testing.T) {
 			}
 		}
 		after(0)
-		for _, wait := range []time.Duration{10, 20, 40, 80} {
+		for _, wait := range []time.Duration{5, 10, 20, 40} {
 			after(wait * time.Second)
 		}
 		l.settleDoubt()

@@ -100,7 +100,7 @@ func (s scenario) play(t testkit.T, msgs int, chance *rand.Rand) outcome {
 	p.all.done.Wait()
 	p.drained(t)
 	if s.bounded {
-		p.wait(16 * time.Second) // markers are 5 s apart, and 10 s behind one that a changed stream did not take
+		p.wait(16 * time.Second) // markers are 5 s apart, 10 s where a changed stream did not take one
 		p.drained(t)
 	}
 	p.whole(t)
