@@ -189,11 +189,11 @@ func (l *Log) doubtFrom() (from uint64) {
 // either, for nobody will ever know better.
 //
 // What an older connection still held may come in behind the question. So what was in doubt is
-// not declared at once, and until then it may be found.
+// not declared at once, and until then it may be found. Where nothing is declared it is just lost.
 func (l *Log) settleDoubt() {
 	l.s.mu.Lock()
 	defer l.s.unlockAndFire()
-	if l.doubt.from() > 0 {
+	if l.doubt.from() > 0 && l.ret.GapSubject != "" {
 		l.late.add(&l.doubt, nil)
 		l.declaredAt = max(l.s.mono(), 1)
 	}

@@ -252,3 +252,19 @@ func TestFoundLate(t *testing.T) {
 		t.Errorf("%v lost, %v to be declared, want 2", st.Lost, l.gaps)
 	}
 }
+
+// Where nothing is declared, nothing is kept for that, and the hub is not asked for it again.
+func TestNothingLateWithoutMarkers(t *testing.T) {
+	s, l, c := tailLog(t, t.TempDir(), Retention{MaxMsgs: 10})
+	defer s.Close()
+	appendN(t, l, 10)
+	take(t, c, 10)
+	c.reset()
+	appendN(t, l, 3)
+	if from := l.doubtFrom(); from != 1 {
+		t.Errorf("in doubt from %d on, want 1", from)
+	}
+	if l.settleDoubt(); l.doubtFrom() != 0 {
+		t.Errorf("in doubt from %d on once the hub was asked", l.doubtFrom())
+	}
+}

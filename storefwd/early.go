@@ -37,17 +37,25 @@ func (l *Log) isEarly(o ref) bool {
 
 // sizeOf is what a record weighs. ok is false if it is not there or cannot be read now.
 func (l *Log) sizeOf(seq uint64) (size int64, ok bool) {
+	ok = l.lookAt(seq, func(b []byte) { size = int64(len(b)) })
+	return size, ok
+}
+
+// lookAt lends a record's bytes to look. ok is false if it is not there or cannot be read now.
+func (l *Log) lookAt(seq uint64, look func(b []byte)) (ok bool) {
 	if r := l.inRAM(seq); r != nil {
-		return int64(len(r.buf)), !r.dead
+		look(r.buf)
+		return !r.dead
 	}
 	if seq > l.folded || !l.s.readable || l.buriedInEngine(seq) {
-		return 0, false
+		return false
 	}
 	err := l.s.eng.Read(l.id, seq, seq, func(_ uint64, b []byte) bool {
-		size, ok = int64(len(b)), true
+		look(b)
+		ok = true
 		return false
 	})
-	return size, ok && err == nil
+	return ok && err == nil
 }
 
 // settleEarly takes a record that was just acknowledged out of the accounts.

@@ -144,26 +144,13 @@ func (l *Log) undeclare(g gap) {
 // undeclareUntaken takes back a marker that the hub does not take. The stream may be changed, so
 // there is another one later: soon if there is another loss, or the hub was asked anew.
 func (l *Log) undeclareUntaken(seq uint64) {
-	if g, ok := l.markerAt(seq); ok {
+	var g gap
+	marker := false
+	if l.lookAt(seq, func(b []byte) { g, marker = gapOf(b) }); marker {
 		wait := l.notTaken
 		l.undeclare(g)
 		l.notTaken = min(max(2*wait, gapEvery), gapLatest)
 	}
-}
-
-// markerAt is what the marker at seq declares. ok is false if it cannot be read now.
-func (l *Log) markerAt(seq uint64) (g gap, ok bool) {
-	if r := l.inRAM(seq); r != nil {
-		return gapOf(r.buf)
-	}
-	if !l.s.readable {
-		return g, false
-	}
-	err := l.s.eng.Read(l.id, seq, seq, func(_ uint64, b []byte) bool {
-		g, ok = gapOf(b)
-		return false
-	})
-	return g, ok && err == nil
 }
 
 // gapOf is what a marker's bytes declare; ok is false for any other record.
