@@ -136,6 +136,9 @@ func (s *Store) wakeForBarriers() {
 	if s.barriers.len() == 0 || s.queue.len() == 0 {
 		return
 	}
+	if s.barriers.len() < s.siblings.expected {
+		return // until the last of them comes, or the timer
+	}
 	first := *s.queue.at(0)
 	if first.log.ret.Interval > 0 && s.plainTo > first.pos {
 		s.wakeBy(s.mono()) // one behind it is due earlier
@@ -180,7 +183,7 @@ func (s *Store) run() {
 		}
 		s.recover()
 		s.lookDue()
-		s.commitDue(false)
+		s.commit(withSiblings)
 		s.markDue()
 		s.salvageDue()
 		s.expireTails()
@@ -203,7 +206,7 @@ func (s *Store) run() {
 // finish is the committer's last work: what is in the journal goes into bbolt, so
 // that the next start has nothing to replay.
 func (s *Store) finish() {
-	s.commitDue(true)
+	s.commit(everything)
 	if s.working() {
 		for s.j.used != [2]uint64{} && s.seal() || s.foldable() {
 			if s.fold() != nil {
@@ -241,6 +244,9 @@ func (s *Store) next() int64 {
 			at = min(at, s.due(r, r.pos <= waited))
 		}
 	}
+	if s.siblings.expected > 0 {
+		at = s.siblings.until()
+	}
 	if at < math.MaxInt64 {
 		at = max(at, s.retryAt)
 	}
@@ -271,9 +277,18 @@ func (s *Store) waited() uint64 {
 	return 0
 }
 
-// commitDue writes batches until nothing is due: what arrived during one sync is
-// the next batch.
-func (s *Store) commitDue(all bool) {
+// haste says what a commit takes, and waits for.
+type haste uint8
+
+const (
+	withSiblings haste = iota // what is due, once the siblings of those who wait are there
+	whatIsDue
+	everything
+)
+
+// commit writes batches until nothing is due: what arrived during one sync is the next
+// batch.
+func (s *Store) commit(h haste) {
 	for {
 		s.mu.Lock()
 		s.settle()
@@ -286,7 +301,7 @@ func (s *Store) commitDue(all bool) {
 			s.unlockAndFire()
 			return
 		}
-		if !s.gather(all) {
+		if !s.gather(h) {
 			s.mu.Unlock()
 			return
 		}
@@ -301,6 +316,7 @@ func (s *Store) commitDue(all bool) {
 			s.unlockAndFire()
 			return
 		}
+		began := s.mono()
 		n, err := s.j.write(s.frames)
 		if err != nil {
 			s.fail(fmt.Errorf("journal: %w", spaceError(err)))
@@ -310,23 +326,29 @@ func (s *Store) commitDue(all bool) {
 		s.mu.Lock()
 		s.retryAt, s.pause = 0, cmpOr(s.o.faults.retry, retryMin)
 		s.committed(n)
+		s.siblings.written(s.barriers.len(), began, s.mono())
 		s.unlockAndFire()
 	}
 }
 
 // gather fills batch with what is to be written now. Nothing is, until one record
 // is due; then the records of all other logs that will be written anyway go along.
-func (s *Store) gather(all bool) bool {
+func (s *Store) gather(h haste) bool {
 	clear(s.batch)
 	s.batch = s.batch[:0]
 	now, waited := s.mono(), s.waited()
-	full := s.unsafeBytes >= int64(s.o.CommitBytes)
-	due := all || full
-	for i := 0; i < s.queue.len() && !due; i++ {
-		r := *s.queue.at(i)
-		due = r.state == recNew && s.due(r, r.pos <= waited) <= now
+	if s.unsafeBytes >= int64(s.o.CommitBytes) {
+		h = everything
 	}
-	if !due {
+	if missing := s.siblings.missing(s.barriers.len(), now); missing && h == withSiblings {
+		return false
+	}
+	write := h == everything
+	for i := 0; i < s.queue.len() && !write; i++ {
+		r := *s.queue.at(i)
+		write = r.state == recNew && s.due(r, r.pos <= waited) <= now
+	}
+	if !write {
 		return false
 	}
 	var size int64
@@ -337,7 +359,7 @@ func (s *Store) gather(all bool) bool {
 		}
 		// Of a live log only what the hub has had half its time for: the rest is
 		// likely to be acknowledged before it would reach the disk.
-		if r.log.live && r.seq > r.log.marker && !all && !full && now-r.at < s.patience(r.log)/2 {
+		if r.log.live && r.seq > r.log.marker && h != everything && now-r.at < s.patience(r.log)/2 {
 			continue
 		}
 		if size += frameSize(len(r.buf)); size > s.j.half-batchExtra || len(s.batch) > 0 && size > 1<<20 {

@@ -43,7 +43,7 @@ func (s *Store) compactDue() {
 		return
 	}
 	n, err := s.eng.Compact(func() bool {
-		s.commitDue(false)
+		s.commit(whatIsDue)
 		return s.undisturbed(folds)
 	})
 	switch {

@@ -56,7 +56,7 @@ func (s *Store) foldDue() {
 		if s.fold() != nil {
 			return
 		}
-		s.commitDue(false)
+		s.commit(whatIsDue)
 		if !s.working() {
 			return
 		}

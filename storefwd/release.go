@@ -56,7 +56,7 @@ func (s *Store) releaseNow() (back <-chan struct{}, err error) {
 	if _, err := unix.InotifyAddWatch(watch, s.dir, unix.IN_DELETE_SELF|unix.IN_MOVE_SELF); err != nil {
 		return nil, errors.Join(fmt.Errorf("watch for the unmount: %w", err), unix.Close(watch))
 	}
-	s.commitDue(true)
+	s.commit(everything)
 	s.away = &released{watch: watch, until: s.mono() + int64(releaseFor), back: make(chan struct{})}
 	s.letGo(errors.New("the files are closed, for the file system to be unmounted and checked; it goes on once that is mounted again"))
 	return s.away.back, nil

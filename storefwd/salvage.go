@@ -300,7 +300,7 @@ func (s *Store) putSalvaged() error {
 	}
 	clear(v.batch.put)
 	v.batch.put, v.bytes = v.batch.put[:0], 0
-	s.commitDue(false)
+	s.commit(whatIsDue)
 	if !s.working() {
 		return ErrFailed
 	}
@@ -435,7 +435,7 @@ func (s *Store) count(id uint32, first, upTo, folded uint64, acked spans) (found
 			return n < 8192
 		})
 		more = n == 8192
-		s.commitDue(false)
+		s.commit(whatIsDue)
 	}
 	miss(next, min(folded, upTo))
 	return found, old, hole, err
