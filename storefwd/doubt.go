@@ -59,6 +59,9 @@ func (d *doubt) of(reason string) gap {
 	return g
 }
 
+// inDoubt is how many of the losses for one reason may be at the hub.
+func (l *Log) inDoubt(why Loss) uint64 { return l.doubt.lost[why].n + l.late.lost[why].n }
+
 // seqs is all sequences in it.
 func (d *doubt) seqs() (all spans) {
 	for why := range d.lost {
@@ -162,9 +165,7 @@ func (l *Log) found(seq uint64) {
 	}
 	if l.takeGap(g); why < NumLosses {
 		l.acked++
-		if l.lost[why] > 0 { // it may be of an earlier run
-			l.lost[why]--
-		}
+		l.lost[why]--
 	}
 }
 
@@ -230,6 +231,7 @@ func (l *Log) restoreDoubt(st logState) {
 		for _, s := range list {
 			if why < NumLosses && s.From <= s.To && s.To < l.first {
 				l.doubt.lost[why].add(s.From, s.To)
+				l.lost[why] += s.To - s.From + 1
 			}
 		}
 	}

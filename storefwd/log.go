@@ -410,7 +410,8 @@ type LogStats struct {
 
 	Appended, Acked, Written uint64            // since Open; Written counts records that went to the journal
 	Conflated                uint64            // superseded by newer ones of their subject, since Open
-	Lost                     map[string]uint64 // by Loss, those that happened
+	Lost                     map[string]uint64 // by Loss, those that happened since, or were in doubt then
+	InDoubt                  map[string]uint64 // of Lost, what the hub may have after all; the others stay lost
 }
 
 // Stats is a snapshot.
@@ -429,11 +430,14 @@ func (l *Log) Stats() LogStats {
 func (l *Log) counts() LogStats {
 	st := LogStats{
 		Name: l.name, Msgs: l.msgs, Bytes: l.bytes, First: l.last + 1, Last: l.last, Live: l.live,
-		Appended: l.appended, Acked: uint64(max(0, l.acked)), Written: l.written, Conflated: l.conflated, Lost: map[string]uint64{},
+		Appended: l.appended, Acked: uint64(max(0, l.acked)), Written: l.written, Conflated: l.conflated, Lost: map[string]uint64{}, InDoubt: map[string]uint64{},
 	}
 	for i, n := range l.lost {
 		if n > 0 {
 			st.Lost[Loss(i).String()] = n
+		}
+		if n := l.inDoubt(Loss(i)); n > 0 {
+			st.InDoubt[Loss(i).String()] = n
 		}
 	}
 	return st

@@ -202,9 +202,9 @@ func (w *metrics) outboxes(all []Outbox) {
 	}
 	w.family("outbox_lost_total", "Messages that were given to the outbox and will not reach the hub.")
 	for i := range all {
-		lost := all[i].Dropped
+		lost, inDoubt := all[i].Dropped, all[i].InDoubt
 		for _, reason := range slices.Sorted(maps.Keys(lost)) {
-			w.add(float64(lost[reason]), "outbox", all[i].Class, "reason", reason)
+			w.add(float64(lost[reason]-inDoubt[reason]), "outbox", all[i].Class, "reason", reason)
 		}
 	}
 }

@@ -126,6 +126,7 @@ type Outbox struct {
 	Window     Duration          `json:"duplicate_window,omitempty"` // of the stream, then
 	Conflated  uint64            `json:"conflated"`                  // superseded by newer ones of their subject
 	Dropped    map[string]uint64 `json:"dropped"`                    // by reason
+	InDoubt    map[string]uint64 `json:"in_doubt,omitempty"`         // of these, what the hub may have after all
 }
 
 // Store is the disk under the outboxes.
