@@ -228,6 +228,16 @@ func TestDroppedStaysDropped(t *testing.T) {
 	ret.MaxMsgs = 1000 // the bound alone would let them come back
 	dir = killed(t, dir)
 	s.Close()
+	v, err := OpenReadOnly(dir, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if st := v.All(); len(st) != 1 || st[0].Msgs != 10 || st[0].First != 21 {
+		t.Errorf("stopped: %+v, want the ten from 21 on", st)
+	}
+	if err := v.Close(); err != nil {
+		t.Error(err)
+	}
 	s, l, _ = tailLog(t, dir, ret)
 	defer s.Close()
 	if st := l.Stats(); st.Msgs != 10 || st.First != 21 || st.Lost["oldest_dropped"] != 20 {

@@ -190,6 +190,9 @@ func (v *ReadOnly) openJournal() {
 	v.s.mu.Lock()
 	defer v.s.mu.Unlock()
 	v.notes = append(v.notes, v.s.replayJournal(j)...)
+	for _, l := range v.s.logs {
+		l.enforce() // what the journal says was dropped
+	}
 }
 
 // All is that of Store.
