@@ -16,6 +16,8 @@ type CursorConfig struct {
 	Stride          int  // bytes handed out at once, roughly; default MaxPendingBytes
 	Ahead           bool // sees records before they are safe: the forwarder's way to make them so
 
+	Idle func() // called by Next each time before it waits
+
 	// How a backlog is handed out (order.go). At most one of them.
 	Newest    bool // the newest of it first
 	LiveShare int  // so many percent of the bytes are what came since; 0 to 100
@@ -114,6 +116,9 @@ func (c *Cursor) Next(ctx context.Context, dst []Record) ([]Record, error) {
 			if dst = c.handOut(dst, had, w); len(dst) > had {
 				return dst, nil
 			}
+		}
+		if c.cfg.Idle != nil {
+			c.cfg.Idle()
 		}
 		select {
 		case <-ctx.Done():

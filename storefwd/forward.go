@@ -206,7 +206,7 @@ func (f *Forwarder) Run(ctx context.Context) error {
 		return err
 	}
 	c, err := f.l.Cursor(hubCursor, CursorConfig{MaxPending: startWindow, Stride: int(f.o.stride()), Ahead: true,
-		Newest: f.o.Newest, LiveShare: f.o.LiveShare})
+		Newest: f.o.Newest, LiveShare: f.o.LiveShare, Idle: f.idle})
 	if err != nil {
 		return err
 	}

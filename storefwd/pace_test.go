@@ -96,6 +96,50 @@ func TestPriority(t *testing.T) {
 	}, ForwarderOptions{Priority: 1, Rate: 1 << 20}, ForwarderOptions{Priority: 5, Rate: 1 << 20})
 }
 
+// A backlog whose rest expires is over: the log is live, and one of a lower priority drains.
+func TestExpiredBacklogIsOver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, err := Open(t.TempDir(), Options{Node: "n", Clock: SystemClock("always")})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer s.Close()
+		h := &fakeHub{}
+		for i, header := range []string{"NATS/1.0\r\nNats-TTL: 1s\r\n\r\n", ""} {
+			class := fmt.Sprint("c", i)
+			l, err := s.Log("OUT/"+class, Retention{Keep: UntilAcked})
+			if err != nil {
+				t.Fatal(err)
+			}
+			for range 1000 {
+				if _, err := l.Append(&msg.Msg{Subject: []byte("a" + class), Header: []byte(header)}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			h.all = append(h.all, NewForwarder(ForwarderOptions{Log: l, Uplink: h, Class: class, Filters: []string{"a" + class}, Priority: 5 - i}))
+		}
+		<-time.After(time.Minute)
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 2)
+		for _, f := range h.all {
+			go func() { done <- f.Run(ctx) }()
+			<-time.After(time.Minute)
+		}
+		if high := h.all[0].l.Stats(); high.Lost["expired"] != 1000 || !high.Live {
+			t.Errorf("the higher priority: %+v", high)
+		}
+		if n := len(h.subjects()); n != 1000 {
+			t.Errorf("%d of the lower priority came", n)
+		}
+		cancel()
+		for range h.all {
+			if err := <-done; err != nil {
+				t.Error(err)
+			}
+		}
+	})
+}
+
 // A day ends once: not again when the clock is set back, and after 24 hours where
 // there is no clock.
 func TestDayTurns(t *testing.T) {

@@ -58,6 +58,18 @@ func (f *Forwarder) live() {
 	}
 }
 
+// idle notes that there is nothing to send now, where the last look found something: what
+// was left of a backlog has expired, or was acknowledged late.
+func (f *Forwarder) idle() {
+	if f.pacer.backlog {
+		f.pacer.backlog = f.c.more()
+		f.s.busy(f, f.pacer.backlog)
+	}
+	if !f.isLive {
+		f.live()
+	}
+}
+
 // send publishes one record.
 func (f *Forwarder) send(ctx context.Context, r *Record, most int) error {
 	if f.partial {

@@ -140,7 +140,8 @@ func (s *source) overMQTT(url string) func(from, to int) int {
 	return func(from, to int) (acked int) {
 		if c == nil || !c.IsConnectionOpen() {
 			o := mqtt.NewClientOptions().AddBroker(url).SetClientID(fmt.Sprintf("dev%d", s.id)).
-				SetAutoReconnect(false).SetConnectTimeout(time.Second).SetOrderMatters(true)
+				SetAutoReconnect(false).SetConnectTimeout(time.Second).SetOrderMatters(true).
+				SetWriteTimeout(time.Second) // else Publish waits 30 s where the connection has ended
 			c = mqtt.NewClient(o)
 			if tok := c.Connect(); !tok.WaitTimeout(5*time.Second) || tok.Error() != nil {
 				c = nil

@@ -19,7 +19,9 @@ func mixed(p *play) {
 			p.provoke(&down)
 			p.wait(time.Duration(p.chance.Int64N(int64(shortWindow))))
 		}
-		p.all.reach(p, int(p.all.acked.Load())+p.chance.IntN(step/4)+1)
+		if !p.refuses { // else nobody may get on meanwhile
+			p.all.reach(p, int(p.all.acked.Load())+p.chance.IntN(step/4)+1)
+		}
 		p.wait(time.Duration(p.chance.Int64N(4 * int64(shortWindow))))
 		if down >= 0 {
 			p.hubs[down].Restart()

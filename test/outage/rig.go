@@ -36,13 +36,28 @@ http: $LEAFD_HTTP_PORT
 mqtt { host: "127.0.0.1", port: $LEAFD_MQTT_PORT }
 leafnodes { remotes: [ { urls: [ %s ] } ] }
 store { dir: $LEAFD_STORE }
-outbox { out { subjects: ["out.>"], max_bytes: 1GB, ack_timeout: "2s", %s } }
+outbox { %s }
 `
 
+// boxes is the configuration of the outboxes: of one, or if second is not empty of two, one
+// for each half of the publishers. They are more of it.
+func boxes(first, second string) string {
+	const box = `%s { subjects: [%s], max_bytes: 1GB, ack_timeout: "2s", %s }
+`
+	if second == "" {
+		return fmt.Sprintf(box, "out", `"out.>"`, first)
+	}
+	var subjects [2][]string
+	for i := range mqttSources + natsSources {
+		subjects[i%2] = append(subjects[i%2], fmt.Sprintf(`"out.s%d"`, i))
+	}
+	return fmt.Sprintf(box, "out", strings.Join(subjects[0], ", "), first) + fmt.Sprintf(box, "second", strings.Join(subjects[1], ", "), second)
+}
+
 // newRig starts n hubs, a stream on them that takes out.> and more, or with core a
-// subscriber, and a leafd with o whose links go through cables that can be cut. box is more
-// of its outbox's configuration.
-func newRig(t testkit.T, n int, core bool, window time.Duration, box string, o testkit.LeafdOptions, more ...string) *rig {
+// subscriber, and a leafd with o and these outboxes, whose links go through cables that can be
+// cut.
+func newRig(t testkit.T, n int, core bool, window time.Duration, boxes string, o testkit.LeafdOptions, more ...string) *rig {
 	r := &rig{core: core}
 	if n == 1 {
 		r.hubs = []*testkit.Hub{testkit.StartHub(t, testkit.HubOptions{JetStream: !core})}
@@ -63,12 +78,11 @@ func newRig(t testkit.T, n int, core bool, window time.Duration, box string, o t
 	}
 	t.Cleanup(r.nc.Close)
 	if core {
-		box += ` confirm: "flush"`
 		r.listen(t)
 	} else {
 		r.createStream(t, n, window, more)
 	}
-	o.Config = fmt.Sprintf(config, strings.Join(links, ", "), box)
+	o.Config = fmt.Sprintf(config, strings.Join(links, ", "), boxes)
 	r.leafd = testkit.StartLeafd(t, o)
 	return r
 }
@@ -100,7 +114,7 @@ func (r *rig) createStream(t testkit.T, n int, window time.Duration, more []stri
 	}
 }
 
-// uplink is what leafd says of its outbox.
+// uplink is what leafd says of its outboxes together.
 type uplink struct {
 	State      string `json:"state"`
 	Messages   int64  `json:"messages"`
@@ -116,7 +130,15 @@ func (r *rig) uplink() uplink {
 		Outboxes []uplink `json:"outboxes"`
 	}
 	r.leafd.Get("/uplinkz", &u)
-	return u.Outboxes[0]
+	all := u.Outboxes[0]
+	for _, o := range u.Outboxes[1:] {
+		all.Messages += o.Messages
+		all.Acked += o.Acked
+		all.Reordered += o.Reordered
+		all.Duplicates += o.Duplicates
+		all.WentBack += o.WentBack
+	}
+	return all
 }
 
 func (r *rig) cut() {

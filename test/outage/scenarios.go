@@ -18,10 +18,12 @@ type scenario struct {
 	window   time.Duration // the stream's duplicate window
 	run      func(*play)
 	box      string // more of the outbox's configuration
+	second   string // … of a second one's, if there is one: they share the publishers
 	rows     int    // ascending rows that a publisher's messages may come in; 0: one, anyOrder: any number
 	others   bool   // write to the stream
 	loses    bool   // the hub may lose one message and take the next: what others write to has no chain
 	lastOnly bool   // of each publisher's subject the newest is kept
+	refuses  bool   // the outbox refuses what is too much
 	bounded  bool   // the outbox drops what is too much, and declares it
 	core     bool   // there is none: a subscriber gets what comes, at least once
 	long     bool   // takes minutes
@@ -40,8 +42,8 @@ var scenarios = []scenario{
 	{name: "shared: hub killed under load", hubs: 1, window: shortWindow, run: hubKilled, others: true},
 	{name: "shared: leader killed", hubs: 3, window: shortWindow, run: nodesKilled((*rig).leader), others: true, loses: true},
 	{name: "hub restored from a copy", hubs: 1, window: shortWindow, box: `grace_bytes: 16MB`, run: restored}, // what it lost is more than the default keeps
-	{name: "core hub, confirm flush: cuts", hubs: 1, run: cutsInMidDrain, core: true},
-	{name: "core hub, confirm flush: answers lost", hubs: 1, run: acksLost(3 * shortWindow), core: true},
+	{name: "core hub, confirm flush: cuts", hubs: 1, box: `confirm: "flush"`, run: cutsInMidDrain, core: true},
+	{name: "core hub, confirm flush: answers lost", hubs: 1, box: `confirm: "flush"`, run: acksLost(3 * shortWindow), core: true},
 	{name: "order newest: cuts while a backlog drains", hubs: 1, window: shortWindow, box: `order: "newest"`, rows: anyOrder, run: cutsWithTraffic},
 	{name: "order newest: leafd killed in mid-drain", hubs: 1, window: shortWindow, box: `order: "newest"`, rows: anyOrder, run: leafdKilledInMidDrain},
 	{name: "live_share: cuts while a backlog drains", hubs: 1, window: shortWindow, box: `live_share: "30%"`, rows: 2, run: cutsWithTraffic},
@@ -60,6 +62,9 @@ var scenarios = []scenario{
 	{name: "full in a burst: all at once", hubs: 1, window: shortWindow, box: `max_msgs: 20`, run: mixed, bounded: true},
 	{name: "full, order newest: all at once", hubs: 1, window: shortWindow, box: `max_msgs: 5000, order: "newest"`, rows: anyOrder, run: mixed, bounded: true},
 	{name: "full, live_share: all at once", hubs: 1, window: shortWindow, box: `max_msgs: 5000, live_share: "30%"`, rows: 2, run: mixed, bounded: true},
+	{name: "full, refused: all at once", hubs: 1, window: shortWindow, box: `max_msgs: 300, full: "refuse"`, rows: anyOrder, run: mixed, refuses: true}, // a publisher sends what was refused behind what was not
+	{name: "drain_rate: all at once", hubs: 1, window: shortWindow, box: `drain_rate: 512KB`, run: mixed},
+	{name: "priority: all at once", hubs: 1, window: shortWindow, box: `priority: 1`, second: `priority: 2`, run: mixed, loses: true}, // the stream is neither one's own
 	{name: "clock", alone: playClock},
 }
 
@@ -78,6 +83,7 @@ type play struct {
 	chance *rand.Rand
 	faults int
 
+	refuses   bool   // the scenario's
 	reordered uint64 // that earlier runs of leafd counted
 }
 
@@ -86,12 +92,12 @@ func (s scenario) play(t testkit.T, msgs int, chance *rand.Rand) outcome {
 		return s.alone(t, msgs, chance)
 	}
 	began := time.Now()
-	p := &play{T: t, msgs: msgs, chance: chance}
+	p := &play{T: t, msgs: msgs, chance: chance, refuses: s.refuses}
 	var more []string
 	if s.others {
 		more = []string{"others.>"}
 	}
-	p.rig = newRig(t, s.hubs, s.core, s.window, s.box, testkit.LeafdOptions{}, more...)
+	p.rig = newRig(t, s.hubs, s.core, s.window, boxes(s.box, s.second), testkit.LeafdOptions{}, more...)
 	if s.others {
 		t.Cleanup(p.write("others.a"))
 	}
