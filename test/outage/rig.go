@@ -42,16 +42,16 @@ outbox { %s }
 // boxes is the configuration of the outboxes: of one, or if second is not empty of two, one
 // for each half of the publishers. They are more of it.
 func boxes(first, second string) string {
-	const box = `%s { subjects: [%s], max_bytes: 1GB, ack_timeout: "2s", %s }
+	const box = `%s { subjects: [%s], gap_subject: "%s", max_bytes: 1GB, ack_timeout: "2s", %s }
 `
 	if second == "" {
-		return fmt.Sprintf(box, "out", `"out.>"`, first)
+		return fmt.Sprintf(box, "out", `"out.>"`, "out.gap", first)
 	}
-	var subjects [2][]string
+	subjects := [2]string{`"out.gap0"`, `"out.gap1"`}
 	for i := range mqttSources + natsSources {
-		subjects[i%2] = append(subjects[i%2], fmt.Sprintf(`"out.s%d"`, i))
+		subjects[i%2] += fmt.Sprintf(`, "out.s%d"`, i)
 	}
-	return fmt.Sprintf(box, "out", strings.Join(subjects[0], ", "), first) + fmt.Sprintf(box, "second", strings.Join(subjects[1], ", "), second)
+	return fmt.Sprintf(box, "out", subjects[0], "out.gap0", first) + fmt.Sprintf(box, "second", subjects[1], "out.gap1", second)
 }
 
 // newRig starts n hubs, a stream on them that takes out.> and more, or with core a

@@ -65,6 +65,8 @@ var scenarios = []scenario{
 	{name: "full, refused: all at once", hubs: 1, window: shortWindow, box: `max_msgs: 300, full: "refuse"`, rows: anyOrder, run: mixed, refuses: true}, // a publisher sends what was refused behind what was not
 	{name: "drain_rate: all at once", hubs: 1, window: shortWindow, box: `drain_rate: 512KB`, run: mixed},
 	{name: "priority: all at once", hubs: 1, window: shortWindow, box: `priority: 1`, second: `priority: 2`, run: mixed, loses: true}, // the stream is neither one's own
+	{name: "priority, full: all at once", hubs: 1, window: shortWindow, box: `max_msgs: 2000, priority: 1`, second: `max_msgs: 3000, priority: 2`, run: mixed, loses: true, bounded: true},
+	{name: "aged, live_share: all at once", hubs: 1, window: shortWindow, box: `max_age: "500ms", live_share: "30%"`, rows: 2, run: mixed, bounded: true},
 	{name: "clock", alone: playClock},
 }
 
