@@ -6,7 +6,9 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/leafd/leafd/internal/msg"
@@ -248,6 +250,34 @@ func TestAgeNeedsNoWallClock(t *testing.T) {
 	}
 }
 
+// lateClock knows the time once it was told.
+type lateClock struct {
+	Clock
+	told atomic.Bool
+}
+
+func (c *lateClock) Trusted() bool { return c.told.Load() }
+
+// A gateway that nobody sends to learns what the time is, too.
+func TestTimeIsLearntAtRest(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		clk := &lateClock{Clock: SystemClock("always")}
+		dir := t.TempDir()
+		s, err := Open(dir, Options{Node: "n", Clock: clk})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer s.Close()
+		<-time.After(time.Minute)
+		clk.told.Store(true)
+		<-time.After(2 * clockLook)
+		m, _, err := readMeta(dir, "n", nil)
+		if err != nil || m.Runs[len(m.Runs)-1].Wall == 0 {
+			t.Errorf("%v, %+v", err, m.Runs)
+		}
+	})
+}
+
 func TestDatesOfRecords(t *testing.T) {
 	dir := t.TempDir()
 	clk := &fakeClock{id: "one", wall: time.Unix(50, 0), boot: 10 * time.Second}
@@ -281,7 +311,7 @@ func TestDatesOfRecords(t *testing.T) {
 	if h := header(); !strings.Contains(h, "Leafd-Time: 2027-01-01T00:01:00Z\r\n") {
 		t.Errorf("in the next boot: %q", h)
 	}
-	m.clk.wall, m.clk.trusted = time.Date(2027, 1, 1, 0, 31, 0, 0, time.UTC), true
+	m.onCommitter(func() { m.clk.wall, m.clk.trusted = time.Date(2027, 1, 1, 0, 31, 0, 0, time.UTC), true })
 	m.pass(0)
 	if h := header(); !strings.Contains(h, "Nats-TTL: 1800\r\n") {
 		t.Errorf("half an hour later: %q", h)

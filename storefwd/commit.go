@@ -169,7 +169,7 @@ func (s *Store) wakeBy(at int64) {
 // run is the committer: the only goroutine that writes to files after Open.
 func (s *Store) run() {
 	defer close(s.done)
-	timer := time.NewTimer(math.MaxInt64)
+	timer := time.NewTimer(0) // there may be something to wait for from the start, such as the time
 	defer timer.Stop()
 	for {
 		select {
