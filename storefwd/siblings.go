@@ -22,7 +22,8 @@ type siblings struct {
 const mostLate = 1 << 8
 
 // written notes a write that took from began to now, and has the next commit wait for as
-// many as wait now. They are answered after it.
+// many as wait now, less an eighth: the last of many may be long in coming, and more is lost
+// by waiting for them than by leaving them to the sync after. They are answered after it.
 func (b *siblings) written(waiting int, began, now int64) {
 	took := now - began
 	if b.write > 0 { // one that stalls says little
@@ -34,7 +35,7 @@ func (b *siblings) written(waiting int, began, now int64) {
 	case b.skip > 0:
 		b.skip--
 	case waiting > 1:
-		b.expected, b.since = waiting, now
+		b.expected, b.since = waiting-waiting/8, now
 	}
 }
 
