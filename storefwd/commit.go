@@ -137,7 +137,7 @@ func (s *Store) wakeForBarriers() {
 		return
 	}
 	if s.barriers.len() < s.siblings.expected {
-		return // until the last of them comes, or the timer
+		return // until enough of them are here, or the timer
 	}
 	first := *s.queue.at(0)
 	if first.log.ret.Interval > 0 && s.plainTo > first.pos {

@@ -16,7 +16,7 @@ type CursorConfig struct {
 	Stride          int  // bytes handed out at once, roughly; default MaxPendingBytes
 	Ahead           bool // sees records before they are safe: the forwarder's way to make them so
 
-	Idle func() // called by Next each time before it waits
+	Idle func() // called by Next, with no lock held, each time before it waits
 
 	// How a backlog is handed out (order.go). At most one of them.
 	Newest    bool // the newest of it first

@@ -59,9 +59,6 @@ func (d *doubt) of(reason string) gap {
 	return g
 }
 
-// inDoubt is how many of the losses for one reason may be at the hub.
-func (l *Log) inDoubt(why Loss) uint64 { return l.doubt.lost[why].n + l.late.lost[why].n }
-
 // seqs is all sequences in it.
 func (d *doubt) seqs() (all spans) {
 	for why := range d.lost {
@@ -153,6 +150,9 @@ func (l *Log) forgo(seq uint64) {
 		r.lost = l.ret.GapSubject != ""
 	}
 }
+
+// inDoubt is how many of the losses for one reason may be at the hub.
+func (l *Log) inDoubt(why Loss) uint64 { return l.doubt.lost[why].n + l.late.lost[why].n }
 
 // found takes back the loss of what the hub has.
 func (l *Log) found(seq uint64) {

@@ -410,7 +410,7 @@ type LogStats struct {
 
 	Appended, Acked, Written uint64            // since Open; Written counts records that went to the journal
 	Conflated                uint64            // superseded by newer ones of their subject, since Open
-	Lost                     map[string]uint64 // by Loss, those that happened since, or were in doubt then
+	Lost                     map[string]uint64 // by Loss, since Open, and what was in doubt then
 	InDoubt                  map[string]uint64 // of Lost, what the hub may have after all; the others stay lost
 }
 

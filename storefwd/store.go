@@ -137,7 +137,7 @@ type Store struct {
 	unsafeBytes int64
 	behind      chan struct{} // not nil while publishers should pause
 	barriers    deque[barrier]
-	siblings    siblings
+	siblings    siblings      // who is waited for before the next commit
 	firing      bool          // some goroutine is running callbacks
 	armed       int64         // when the committer will look next, by mono; 0: not before it is woken
 	dirtySince  int64         // when there began to be something to fold, by mono; 0: nothing
