@@ -109,9 +109,9 @@ func countWrites(r io.Reader, dir string) (w Writes, mapped string, err error) {
 			}
 			continue
 		}
-		n, _ := strconv.ParseInt(result[1], 0, 64) // what does not fit is no count
-		if n < 0 {
-			continue // it failed
+		n, err := strconv.ParseInt(result[1], 0, 64)
+		if err != nil || n < 0 {
+			continue // it failed, or its thread was killed before strace could ask
 		}
 		w.Calls++
 		w.Bytes += n

@@ -23,6 +23,7 @@ func TestCountWritesReadsATrace(t *testing.T) {
 8  mmap(NULL, 4096, PROT_READ, MAP_SHARED, 6<DIR/sub/b>, 0) = 0x7f578fa18000
 8  mmap(NULL, 4096, PROT_READ|PROT_WRITE, MAP_PRIVATE|MAP_ANONYMOUS, -1, 0) = 0x7f578fa18000
 8  write(7<DIR/c (deleted)>, ""..., 1) = 1
+7  write(5<DIR/a>, ""..., 9) = 18446744073709551615
 8  write(5<DIR/a>, ""..., 9 <unfinished ...>
 8  +++ killed by SIGKILL +++
 `)

@@ -95,6 +95,23 @@ func TestJudge(t *testing.T) {
 	}
 }
 
+// A call whose thread was killed before strace could ask for its result is none that is
+// known to have succeeded, however strace says so.
+func TestTraceOfKilled(t *testing.T) {
+	for line, want := range map[string]bool{
+		`(19<\x73>, "\x40\x02", 2) = 2`:                                true,
+		`(19<\x73>, 0xf45152bc000, 65536) = ?`:                         false,
+		`(19<\x73>, 0xf45152bc000, 65536) = 18446744073709551615`:      false,
+		`(19<\x73>, "\x40", 1) = -1 (errno 18446744073709551615)`:      false,
+		`(19<\x73>, 0x1, 1) = -1 EAGAIN (Resource temporarily absent)`: false,
+	} {
+		c := &call{name: "write"}
+		if got, err := c.parse([]byte(line)); err != nil || got != want {
+			t.Errorf("%s: succeeded %v, error %v", line, got, err)
+		}
+	}
+}
+
 // A sync covers what was done before it and nothing else, names apart from data.
 func TestDiskKnowsWhatIsSynced(t *testing.T) {
 	d := newDisk("/r", false)

@@ -119,7 +119,12 @@ func readTrace(path string) (calls []*call, err error) {
 	return calls, nil
 }
 
-// parse reads "(args) = result". It reports whether the call succeeded.
+// killed is the result strace now and then prints for a thread that is killed before it
+// can be asked for one; at other times that is "?" or an errno of this number. What such a
+// call did is not known, and nothing that the process did depends on it.
+const killed = "18446744073709551615"
+
+// parse reads "(args) = result". It reports whether the call is known to have succeeded.
 func (c *call) parse(b []byte) (ok bool, err error) {
 	at := bytes.LastIndex(b, []byte(") "))
 	if at < 0 || len(b) == 0 || b[0] != '(' {
@@ -128,7 +133,7 @@ func (c *call) parse(b []byte) (ok bool, err error) {
 	_, result, _ := bytes.Cut(b[at:], []byte("= "))
 	word, _, _ := bytes.Cut(result, []byte(" "))
 	word, path, _ := bytes.Cut(word, []byte("<"))
-	if string(word) == "?" {
+	if string(word) == "?" || string(word) == killed {
 		return false, nil
 	}
 	if c.ret, err = strconv.ParseInt(string(word), 0, 64); err != nil {
