@@ -43,7 +43,7 @@ type boltEngine struct {
 	mapped atomic.Int64 // about how many bytes were read through the memory map since they were let go
 }
 
-// table is the bucket of records within a transaction.
+// table is the bucket of records within a transaction that changes it.
 type table struct{ *bolt.Bucket }
 
 var (
@@ -212,8 +212,8 @@ func (e *boltEngine) takePlace() (written int64, err error) {
 func (e *boltEngine) Load() (states map[uint32]logState, folded uint64, err error) {
 	states = map[uint32]logState{}
 	var broken []uint32
-	err = e.view(func(tx *bolt.Tx, _ table) error {
-		return tx.Bucket(stateBucket).ForEach(func(k, v []byte) error {
+	err = e.view(func(_, state *walker) error {
+		return state.each(func(k, v []byte) error {
 			switch {
 			case bytes.Equal(k, foldedKey) && len(v) == 8:
 				folded = binary.BigEndian.Uint64(v)
@@ -240,9 +240,13 @@ func (e *boltEngine) Load() (states map[uint32]logState, folded uint64, err erro
 
 // Wear returns what Fold was given, nil if that was nothing.
 func (e *boltEngine) Wear() (b []byte, err error) {
-	err = e.view(func(tx *bolt.Tx, _ table) error {
-		b = bytes.Clone(tx.Bucket(stateBucket).Get(wearKey))
-		return nil
+	err = e.view(func(_, state *walker) error {
+		return state.each(func(k, v []byte) error {
+			if bytes.Equal(k, wearKey) {
+				b = bytes.Clone(v)
+			}
+			return nil
+		})
 	})
 	return b, err
 }
@@ -262,7 +266,7 @@ func (e *boltEngine) Read(log uint32, from, to uint64, fn func(seq uint64, rec [
 	if u == nil {
 		u = &unpacker{}
 	}
-	err := e.view(func(_ *bolt.Tx, records table) error {
+	err := e.view(func(records, _ *walker) error {
 		seen, err := records.read(u, log, from, to, fn)
 		e.mapped.Add(seen)
 		return err
@@ -273,7 +277,8 @@ func (e *boltEngine) Read(log uint32, from, to uint64, fn func(seq uint64, rec [
 	return err
 }
 
-func (e *boltEngine) view(fn func(tx *bolt.Tx, records table) error) (err error) {
+// view lends the buckets as they are now.
+func (e *boltEngine) view(fn func(records, state *walker) error) (err error) {
 	e.mu.RLock()
 	defer e.mu.RUnlock()
 	if e.db == nil {
@@ -282,12 +287,16 @@ func (e *boltEngine) view(fn func(tx *bolt.Tx, records table) error) (err error)
 	defer onFaultPanic()()
 	defer asError(&err)
 	return e.db.View(func(tx *bolt.Tx) error {
-		records := tx.Bucket(recordsBucket)
-		if records == nil || tx.Bucket(stateBucket) == nil {
-			return fmt.Errorf("%w: a bucket is missing", ErrDamaged)
+		records, err := walkTx(e.db, tx, recordsBucket)
+		if err != nil {
+			return err
+		}
+		state, err := walkTx(e.db, tx, stateBucket)
+		if err != nil {
+			return err
 		}
 		defer e.letGo(tx)
-		return fn(tx, table{records})
+		return fn(records, state)
 	})
 }
 
@@ -324,6 +333,9 @@ func (e *boltEngine) Fold(b *foldBatch) (written int64, err error) {
 		tx.Rollback() // of no effect after Commit; after a panic it may panic, too
 		e.bad = false
 	}()
+	if err := e.sound(tx, b); err != nil {
+		return 0, err
+	}
 	if err := e.apply(tx, b); err != nil {
 		return 0, err
 	}
@@ -336,6 +348,22 @@ func (e *boltEngine) Fold(b *foldBatch) (written int64, err error) {
 		e.db.View(func(tx *bolt.Tx) error { e.letGo(tx); return nil })
 	}
 	return stats.GetPageAlloc() + boltPage, nil // the pages of the tree, and one meta page
+}
+
+// sound looks at all pages that bbolt will touch to apply b, before it does.
+func (e *boltEngine) sound(tx *bolt.Tx, b *foldBatch) error {
+	state, err := walkTx(e.db, tx, stateBucket)
+	if err == nil {
+		err = state.each(func([]byte, []byte) error { return nil })
+	}
+	if err != nil {
+		return err
+	}
+	records, err := walkTx(e.db, tx, recordsBucket)
+	if err != nil {
+		return err
+	}
+	return records.soundFor(b)
 }
 
 func (e *boltEngine) apply(tx *bolt.Tx, b *foldBatch) error {
@@ -408,7 +436,7 @@ func (e *boltEngine) Compact(goOn func() bool) (written int64, err error) {
 			if !goOn() {
 				return errStopped
 			}
-			err := e.view(func(_ *bolt.Tx, records table) error {
+			err := e.view(func(records, _ *walker) error {
 				if e.db != source {
 					return errStopped
 				}
@@ -434,9 +462,9 @@ func (e *boltEngine) Compact(goOn func() bool) (written int64, err error) {
 }
 
 func (e *boltEngine) copyState(fresh *bolt.DB) error {
-	return e.view(func(from *bolt.Tx, _ table) error {
+	return e.view(func(_, state *walker) error {
 		return fresh.Update(func(tx *bolt.Tx) error {
-			return from.Bucket(stateBucket).ForEach(tx.Bucket(stateBucket).Put)
+			return state.each(tx.Bucket(stateBucket).Put)
 		})
 	})
 }

@@ -15,8 +15,8 @@
 // # Reading order
 //
 // record.go (the one form of a record), journal.go, frame.go, replay.go and direct.go (the
-// first level on disk), missing.go (what damage of it lost), engine.go, bolt.go, table.go
-// and block.go (the second), meta.go (epochs), store.go, clock.go, retention.go (what is
+// first level on disk), missing.go (what damage of it lost), engine.go, bolt.go, table.go,
+// walk.go and block.go (the second), meta.go (epochs), store.go, clock.go, retention.go (what is
 // kept), log.go, share.go (beside others), oldest.go (how a record leaves), read.go, expire.go, gap.go, doubt.go (what was dropped and may be at the hub), told.go (what the journal is told of it), conflate.go
 // (the newest of each subject), spans.go, cursor.go, order.go (which comes next), early.go
 // and tail.go (what is kept after the acknowledgement), commit.go (from append to safe),

@@ -225,5 +225,25 @@ func FuzzPages(f *testing.F) {
 		if err := checkPages(path); err != nil && !errors.Is(err, ErrDamaged) {
 			t.Fatal(err)
 		}
+		if m, ok := decodeBoltMeta(file[boltPage:]); ok {
+			walkFuzzed(t, file, m)
+		}
 	})
+}
+
+// walkFuzzed reads the records of a file. That ends, in the order of the keys or with damage.
+func walkFuzzed(t *testing.T, file []byte, m boltMeta) {
+	w, err := walk(file[:min(uint64(len(file)), m.pages*boltPage)], m.root, recordsBucket)
+	if err == nil {
+		err = w.each(func(k, v []byte) error { return nil })
+	}
+	if err == nil {
+		err = w.sound(keyOf(7, 20), keyOf(7, 60))
+	}
+	if err == nil {
+		_, err = w.read(&unpacker{}, 7, 10, 150, func(uint64, []byte) bool { return true })
+	}
+	if err != nil && !errors.Is(err, ErrDamaged) {
+		t.Fatal(err)
+	}
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"fmt"
+	"slices"
 )
 
 // This file knows how records lie in their bucket: each as a value of its own, or many
@@ -262,31 +263,28 @@ func (t table) killIn(u *unpacker, p *packer, k, v []byte, seq, base uint64) err
 // read calls fn for the records of a log with from ≤ seq ≤ to until it returns false.
 // It finds a key that a flipped bit has moved by its neighbours, for keys ascend, or by
 // the block under it. seen counts the bytes that it looked at.
-func (t table) read(u *unpacker, log uint32, from, to uint64, fn func(seq uint64, rec []byte) bool) (seen int64, err error) {
+func (w *walker) read(u *unpacker, log uint32, from, to uint64, fn func(seq uint64, rec []byte) bool) (seen int64, err error) {
 	low := keyOf(log, from)
-	c := t.Cursor()
-	k, _ := c.Seek(low)
-	if k == nil {
-		if last, v := c.Last(); last != nil && (bytes.Compare(last, low) >= 0 || !own(last, v)) {
+	if err := w.seek(low); err != nil {
+		return 0, err
+	}
+	if before, v, err := w.prev(); err != nil {
+		return 0, err
+	} else if before != nil {
+		if bytes.Compare(before, low) >= 0 || !own(before, v) { // the search was led astray
 			return 0, errDisorder
 		}
-		return 0, nil
+		w.next()
 	}
-	var v []byte
-	if before, w := c.Prev(); before == nil {
-		k, v = c.First()
-	} else if bytes.Compare(before, low) >= 0 || !own(before, w) { // the search was led astray
-		return 0, errDisorder
-	} else {
-		k, v = c.Next()
-	}
-	var last []byte
-	for ; k != nil; k, v = c.Next() {
+	for {
+		k, v, err := w.next()
+		if k == nil || err != nil {
+			return seen, err
+		}
 		seen += int64(len(v) + len(k) + elemSize)
-		if bytes.Compare(k, last) <= 0 || !isKey(k) {
+		if !isKey(k) {
 			return seen, errDisorder
 		}
-		last = k
 		end, ours := holds(k, log)
 		first := end
 		if ours {
@@ -295,21 +293,18 @@ func (t table) read(u *unpacker, log uint32, from, to uint64, fn func(seq uint64
 			}
 		}
 		if !ours || first > to { // one more look at the order
-			if k, _ = c.Next(); k != nil && bytes.Compare(k, last) <= 0 {
-				return seen, errDisorder
-			}
-			return seen, nil
+			_, _, err := w.next()
+			return seen, err
 		}
-		if more, err := t.handOut(u, k, v, from, to, fn); !more || err != nil {
+		if more, err := handOut(u, k, v, from, to, fn); !more || err != nil {
 			return seen, err
 		}
 		from = max(from, end+1)
 	}
-	return seen, nil
 }
 
 // handOut calls fn for what lies under a key.
-func (t table) handOut(u *unpacker, k, v []byte, from, to uint64, fn func(seq uint64, rec []byte) bool) (more bool, err error) {
+func handOut(u *unpacker, k, v []byte, from, to uint64, fn func(seq uint64, rec []byte) bool) (more bool, err error) {
 	if len(k) == singleKey {
 		seq := binary.BigEndian.Uint64(k[4:])
 		return seq < from || fn(seq, v), nil
@@ -320,21 +315,52 @@ func (t table) handOut(u *unpacker, k, v []byte, from, to uint64, fn func(seq ui
 
 // copyFrom puts what another table has from a key on, about room bytes of it. It returns
 // the key to go on with, nil at the end.
-func (t table) copyFrom(from table, key []byte, room int) (next []byte, err error) {
+func (t table) copyFrom(from *walker, key []byte, room int) (next []byte, err error) {
 	t.FillPercent = 0.9
-	c := from.Cursor()
-	var last []byte
-	for k, v := c.Seek(key); k != nil; k, v = c.Next() {
-		if bytes.Compare(k, last) <= 0 || !isKey(k) {
+	if err := from.seek(key); err != nil {
+		return nil, err
+	}
+	for some := false; ; some = true {
+		k, v, err := from.next()
+		if k == nil || err != nil {
+			return nil, err
+		}
+		if !isKey(k) {
 			return nil, errDisorder
 		}
-		if room -= len(v); room < 0 && last != nil {
+		if room -= len(v); room < 0 && some {
 			return bytes.Clone(k), nil
 		}
 		if err := t.Put(k, v); err != nil {
 			return nil, err
 		}
-		last = k
 	}
-	return nil, nil
+}
+
+// soundFor looks at the pages in which b will change something.
+func (w *walker) soundFor(b *foldBatch) error {
+	look := func(log uint32, from, to uint64) error {
+		return w.sound(keyOf(log, from), append(keyOf(log, to), blockMark))
+	}
+	for _, r := range slices.Concat(b.remove, b.hollow) {
+		if err := look(r.log, r.from, r.to); err != nil {
+			return err
+		}
+	}
+	for _, r := range b.kill {
+		if err := look(r.log, r.from, r.from); err != nil {
+			return err
+		}
+	}
+	for recs := b.put; len(recs) > 0; {
+		n := 1
+		for n < len(recs) && recs[n].log == recs[0].log {
+			n++
+		}
+		if err := look(recs[0].log, recs[0].seq, recs[n-1].seq); err != nil {
+			return err
+		}
+		recs = recs[n:]
+	}
+	return nil
 }
