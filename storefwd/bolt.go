@@ -28,6 +28,7 @@ import (
 type boltEngine struct {
 	path string // static
 	max  int64  // bytes that the file may have, static
+	most int64  // the same, or what it had when it was opened under a larger max; owned as packer is
 
 	packer    packer    // owned by the caller of Open, Fold, Reset and Compact
 	unpackers sync.Pool // of *unpacker
@@ -82,7 +83,9 @@ func (e *boltEngine) Open() (written int64, err error) {
 		e.db, e.file, _ = openDB(e.path, e.max, e.max, true)
 	}
 	e.lost = err != nil
-	e.measure()
+	if e.measure(); e.most == 0 && e.file != nil {
+		e.most = max(e.max, e.Size()-boltSlack)
+	}
 	return written, spaceError(err)
 }
 
@@ -323,6 +326,11 @@ func (e *boltEngine) Fold(b *foldBatch) (written int64, err error) {
 	if err := e.makeRoom(b); err != nil {
 		return 0, err
 	}
+	limit := e.most
+	if len(b.put) == 0 {
+		limit += boltSlack // to remove takes pages, too
+	}
+	e.db.MaxSize = int(limit)
 	e.bad = true // until bbolt's locks are free again
 	tx, err := e.db.Begin(true)
 	if err != nil {

@@ -140,10 +140,13 @@ func (s *Store) fold() error {
 	if errors.Is(err, errNoSpace) && !errors.Is(err, errMaxSize) && s.letReserveGo() {
 		n, err = s.applyFold(b, reset)
 	}
-	if errors.Is(err, errMaxSize) && s.dropForRoom() {
-		return nil // the next one removes what was dropped
+	if errors.Is(err, errMaxSize) && !s.removeFirst && (s.removeAlone(b) || s.dropForRoom()) {
+		return nil // the next one removes what was acknowledged or dropped
 	}
 	if err != nil {
+		if errors.Is(err, errNoSpace) {
+			s.removeAlone(b)
+		}
 		s.unsure(to)
 		return s.foldFailed(err)
 	}
@@ -192,6 +195,16 @@ func (s *Store) fold() error {
 		s.dirty()
 	}
 	return nil
+}
+
+// removeAlone has the next transaction only remove what b would have, if that was more than to
+// remove: it found no room, and pages are free only after the transaction that frees them.
+func (s *Store) removeAlone(b *foldBatch) bool {
+	if len(b.put) == 0 || len(b.remove)+len(b.hollow)+len(b.kill) == 0 {
+		return false
+	}
+	s.removeFirst = true
+	return true
 }
 
 // dropForRoom makes room in a file that may not grow, as a full log does: the oldest goes, of
