@@ -30,6 +30,7 @@ type boltEngine struct {
 	max  int64  // bytes that the file may have, static
 	most int64  // the same, or what it had when it was opened under a larger max; owned as packer is
 
+	renamed   bool      // the file took another's place, and the directory was not synced since; owned as packer is
 	packer    packer    // owned by the caller of Open, Fold, Reset and Compact
 	unpackers sync.Pool // of *unpacker
 
@@ -81,6 +82,9 @@ func (e *boltEngine) Open() (written int64, err error) {
 	}
 	if e.db, e.file, err = openDB(e.path, e.max, e.max, false); errors.Is(err, syscall.EROFS) {
 		e.db, e.file, _ = openDB(e.path, e.max, e.max, true)
+	}
+	if err == nil {
+		err = e.syncName()
 	}
 	e.lost = err != nil
 	if e.measure(); e.most == 0 && e.file != nil {
@@ -209,7 +213,21 @@ func (e *boltEngine) takePlace() (written int64, err error) {
 	if err := os.Rename(e.fresh(), e.path); err != nil {
 		return 0, err
 	}
-	return info.Size(), syncDir(filepath.Dir(e.path))
+	e.renamed = true
+	return info.Size(), e.syncName()
+}
+
+// syncName makes the name of a file that took the place of another durable: until then a crash
+// may bring the other one back, and what is folded from now on is not in that.
+func (e *boltEngine) syncName() error {
+	if !e.renamed {
+		return nil
+	}
+	if err := syncDir(filepath.Dir(e.path)); err != nil {
+		return fmt.Errorf("%w: %w", errExchanged, err)
+	}
+	e.renamed = false
+	return nil
 }
 
 func (e *boltEngine) Load() (states map[uint32]logState, folded uint64, err error) {

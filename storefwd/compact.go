@@ -51,7 +51,7 @@ func (s *Store) compactDue() {
 		s.mu.Lock()
 		s.stats.BoltBytes += n
 		s.mu.Unlock()
-	case errors.Is(err, errStopped), errors.Is(err, errNoSpace):
+	case errors.Is(err, errStopped), errors.Is(err, errNoSpace) && !errors.Is(err, errExchanged):
 	default:
 		s.foldFailed(err)
 	}

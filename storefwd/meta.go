@@ -221,15 +221,23 @@ func replaceFile(path string, fill func(f *os.File) error) error {
 	if err := os.Rename(tmp, path); err != nil {
 		return err
 	}
-	return syncDir(filepath.Dir(path))
+	if err := syncDir(filepath.Dir(path)); err != nil {
+		return fmt.Errorf("%w: %w", errExchanged, err)
+	}
+	return nil
 }
+
+// errExchanged says that a file took another's place, and that a crash may undo it.
+var errExchanged = errors.New("sync of the directory")
+
+var dirSync = (*os.File).Sync // tests put faults there
 
 func syncDir(dir string) error {
 	d, err := os.Open(dir)
 	if err != nil {
 		return err
 	}
-	return errors.Join(d.Sync(), d.Close())
+	return errors.Join(dirSync(d), d.Close())
 }
 
 // moveAside renames a damaged file to one that is never opened again and returns

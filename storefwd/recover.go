@@ -245,7 +245,7 @@ func (s *Store) bringJournal() error {
 	path, size, run := s.path("journal"), max(s.o.JournalBytes, s.journalSize, journalFor(recs)), s.meta.run()
 	size = (size + 2*journalBlock - 1) &^ (2*journalBlock - 1) // one of format 1 may have another
 	n, err := createJournal(path, size, run, recs)
-	if err != nil && s.j != nil && !s.j.first && errors.Is(spaceError(err), errNoSpace) {
+	if err != nil && s.j != nil && !s.j.first && errors.Is(spaceError(err), errNoSpace) && !errors.Is(err, errExchanged) {
 		return nil // the one there is will do
 	}
 	s.closeJournal()
