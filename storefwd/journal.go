@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
+	"io"
 	"os"
 
 	"golang.org/x/sys/unix"
@@ -52,6 +53,7 @@ type journal struct {
 	used   [2]uint64 // by half: the generation of what it holds, 0 if that is of no interest any more
 	runs   [2]uint16 // and the run that wrote it
 	bad    bool      // replay found damage: a fresh journal is to take its place
+	cut    bool      // the file is shorter than its header says
 	ends   []logEnd  // of the logs written to last
 
 	buf       []byte // aligned; what is to be written of a batch
@@ -93,7 +95,10 @@ const (
 	apart         = 64 << 10              // a batch is so far away from the one that it proves, in a journal that has the room
 )
 
-var errJournalHeader = errors.New("both headers are damaged")
+var (
+	errJournalHeader = errors.New("both headers are damaged")
+	errJournalUnread = errors.New("no header of the journal can be read") // which the disk may do later
+)
 
 // createJournal makes a journal of the given size that holds recs. Its zeroes are
 // really written: in space that is only reserved, the first write of each block
@@ -183,25 +188,36 @@ func fillJournal(f journalFile, size int64, run uint16, recs [][]byte) (written 
 // of align bytes, and of the given run.
 func openJournal(f journalFile, size, align int64, run uint16) (*journal, error) {
 	head := make([]byte, 40)
+	var unread error
 	for _, at := range []int64{0, size - journalBlock} {
 		if at < 0 {
 			continue
 		}
 		if _, err := f.ReadAt(head, at); err != nil {
+			if !errors.Is(err, io.EOF) {
+				unread = err
+			}
 			continue
 		}
 		half := int64(le.Uint64(head[16:]))
 		if string(head[:8]) != journalMagic || crc32.Checksum(head[:36], castagnoli) != le.Uint32(head[36:]) ||
-			half <= 0 || half%sector != 0 || half > (size-2*journalBlock)/2 {
+			half <= 0 || half%sector != 0 || half > 1<<30 {
+			continue
+		}
+		cut := half > (size-2*journalBlock)/2
+		if cut && at > 0 {
 			continue
 		}
 		v := le.Uint32(head[8:])
 		if v != 1 && v != journalFormat {
 			return nil, fmt.Errorf("format %d is not one this version knows", v)
 		}
-		j := &journal{f: f, size: size, half: half, align: align, first: v == 1, run: run, gen: uint64(le.Uint32(head[32:])) << 32}
+		j := &journal{f: f, size: size, half: half, align: align, first: v == 1, cut: cut, run: run, gen: uint64(le.Uint32(head[32:])) << 32}
 		copy(j.salt[:], head[24:])
 		return j, nil
+	}
+	if unread != nil {
+		return nil, fmt.Errorf("%w: %w", errJournalUnread, unread)
 	}
 	return nil, errJournalHeader
 }

@@ -24,6 +24,8 @@ import (
 const (
 	retryMin = time.Second
 	retryMax = 30 * time.Second
+
+	mostUnread = 10 // tries to read a journal before it is given up
 )
 
 // bring takes the steps that are missing until records can be made safe. It is
@@ -149,6 +151,10 @@ func (s *Store) bringRecords() error {
 		return err
 	}
 	j, err := openJournal(s.faulty(f.journalFile), f.size, f.align, s.meta.run())
+	if s.unread++; errors.Is(err, errJournalUnread) && s.unread < mostUnread {
+		f.Close()
+		return err // the disk fails: what is there may be read later
+	}
 	if err != nil {
 		f.Close()
 		kept, moveErr := moveAside(path, s.epoch)

@@ -75,6 +75,9 @@ func (j *journal) replay(folded uint64, to reader) (notes []string) {
 		// written from now on must be newer than it, or replay would pass it over.
 		j.gen, j.count = folded, 0
 	}
+	if j.cut {
+		notes = append(notes, "the journal is cut off at its end")
+	}
 	j.lo, j.hi = 0, 0 // this generation is closed: a torn batch may lie behind its end
 	j.bad = len(notes) > 0
 	return notes

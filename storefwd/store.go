@@ -105,6 +105,7 @@ type Store struct {
 	// Owned by the committer, before that by Open.
 	lock                       *os.File  // nil until the directory is taken
 	metaOK, engineOK, replayed bool      // steps of bring that were taken; engineOK: bbolt can be written
+	unread                     int       // so often the journal was looked at and not replayed
 	j                          *journal  // nil while there is none to be trusted
 	journalSize                int64     // of the last one
 	cached                     bool      // it is written through the page cache, whatever the file system can do
