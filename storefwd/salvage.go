@@ -1,6 +1,7 @@
 package storefwd
 
 import (
+	"cmp"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -157,8 +158,17 @@ func (s *Store) salvageDue() {
 	s.setLimits()
 	names, _ := filepath.Glob(s.path("store.db") + salvageMark + "*")
 	slices.Sort(names)
+	for _, name := range names { // first what is not wanted: else old records stay in the new file for ever
+		if s.seqFloor == 0 {
+			break // known
+		}
+		if err := s.salvageFile(name, true); err != nil {
+			s.salvageStopped(err)
+			return
+		}
+	}
 	for _, name := range names {
-		if err := s.salvageFile(name); err != nil {
+		if err := s.salvageFile(name, false); err != nil {
 			s.salvageStopped(err)
 			return
 		}
@@ -217,8 +227,8 @@ func (s *Store) salvageStopped(err error) {
 	}
 }
 
-// salvageFile reads one damaged file.
-func (s *Store) salvageFile(name string) error {
+// salvageFile reads one damaged file, for its states alone or for its records, too.
+func (s *Store) salvageFile(name string, statesOnly bool) error {
 	f, err := os.Open(name)
 	if err != nil {
 		return err
@@ -233,6 +243,7 @@ func (s *Store) salvageFile(name string) error {
 		switch {
 		case len(key) == 4:
 			v.noteState(binary.BigEndian.Uint32(key), value)
+		case statesOnly:
 		case len(key) == singleKey:
 			v.take(value)
 		case len(key) == blockKey:
@@ -284,10 +295,7 @@ func (s *Store) putSalvaged() error {
 	v := s.salvage
 	if len(v.batch.put) > 0 {
 		slices.SortStableFunc(v.batch.put, func(a, b foldRecord) int {
-			if a.log != b.log {
-				return int(int64(a.log) - int64(b.log))
-			}
-			return compareSeq(a.seq, b.seq)
+			return cmp.Or(cmp.Compare(a.log, b.log), compareSeq(a.seq, b.seq))
 		})
 		put := slices.CompactFunc(v.batch.put, func(a, b foldRecord) bool { return a.log == b.log && a.seq == b.seq }) // of older pages
 		n, err := s.eng.Fold(&foldBatch{put: put})
