@@ -426,6 +426,9 @@ func (s *Store) committed(bytes int) {
 	for _, r := range s.batch {
 		r.log.journaled = max(r.log.journaled, r.seq)
 		r.log.written++
+		if r.buf[32] >= kindLost {
+			r.log.told = append(r.log.told, r.buf)
+		}
 		r.lost = false
 		s.makeSafe(r)
 		r.log.wakeReaders()

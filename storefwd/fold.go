@@ -315,7 +315,7 @@ func (s *Store) foldBatch() (b *foldBatch, to map[*Log]seqRange) {
 			st.Base = upTo + 1
 		}
 		removes = l.hollowDue(b, max(st.Folded, l.unsure.top()), removes)
-		l.acksFolding, l.rewoundFolding = l.acks, l.rewound
+		l.acksFolding, l.rewoundFolding, l.toldFolding = l.acks, l.rewound, l.told
 		if l.conf != nil {
 			b.alone[id] = true
 			for seq := range l.conf.dead {
@@ -332,7 +332,8 @@ func (s *Store) foldBatch() (b *foldBatch, to map[*Log]seqRange) {
 
 // said notes that the engine knows st.
 func (l *Log) said(st *logState) {
-	l.stated = st.First
+	l.stated, l.told = st.First, l.told[len(l.toldFolding):]
+	l.toldFolding = nil
 	l.acksSaved, l.scatterSaid = l.acksFolding, st.Scattered
 	if l.rewoundFolding {
 		l.rewound = false

@@ -76,6 +76,8 @@ type Log struct {
 	doubt      doubt          // what was dropped, and may be at the hub
 	late       doubt          // was in doubt, was not found, and is not declared yet
 
+	told, toldFolding [][]byte // what of told.go the journal alone knows; what a fold that runs makes known
+
 	cut, cutSaid uint64 // what is before was dropped for newer ones; the journal knows, or will with cutRec
 	cutRec       *rec   // waits to be written
 	cutBefore    uint64 // what is before was, by an earlier run

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"syscall"
 	"time"
 
@@ -203,7 +204,9 @@ func (s *Store) restore(b []byte) {
 		l = s.restoreLog(id, logState{})
 	}
 	if b[32] == kindLost || b[32] == kindCut {
-		l.replayTold(b, r.Seq)
+		if l.replayTold(b, r.Seq) {
+			l.told = append(l.told, append(l.alloc(len(b)), b...))
+		}
 		return
 	}
 	if r.Seq <= l.folded || r.Seq <= l.journaled {
@@ -292,14 +295,22 @@ func (c *counter) record([]byte)  { *c++ }
 func (c *counter) missing(uint32) {}
 
 // unfolded lists the records that are safe in the journal alone, in their order. Those
-// that somebody still has to read are what counts.
+// that somebody still has to read are what counts, and what was told of losses.
 func (s *Store) unfolded() (recs [][]byte) {
 	for _, l := range s.logs {
+		from := len(recs)
+		for _, b := range l.told {
+			seal(b)
+			recs = append(recs, b)
+		}
 		for i := range l.ram.len() {
 			if r := *l.ram.at(i); r.seq <= l.journaled && !r.gone {
 				seal(r.buf) // it may never have been in the journal
 				recs = append(recs, r.buf)
 			}
+		}
+		if len(l.told) > 0 {
+			slices.SortStableFunc(recs[from:], func(a, b []byte) int { return compareSeq(le.Uint64(a[16:]), le.Uint64(b[16:])) })
 		}
 	}
 	return recs

@@ -42,10 +42,11 @@ func (l *Log) sayCut() {
 	l.cutSaid = l.cut
 }
 
-// replayTold takes back what was told, unless it is no news to the engine.
-func (l *Log) replayTold(b []byte, seq uint64) {
+// replayTold takes back what was told, unless it is no news to the engine. It reports whether it is.
+func (l *Log) replayTold(b []byte, seq uint64) (news bool) {
 	switch {
 	case seq <= l.knownTo:
+		return false
 	case b[32] == kindCut:
 		l.cutBefore = max(l.cutBefore, min(le.Uint64(b[24:]), seq))
 		l.cut, l.cutSaid = l.cutBefore, l.cutBefore
@@ -54,4 +55,5 @@ func (l *Log) replayTold(b []byte, seq uint64) {
 		l.addGap(gap{From: seq, To: seq, Count: 1, Reason: LostNewest.String()})
 		l.journaled, l.last = seq, max(l.last, seq)
 	}
+	return true
 }
