@@ -254,6 +254,7 @@ func (e *boltEngine) Load() (states map[uint32]logState, folded uint64, err erro
 		if err != nil {
 			return nil, 0, err
 		}
+		s.counted = true
 		states[id] = s
 	}
 	return states, folded, err

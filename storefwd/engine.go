@@ -93,6 +93,8 @@ type logState struct {
 	Early     map[string][]span `json:"early,omitempty"`     // acknowledged above the floors; counted neither in Msgs nor in Bytes
 	Mark      mark              `json:"mark,omitzero"`       // up to where a hub's stream has nothing of ours but what is acknowledged
 	Scattered bool              `json:"scattered,omitempty"` // behind that it may have ours in any order
+
+	counted bool // from the records, for what was stored failed its checksum
 }
 
 // add counts one more record.

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"maps"
 	"os"
+	"path/filepath"
 	"slices"
 	"time"
 
@@ -142,9 +143,16 @@ func (v *ReadOnly) found(file string, err error) {
 // records in it.
 func (v *ReadOnly) openEngine() {
 	path := v.s.path("store.db")
+	damaged, _ := filepath.Glob(path + salvageMark + "*")
+	if len(damaged) > 0 {
+		v.notes = append(v.notes, fmt.Sprintf("%s was damaged and is not salvaged yet: what is in it is not shown; start leafd", filepath.Base(damaged[0])))
+	}
 	info, err := os.Stat(path)
 	if err != nil {
 		v.s.eng = newBolt(path, v.s.o.MaxSize)
+		if errors.Is(err, fs.ErrNotExist) && len(damaged) == 0 && v.s.meta.Opens > 0 {
+			v.notes = append(v.notes, dbGone)
+		}
 		if !errors.Is(err, fs.ErrNotExist) {
 			v.found("store.db", reason(err))
 		}
@@ -152,6 +160,10 @@ func (v *ReadOnly) openEngine() {
 	}
 	e := newBolt(path, max(v.s.o.MaxSize, info.Size()))
 	v.s.eng = e
+	if err := checkPages(path); err != nil { // bbolt may end the process over it
+		v.found("store.db", err)
+		return
+	}
 	if e.db, e.file, err = openDB(path, e.max, e.max, true); err != nil {
 		v.found("store.db", err)
 		return
@@ -163,7 +175,9 @@ func (v *ReadOnly) openEngine() {
 		return
 	}
 	for id, st := range states {
-		v.s.restoreLog(id, st)
+		if v.s.restoreLog(id, st); st.counted {
+			v.notes = append(v.notes, countedNote(id))
+		}
 	}
 	v.s.folded = folded
 }

@@ -79,6 +79,11 @@ func (s *Store) bringEngine() error {
 		return nil
 	}
 	s.findDamaged()
+	if _, err := os.Lstat(s.path("store.db")); !s.loaded && s.salvage == nil && s.meta.Opens > 1 && errors.Is(err, fs.ErrNotExist) {
+		s.mu.Lock()
+		s.note(dbGone) // it was durable before meta.json was
+		s.mu.Unlock()
+	}
 	var written int64
 	err := s.check()
 	if err == nil {
@@ -96,6 +101,12 @@ func (s *Store) bringEngine() error {
 	s.stats.MetaBytes += written
 	s.engineOK = err == nil
 	return err
+}
+
+const dbGone = "store.db is gone, and with it all that was in it and not in the journal"
+
+func countedNote(id uint32) string {
+	return fmt.Sprintf("store.db: the account of log #%08x failed its checksum and was made anew from its records; losses that were not declared yet are forgotten", id)
 }
 
 // check looks at the file's structure before bbolt does, the first time and after others had
@@ -124,7 +135,9 @@ func (s *Store) openEngine() (written int64, err error) {
 	}
 	if !s.loaded {
 		for id, st := range states {
-			s.restoreLog(id, st)
+			if s.restoreLog(id, st); st.counted {
+				s.note(countedNote(id))
+			}
 		}
 		s.loaded, s.folded = true, folded
 		s.loadWear()
