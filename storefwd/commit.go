@@ -209,7 +209,12 @@ func (s *Store) finish() {
 	s.commit(everything)
 	if s.working() {
 		for s.j.used != [2]uint64{} && s.seal() || s.foldable() {
-			if s.fold() != nil {
+			if err := s.fold(); err != nil {
+				s.mu.Lock()
+				if s.removable() > 0 { // else the journal has it all
+					s.unfinished = fmt.Errorf("what was removed last is there again at the next start: %w", err)
+				}
+				s.mu.Unlock()
 				break
 			}
 		}

@@ -2,6 +2,7 @@ package storefwd
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"hash/crc32"
@@ -87,6 +88,29 @@ func (l *Log) Drop(to uint64) (msgs, bytes int64) {
 		l.s.unlockAndFire()
 	}
 	return msgs, bytes
+}
+
+// Readable waits until a damaged file is salvaged, and says why what the logs hold cannot be read.
+func (s *Store) Readable(ctx context.Context) error {
+	for {
+		if err := s.awaitSalvage(ctx); err != nil {
+			return err
+		}
+		s.mu.Lock()
+		readable, again, suspected := s.readable, s.salvaging != nil, s.suspected != nil
+		s.mu.Unlock()
+		if readable {
+			return nil
+		}
+		if !again && !suspected {
+			return errEngineDown
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
 }
 
 // ReadOnly is a store that no process has open, seen without changing a byte of it:

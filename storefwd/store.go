@@ -164,6 +164,7 @@ type Store struct {
 	lookAt      int64         // when the clock is looked at next, by mono
 	saveAt      int64         // when what it said may be written next, by mono
 	clockNews   bool          // … and that there is something to write
+	unfinished  error         // why Close left work in the journal
 	health      []string
 	stats       Stats
 	wear        Wear             // since the store was made
@@ -415,7 +416,7 @@ func (s *Store) Close() error {
 	s.mu.Lock()
 	err := s.failed
 	if errors.Is(err, ErrClosed) {
-		err = nil
+		err = s.unfinished
 	}
 	s.mu.Unlock()
 	s.comeBack()

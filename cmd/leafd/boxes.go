@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -195,6 +196,11 @@ func (b *storeBoxes) drop(name string, to uint64) (dropped, error) {
 	l, err := b.find(name)
 	if err != nil {
 		return dropped{}, err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	if err := b.store.Readable(ctx); err != nil {
+		return dropped{}, &boxError{fmt.Sprintf("nothing was dropped, for the store cannot be read now: %v", err)}
 	}
 	msgs, bytes := l.Drop(to)
 	return dropped{Messages: msgs, Bytes: bytes}, nil
