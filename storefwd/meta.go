@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -152,7 +153,7 @@ var errNewer = errors.New("a newer leafd made it; use that one, or another direc
 // apart. It returns a note for Health about that.
 func readMeta(dir, node string, board []string) (m meta, note string, err error) {
 	path := filepath.Join(dir, metaFile)
-	b, err := os.ReadFile(path)
+	b, err := readAgain(path)
 	if err == nil {
 		m, err = decodeMeta(b)
 	}
@@ -176,6 +177,19 @@ func readMeta(dir, node string, board []string) (m meta, note string, err error)
 		m.Node = "leafd-" + hex.EncodeToString(random(4))
 	}
 	return m, note, validNode(m.Node)
+}
+
+// readAgain reads a file, and tries again for a second if that fails: what the disk, or the
+// kernel, could not do for a moment says nothing of the file.
+func readAgain(path string) (b []byte, err error) {
+	for range 5 {
+		var errno unix.Errno
+		if b, err = os.ReadFile(path); !errors.As(err, &errno) || errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) || errno == unix.ENOTDIR {
+			break
+		}
+		time.Sleep(200 * time.Millisecond)
+	}
+	return b, err
 }
 
 func (m meta) write(path string) (written int, err error) {
