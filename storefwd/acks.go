@@ -87,6 +87,7 @@ func (f *Forwarder) acked(attempt, seq uint64, ack *pubAck) {
 		f.alone = nil
 	}
 	hole := f.only != "" && a.known && !a.inOrder && !ack.Duplicate
+	back := f.only != "" && a.less && !ack.Duplicate
 	resync := f.resync
 	changed := a.known && a.took > 0 && f.measure(a.took)
 	stepped := a.known && f.flow.step(a.took, a.full, time.Now())
@@ -98,6 +99,10 @@ func (f *Forwarder) acked(attempt, seq uint64, ack *pubAck) {
 	if hole {
 		f.l.setLive(false, 0)
 		resync(fmt.Errorf("%w: the hub acknowledged seq %d before an earlier one", errResync, seq))
+	} else if back {
+		f.l.setLive(false, 0)
+		f.l.noteLess()
+		resync(fmt.Errorf("%w: the stream was set back: seq %d is at %d there", errResync, seq, ack.Seq))
 	} else if changed {
 		f.l.setSpill(f.spill())
 	}

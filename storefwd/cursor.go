@@ -303,6 +303,7 @@ type acked struct {
 	known   bool          // it was waited for
 	inOrder bool          // all that was handed out before it is settled, too
 	full    bool          // half of what may be pending was, with it
+	less    bool          // it has a place in the stream that was one's before it: that was set back
 }
 
 // ack acknowledges seq. If that is in order, the hub's stream has nothing of ours that is
@@ -315,8 +316,10 @@ func (c *Cursor) ack(seq, at uint64) (a acked) {
 		c.l.found(seq)
 	}
 	a.took, a.known, a.inOrder = c.mark(seq)
-	if m := &c.l.hub; a.inOrder && at > m.At && m.Stream != "" {
+	if m := &c.l.hub; a.inOrder && at > m.At && m.Stream != "" && !c.l.less {
 		*m = mark{m.Stream, at, seq, at} // of an earlier session, too: it is settled
+	} else {
+		a.less = a.known && a.inOrder && at > 0 && m.Stream != ""
 	}
 	if a.known {
 		c.l.countAck()

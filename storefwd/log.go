@@ -51,6 +51,7 @@ type Log struct {
 	acks, acksSaved, acksFolding uint64 // acknowledgements; those that the engine knows of, and will once the fold that runs has succeeded
 	scatter, scatterSaid         bool   // records may have been handed out while older ones waited; the engine knows that
 	hub                          mark   // where the hub's stream stands
+	less                         bool   // … and it was set back while the link was up: the mark stays until the next resume
 
 	epochs  []epochStart // ascending by First; who appended what
 	cursors []*Cursor    // few, each of another name

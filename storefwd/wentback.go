@@ -21,8 +21,8 @@ func (f *Forwarder) giveBack(ctx context.Context, p *place) error {
 		return err
 	}
 	to, mixed := uint64(0), f.c.mixes()
-	if p.own && p.last.ours && !mixed {
-		to = p.last.seq // of what others write among ours, readBack finds what is there
+	if p.own && p.last.ours && !mixed && f.exclusive(p) {
+		to = p.last.seq // where no chain held back what came since, readBack finds what is there
 		if bound, wrote := f.l.behind(p.last); bound > 0 && !wrote {
 			to = bound - 1
 		}
@@ -73,6 +73,9 @@ func (f *Forwarder) countLess(p *place, m mark, again uint64) (lost, read uint64
 // was deleted leaves the others theirs.
 func (f *Forwarder) hasLess(ctx context.Context, p *place, m mark) (bool, error) {
 	last := p.info.State.LastSeq
+	if f.l.hasLess() {
+		return true, nil
+	}
 	switch {
 	case m.At == 0 && f.c.mixes():
 		return false, nil
@@ -89,6 +92,21 @@ func (f *Forwarder) hasLess(ctx context.Context, p *place, m mark) (bool, error)
 		return false, fmt.Errorf("look for seq %d: %w", m.Seq, err)
 	}
 	return there.at == m.At && (!there.ours || there.seq != m.Seq), nil
+}
+
+// noteLess has the next resume give back what the stream has lost while the link was up.
+func (l *Log) noteLess() {
+	l.s.mu.Lock()
+	defer l.s.mu.Unlock()
+	l.less = true
+}
+
+// hasLess reports whether that is so, once.
+func (l *Log) hasLess() (yes bool) {
+	l.s.mu.Lock()
+	defer l.s.mu.Unlock()
+	yes, l.less = l.less, false
+	return yes
 }
 
 // lostByHub counts and declares what the hub acknowledged, lost, and nobody has any more.
