@@ -102,7 +102,9 @@ func (l *Log) expired(r *Record) bool {
 	}
 	if r.mortal {
 		ttl := ttlOf(r.Header)
-		r.TTL = max(ttl-age, 1) // age is 0 if it is not known
+		if ttl > 0 { // else it is for ever, or the hub's to refuse, and goes as it came
+			r.TTL = max(ttl-age, 1) // age is 0 if it is not known
+		}
 		r.ageless = ttl > 0 && !aged
 		return ttl > 0 && aged && age >= ttl
 	}

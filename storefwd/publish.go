@@ -213,7 +213,7 @@ func (f *Forwarder) appendHeader(b []byte, r *Record) []byte {
 	for len(rest) > 0 {
 		var line []byte
 		line, rest, _ = bytes.Cut(rest, crlf)
-		if name, _, _ := bytes.Cut(line, []byte(":")); len(line) > 0 && !isLeftOut(name) && !(r.TTL > 0 && bytes.EqualFold(name, ttlName)) {
+		if name, _, _ := bytes.Cut(line, []byte(":")); len(line) > 0 && !isLeftOut(name) && !((r.TTL > 0 || f.noTTL.Load()) && bytes.EqualFold(name, ttlName)) {
 			b = append(append(b, line...), crlf...)
 		}
 	}
