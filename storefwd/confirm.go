@@ -128,7 +128,7 @@ func (c *byFlush) awaitInterest(ctx context.Context) error {
 		soon, cancel := context.WithTimeout(ctx, f.o.RetryMin) // all that is left may have expired
 		next, err := f.c.Next(soon, f.recs[:0:1])
 		cancel()
-		f.c.reset()
+		f.c.putBack()
 		switch {
 		case ctx.Err() != nil:
 			return ctx.Err()

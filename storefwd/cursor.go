@@ -39,6 +39,7 @@ type Cursor struct {
 	taken   spans         // handed out or settled; [0, floor] is in it
 	done    spans         // settled while an older one was not; from the log's first on
 	sent    spans         // handed out before a reset and not settled since
+	looked  bool          // … and the hub was asked for it since
 	pending deque[pend]   // handed out, in that order
 	runs    deque[ascent] // the stretches of pending in which sequences ascend
 	popped  uint64        // how many have left pending, ever
@@ -419,8 +420,18 @@ func (c *Cursor) drop() (p pend) {
 	return p
 }
 
-// reset hands out again what was not acknowledged.
-func (c *Cursor) reset() {
+// reset hands out again what was not acknowledged. Everything up to floor is settled.
+func (c *Cursor) reset() (floor uint64) {
+	c.l.s.mu.Lock()
+	defer c.l.s.mu.Unlock()
+	c.catchUp()
+	c.takeBack()
+	c.looked = false
+	return c.floor
+}
+
+// putBack hands out again what was handed out and not sent.
+func (c *Cursor) putBack() {
 	c.l.s.mu.Lock()
 	defer c.l.s.mu.Unlock()
 	c.takeBack()

@@ -116,13 +116,30 @@ func (d *doubt) forget(reason string) {
 	}
 }
 
-// doubtful reports whether the hub may have a record that is not acknowledged.
-func (l *Log) doubtful(seq uint64) bool {
+// doubtOf is where a record that is dropped is noted if the hub may have it although it is not
+// acknowledged; nil: it has not. What was sent before the hub was asked, and not found, can only
+// come in late.
+func (l *Log) doubtOf(seq uint64) *doubt {
 	if !l.asked && seq < l.runStart() {
-		return l.ret.Keep == UntilAcked
+		if l.ret.Keep == UntilAcked {
+			return &l.doubt
+		}
+		return nil
 	}
-	c := l.sole()
-	return c != nil && (c.taken.has(seq) || len(c.sent.s) > 0 && c.sent.has(seq))
+	switch c := l.sole(); {
+	case c == nil:
+	case len(c.sent.s) > 0 && c.sent.has(seq):
+		if !c.looked {
+			return &l.doubt
+		}
+		if l.ret.GapSubject != "" {
+			l.declaredAt = max(l.declaredAt, l.askedAt)
+			return &l.late
+		}
+	case c.taken.has(seq):
+		return &l.doubt
+	}
+	return nil
 }
 
 // runStart is the first sequence of this run.
@@ -194,11 +211,15 @@ func (l *Log) doubtFrom() (from uint64) {
 func (l *Log) settleDoubt() {
 	l.s.mu.Lock()
 	defer l.s.unlockAndFire()
+	l.askedAt = max(l.s.mono(), 1)
 	if l.doubt.from() > 0 && l.ret.GapSubject != "" {
 		l.late.add(&l.doubt, nil)
-		l.declaredAt = max(l.s.mono(), 1)
+		l.declaredAt = l.askedAt
 	}
 	l.asked, l.notTaken, l.doubt = true, 0, doubt{}
+	if c := l.sole(); c != nil {
+		c.looked = true
+	}
 	for o, ok := l.head(); ok && o.seq < l.declared; o, ok = l.head() {
 		l.drop(o, LostOldest)
 	}

@@ -74,6 +74,7 @@ type Log struct {
 	undeclared spans          // … but for these, which were in doubt
 	knownTo    uint64         // last, as the engine knew it at the start, and with it what was lost and what was declared
 	asked      bool           // the hub was asked what it has of earlier runs
+	askedAt    int64          // when it was last, by mono
 	doubt      doubt          // what was dropped, and may be at the hub
 	late       doubt          // was in doubt, was not found, and is not declared yet
 

@@ -121,15 +121,15 @@ func (l *Log) drop(o ref, why Loss) {
 
 // dropped counts o, which was dropped for a reason.
 func (l *Log) dropped(o ref, why Loss) {
-	doubtful := l.doubtful(o.seq)
+	d := l.doubtOf(o.seq)
 	if o.gap != nil {
-		if l.undeclare(*o.gap); doubtful {
-			l.doubt.addMarker(o.seq, *o.gap)
+		if l.undeclare(*o.gap); d != nil {
+			d.addMarker(o.seq, *o.gap)
 		}
 		return
 	}
-	if l.lose(why, o.seq, o.seq, 1); doubtful {
-		l.doubt.lost[why].add(o.seq, o.seq)
+	if l.lose(why, o.seq, o.seq, 1); d != nil {
+		d.lost[why].add(o.seq, o.seq)
 	}
 }
 
