@@ -125,6 +125,14 @@ func (l *Log) superseding(seq uint64) bool {
 	return seq >= l.first && !l.buriedInEngine(seq)
 }
 
+// superseded reports whether seq waits for a newer one to be safe.
+func (l *Log) superseded(seq uint64) (yes bool) {
+	if l.conf != nil {
+		_, yes = l.conf.waiting[seq]
+	}
+	return yes
+}
+
 // replaced is what goes when a record of that subject comes; nil: nothing.
 func (l *Log) replaced(subject []byte) *newest {
 	if l.conf == nil {

@@ -104,7 +104,7 @@ func (l *Log) drop(o ref, why Loss) {
 	if why == LostOldest && l.conf == nil {
 		l.cut = max(l.cut, o.seq+1)
 	}
-	superseded := l.pop(o, l.ret.GapSubject != "")
+	superseded := l.pop(o, l.ret.GapSubject != "" || l.superseded(o.seq)) // by one that is not safe yet
 	if superseded {
 		l.conflated++
 	} else if !l.wasDeclared(o.seq) {
@@ -148,8 +148,8 @@ func (l *Log) pass(o ref, now int64) {
 	}
 }
 
-// pop takes the oldest record, o, out of the accounts; lost says that its loss is to be
-// declared. It reports whether a newer one was about to supersede it.
+// pop takes the oldest record, o, out of the accounts; lost says that it is to be written all the
+// same. It reports whether a newer one was about to supersede it.
 func (l *Log) pop(o ref, lost bool) (superseded bool) {
 	superseded = l.settled(o.seq)
 	counts := !l.isEarly(o)
@@ -167,7 +167,7 @@ func (l *Log) pop(o ref, lost bool) (superseded bool) {
 		l.ramMsgs--
 		l.ramBytes -= o.size
 	}
-	o.r.gone, o.r.lost = true, (lost || o.r.lost) && !superseded
+	o.r.gone, o.r.lost = true, lost || o.r.lost
 	l.s.makeSafe(o.r)
 	return superseded
 }
