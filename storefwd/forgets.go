@@ -63,6 +63,9 @@ func (g *forgotten) supersedes(l *Log, found []stored) {
 		g.of = make(map[string]uint64)
 	}
 	for _, m := range found {
+		if m.subject == l.ret.GapSubject {
+			continue // no marker says what another did
+		}
 		bound, _ := l.behind(m)
 		g.of[m.subject] = max(g.of[m.subject], bound)
 	}
