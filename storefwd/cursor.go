@@ -249,7 +249,11 @@ func (c *Cursor) give(r *Record) bool {
 		l.forgo(r.Seq)
 		c.acknowledge(r.Seq, int64(r.size))
 		l.acked--
-		l.loseOnce(LostExpired, r.Seq)
+		if g, ok := r.declares(); ok {
+			l.undeclare(g)
+		} else {
+			l.loseOnce(LostExpired, r.Seq)
+		}
 		return false
 	}
 	if len(c.sent.s) > 0 && c.sent.has(r.Seq) {

@@ -164,6 +164,11 @@ func gapOf(b []byte) (g gap, ok bool) {
 	return g, true
 }
 
+// declares is what r declares, if it is a marker.
+func (r *Record) declares() (g gap, ok bool) {
+	return g, r.gap && json.Unmarshal(r.Data, &g) == nil
+}
+
 // gapState is what the engine is to know of the losses.
 func (l *Log) gapState() map[string]gap {
 	l.gapNews = false
