@@ -42,7 +42,7 @@ func (s *Store) foldDue() {
 		s.mu.Lock()
 		now := s.mono()
 		aged := s.dirtySince != 0 && now >= s.foldAt()
-		if aged && !s.sealedUsed() && !s.pendingFold() {
+		if aged && s.foldErr == "" && !s.sealedUsed() && !s.pendingFold() {
 			s.dirtySince, aged = 0, false // all that was in the journal is gone: write nothing
 		}
 		due := (s.sealedUsed() || aged || s.removable() >= s.removeAt()) && now >= s.foldAgain
@@ -270,6 +270,7 @@ func (s *Store) foldFailed(err error) error {
 	s.foldErr = err.Error()
 	s.setFull(full)
 	s.foldAgain = s.mono() + int64(foldRetry)
+	s.foldNow() // until one succeeds: readers may wait for the file
 	s.flushed()
 	for _, l := range s.logs {
 		l.gapNews = l.gapNews || len(l.gaps) > 0
