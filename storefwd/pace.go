@@ -166,5 +166,14 @@ func (s *Store) busy(f *Forwarder, yes bool) (higher chan struct{}) {
 	return nil
 }
 
-// more reports whether there are records that were not handed out.
-func (c *Cursor) more() bool { return c.backlog(0) }
+// more reports whether there are records that were not handed out and can be.
+func (c *Cursor) more() bool { return c.backlog(0) && !c.stuck() }
+
+// stuck reports whether what is next cannot be read now: nobody need wait for that.
+func (c *Cursor) stuck() bool {
+	l := c.l
+	l.s.mu.Lock()
+	defer l.s.mu.Unlock()
+	next, _ := c.taken.firstGap(0, l.last)
+	return !l.s.readable && (max(next, l.first) <= l.folded || l.s.salvaging != nil)
+}
