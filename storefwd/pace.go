@@ -16,6 +16,8 @@ import (
 type day struct {
 	Number int64 `json:"n,omitempty"` // since 1970, UTC
 	Bytes  int64 `json:"bytes,omitempty"`
+
+	Lasted time.Duration `json:"lasted,omitempty"` // while the time is not known: so long, over all runs
 }
 
 const wholeDay = 24 * time.Hour
@@ -25,11 +27,13 @@ const wholeDay = 24 * time.Hour
 // bytes twice.
 func (d *day) turn(now time.Time, known bool, alive time.Duration, turned *time.Duration) (left time.Duration) {
 	if !known {
-		if alive-*turned >= wholeDay {
-			d.Bytes, *turned = 0, alive
+		d.Lasted, *turned = d.Lasted+max(alive-*turned, 0), alive
+		if d.Lasted >= wholeDay {
+			d.Bytes, d.Lasted = 0, 0
 		}
-		return wholeDay - (alive - *turned)
+		return wholeDay - d.Lasted
 	}
+	d.Lasted = 0
 	n := now.Unix() / int64(wholeDay/time.Second)
 	if n > d.Number {
 		d.Bytes = 0
@@ -42,7 +46,7 @@ func (d *day) turn(now time.Time, known bool, alive time.Duration, turned *time.
 type pacer struct {
 	backlog bool          // what is sent now had to wait
 	paid    int64         // when what was sent is paid for at the drain rate, by mono
-	turned  time.Duration // when the day began that has no date
+	turned  time.Duration // how much of this run is in the log's day
 	waits   string        // what is waited for, as told
 }
 
