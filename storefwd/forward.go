@@ -254,6 +254,9 @@ func (f *Forwarder) session(ctx context.Context) (went bool, err error) {
 	f.flight.seqs.clear()
 	f.silence = ""
 	f.resync = cancel
+	if f.tuning != nil { // since Run looked: the link was down, say
+		cancel(errRetuned)
+	}
 	f.flow.begin(time.Now())
 	window := f.flow.window
 	before := f.st.Acked + f.st.Resumed
