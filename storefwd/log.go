@@ -44,6 +44,7 @@ type Log struct {
 	early       deque[earlySpan] // acknowledged early and still in their place, in the order of that
 	earlyBytes  int64
 	hollow      spans // released: nothing is there, or a fold will remove it from the engine
+	bad         spans // damaged in the engine, and counted, where no cursor settles them
 	unsure      spans // in RAM, and perhaps in the engine: a fold failed in doubt, in this run
 	hollowBytes int64 // about what that removes
 

@@ -106,11 +106,11 @@ func (l *Log) readRAM(dst []Record, from, to uint64, limit int) []Record {
 }
 
 func (l *Log) readEngine(dst []Record, from, to uint64, limit int) ([]Record, error) {
-	var bad uint64
+	var bad []ref
 	var buf []byte
 	err := l.s.eng.Read(l.id, from, to, func(seq uint64, b []byte) bool {
 		if id, r, err := parseRecord(b); err != nil || id != l.id || r.Seq != seq {
-			bad++
+			bad = append(bad, ref{seq: seq, size: int64(len(b))})
 			return true
 		}
 		if len(buf)+len(b) > cap(buf) {
@@ -122,13 +122,31 @@ func (l *Log) readEngine(dst []Record, from, to uint64, limit int) ([]Record, er
 		limit -= len(b)
 		return len(dst) < cap(dst) && limit > 0
 	})
-	if bad > 0 {
+	if len(bad) > 0 {
 		l.s.mu.Lock()
-		l.lose(LostDamaged, from, to, bad)
+		for _, r := range bad {
+			l.giveUp(r)
+		}
+		l.trim()
 		l.s.note(fmt.Sprintf("store.db: records of log %q fail their checksum and are left out", l.name))
-		l.s.mu.Unlock()
+		l.s.unlockAndFire()
 	}
 	return dst, err
+}
+
+// giveUp settles and counts a damaged record, once however often it is read.
+func (l *Log) giveUp(r ref) {
+	c := l.sole()
+	switch {
+	case r.seq < l.first || l.buriedInEngine(r.seq) || c != nil && c.taken.has(r.seq) || l.bad.has(r.seq):
+		return
+	case c != nil:
+		c.acknowledge(r.seq, r.size)
+		l.acked--
+	default:
+		l.bad.add(r.seq, r.seq)
+	}
+	l.lose(LostDamaged, r.seq, r.seq, 1)
 }
 
 // find is the index in ram of the first record with sequence ≥ seq.
