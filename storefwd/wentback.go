@@ -38,6 +38,10 @@ func (f *Forwarder) giveBack(ctx context.Context, p *place) error {
 		lost = missing.to - missing.from + 1
 	}
 	now := mark{Stream: m.Stream}
+	if last := p.info.State.LastSeq; !mixed && last < m.At { // not all of these sequences were ever there
+		places := m.At - last + p.last.seq - min(p.last.seq, m.Seq)
+		lost = min(lost, places-min(places, uint64(max(again, 0))))
+	}
 	if mixed {
 		lost, now.Read = f.countLess(p, m, uint64(max(again, 0)))
 		missing.from, missing.to = 1, f.l.Stats().Last
