@@ -16,6 +16,10 @@ func (f *Forwarder) giveBack(ctx context.Context, p *place) error {
 	if m.Stream == "" || p.blind != "" {
 		return nil
 	}
+	if m.At == 0 && m.Read > p.info.State.LastSeq { // set back, or made anew, before anything was acknowledged in it
+		m.Read = 0
+		f.l.setMark(m)
+	}
 	less, err := f.hasLess(ctx, p, m)
 	if err != nil || !less {
 		return err
