@@ -168,7 +168,7 @@ func (f *Forwarder) refused(attempt, seq uint64, e *apiError) {
 		return
 	}
 	tries := 0
-	if seq > 0 {
+	if seq > 0 && !e.mayPass() {
 		f.refusals[seq]++
 		tries = f.refusals[seq]
 	}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -262,7 +263,10 @@ func (f *Forwarder) session(ctx context.Context) (went bool, err error) {
 	before := f.st.Acked + f.st.Resumed
 	f.mu.Unlock()
 	f.c.setWindow(window)
-	f.c.reset()
+	floor := f.c.reset()
+	f.mu.Lock()
+	maps.DeleteFunc(f.refusals, func(seq uint64, _ int) bool { return seq <= floor })
+	f.mu.Unlock()
 	var watch sync.WaitGroup
 	defer watch.Wait()
 	defer cancel(nil)
