@@ -93,6 +93,8 @@ type Forwarder struct {
 
 	// Owned by Run.
 	places     []*place // of this session
+	earlier    []string // see earlier.go
+	known      []byte   // the subject that was looked at last, and found among them
 	partial    bool     // they may leave out subjects of the outbox
 	pacer      pacer
 	bytes      int64 // of the stride that is being sent

@@ -72,6 +72,9 @@ func (f *Forwarder) idle() {
 
 // send publishes one record.
 func (f *Forwarder) send(ctx context.Context, r *Record, most int) error {
+	if err := f.knows(r); err != nil {
+		return err
+	}
 	if f.partial {
 		if err := f.untaken(r); err != nil && r.gap {
 			return f.markerUntaken(ctx, r)

@@ -89,7 +89,7 @@ func (f *Forwarder) resumed(seq uint64) {
 func (f *Forwarder) lowest(ctx context.Context, p *place, filter int, floor uint64) (from uint64, known bool, err error) {
 	end := p.lasts[filter].at
 	first, read := p.info.State.FirstSeq, uint64(0)
-	if m := f.l.getMark(); m.Stream == p.name {
+	if m := f.l.getMark(); m.Stream == p.name && !slices.Contains(f.earlier, p.filters[filter]) { // it was not asked for before
 		read = m.Read
 	}
 	known = first <= read+1

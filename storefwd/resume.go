@@ -180,7 +180,7 @@ func (f *Forwarder) survey(ctx context.Context, p *place) (err error) {
 // that one is refused, and the next comes behind the foreign one as if it were the right one.
 func (f *Forwarder) exclusive(p *place) bool {
 	for _, subject := range p.info.Config.Subjects {
-		if !slices.ContainsFunc(f.o.Filters, func(filter string) bool { return msg.Match(filter, subject) }) && subject != f.l.ret.GapSubject {
+		if !slices.ContainsFunc(f.filters(), func(filter string) bool { return msg.Match(filter, subject) }) && subject != f.l.ret.GapSubject {
 			return false
 		}
 	}
@@ -299,7 +299,7 @@ func (f *Forwarder) findPlaces(ctx context.Context) (places []*place, err error)
 }
 
 func (f *Forwarder) tryPlaces(ctx context.Context) (places []*place, missing string, err error) {
-	for _, filter := range f.o.Filters {
+	for _, filter := range f.filters() {
 		names, err := f.streamNames(ctx, filter)
 		switch {
 		case err != nil:
@@ -338,7 +338,7 @@ func (f *Forwarder) takePart(places []*place) bool {
 	if f.o.Stream != "" {
 		return false
 	}
-	for _, filter := range f.o.Filters {
+	for _, filter := range f.filters() {
 		if !slices.ContainsFunc(places, func(p *place) bool { return p.takes(filter) }) {
 			return true
 		}
