@@ -216,6 +216,7 @@ func (l *Log) settleDoubt() {
 		l.late.add(&l.doubt, nil)
 		l.declaredAt = l.askedAt
 	}
+	first := !l.asked
 	l.asked, l.notTaken, l.doubt = true, 0, doubt{}
 	if c := l.sole(); c != nil {
 		c.looked = true
@@ -224,7 +225,9 @@ func (l *Log) settleDoubt() {
 		l.drop(o, LostOldest)
 	}
 	l.undeclared = spans{}
-	l.enforce()
+	if first && l.scatter { // what earlier runs left counts from now on
+		l.enforce()
+	}
 }
 
 // doubtState says to the engine what is in doubt, restoreDoubt is its reverse.

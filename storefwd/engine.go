@@ -93,6 +93,7 @@ type logState struct {
 	Early     map[string][]span `json:"early,omitempty"`     // acknowledged above the floors; counted neither in Msgs nor in Bytes
 	Mark      mark              `json:"mark,omitzero"`       // up to where a hub's stream has nothing of ours but what is acknowledged
 	Scattered bool              `json:"scattered,omitempty"` // behind that it may have ours in any order
+	Foreign   string            `json:"foreign,omitempty"`   // a stream that others were seen to write to
 
 	counted bool // from the records, for what was stored failed its checksum
 }

@@ -79,6 +79,30 @@ func (l *Log) expireOld() {
 	}
 }
 
+// expireDead drops the oldest messages as long as their own life is over: a full log is not to
+// lose others, or refuse them, for what nobody will get.
+func (l *Log) expireDead() {
+	for {
+		o, ok := l.head()
+		if !ok || o.life == 0 {
+			return
+		}
+		if age, known := l.s.age(o.stamp); !known || age < o.life {
+			return
+		}
+		l.drop(o, LostExpired)
+	}
+}
+
+// recordLife is what a record that is well formed says of its own life; 0: nothing.
+func recordLife(b []byte) time.Duration {
+	if b[33]&flagMortal == 0 {
+		return 0
+	}
+	r := viewRecord(b)
+	return ttlOf(r.Header)
+}
+
 // atOnce is how young a message is whose time need not be told: the hub's own is right.
 const atOnce = 10 * time.Second
 

@@ -83,7 +83,7 @@ func (s *Store) foldable() bool {
 func (s *Store) pendingFold() bool {
 	for _, l := range s.logs {
 		if l.removable() || l.conf != nil && len(l.conf.dead) > 0 || l.ram.len() > 0 && (*l.ram.at(0)).seq <= l.journaled ||
-			l.tailToDisk() && l.tail.ram.len() > 0 || l.unsaid() || l.gapNews || l.unsaved() || l.hollowWaits() && !s.closed {
+			l.tailToDisk() && l.tail.ram.len() > 0 || l.unsaid() || l.foreignNews() || l.gapNews || l.unsaved() || l.hollowWaits() && !s.closed {
 			return true
 		}
 	}
@@ -335,7 +335,7 @@ func (s *Store) foldBatch() (b *foldBatch, to map[*Log]seqRange) {
 func (l *Log) said(st *logState) {
 	l.stated, l.told = st.First, l.told[len(l.toldFolding):]
 	l.toldFolding = nil
-	l.acksSaved, l.scatterSaid = l.acksFolding, st.Scattered
+	l.acksSaved, l.scatterSaid, l.foreignSaid = l.acksFolding, st.Scattered, st.Foreign
 	if l.rewoundFolding {
 		l.rewound = false
 	}

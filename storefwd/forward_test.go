@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
@@ -94,7 +95,7 @@ func (h *fakeHub) get(body []byte) string {
 	if at < 0 {
 		return `{"error":{"code":404,"err_code":10037}}`
 	}
-	return fmt.Sprintf(`{"message":{"seq":%d,"hdrs":%q}}`, at+1,
+	return fmt.Sprintf(`{"message":{"subject":%q,"seq":%d,"hdrs":%q}}`, h.stored[at].subject, at+1,
 		base64.StdEncoding.EncodeToString([]byte("NATS/1.0\r\nNats-Msg-Id: "+h.stored[at].id+"\r\n\r\n")))
 }
 
@@ -139,6 +140,32 @@ func (h *fakeHub) Down() <-chan struct{} { return make(chan struct{}) }
 func (h *fakeHub) Hub() (string, int)    { return "hub", 1 << 20 }
 func (h *fakeHub) Hears(string) bool     { return true }
 func (h *fakeHub) Delay() time.Duration  { return 0 }
+
+// That others write to a stream is remembered over a restart, though the last message in it
+// is ours: each start tried a chain again, and the next foreign message put one of ours behind
+// hundreds that came later.
+func TestForeignIsRemembered(t *testing.T) {
+	dir, h := t.TempDir(), &fakeHub{takes: []string{"a.>"}}
+	for run, want := range []string{ByReads, ByReads} {
+		s, l := openWith(t, dir, "a.1")
+		if run == 0 {
+			h.stored = append(h.stored, fakeMsg{"a.other", "", ""})
+		}
+		f := NewForwarder(ForwarderOptions{Log: l, Uplink: h, Filters: []string{"a.>"}, Class: "c", RetryMin: 1, RetryMax: 1})
+		h.f = f
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() { done <- f.Run(ctx) }()
+		testkit.Eventually(t, func() bool { return l.Stats().Msgs == 0 }, "drained")
+		if got := f.Stats().Resume; got != want {
+			t.Errorf("run %d resumed by %s", run, got)
+		}
+		cancel()
+		if err := errors.Join(<-done, s.Close()); err != nil {
+			t.Error(err)
+		}
+	}
+}
 
 // Others write to the stream, under subjects of their own, just while nobody had and ours was
 // the last message. A chain would have refused the message whose place theirs took, and

@@ -112,6 +112,7 @@ func (f *Forwarder) message(ctx context.Context, stream string, req getMsg) (m s
 		f.mu.Lock()
 		f.foreign[stream] = true // a store that was here before this one wrote nothing behind it
 		f.mu.Unlock()
+		f.l.noteForeign(stream)
 	}
 	return m, nil
 }

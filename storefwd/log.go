@@ -52,6 +52,7 @@ type Log struct {
 	acks, acksSaved, acksFolding uint64 // acknowledgements; those that the engine knows of, and will once the fold that runs has succeeded
 	scatter, scatterSaid         bool   // records may have been handed out while older ones waited; the engine knows that
 	hub                          mark   // where the hub's stream stands
+	foreign, foreignSaid         string // a stream that others were seen to write to; the engine knows of it
 	less                         bool   // … and it was set back while the link was up: the mark stays until the next resume
 
 	epochs  []epochStart // ascending by First; who appended what
@@ -98,8 +99,9 @@ type ref struct {
 	seq  uint64
 	size int64
 	stamp
-	r   *rec // or nil
-	gap *gap // if it is a marker
+	r    *rec          // or nil
+	gap  *gap          // if it is a marker
+	life time.Duration // of its own; 0: none
 }
 
 // restoreLog adds a log as the engine knows it, or takes that over into one that was
@@ -131,6 +133,7 @@ func (s *Store) restoreLog(id uint32, st logState) *Log {
 		c.rebuild()
 	}
 	l.hub, l.scatter, l.scatterSaid = st.Mark, st.Scattered, st.Scattered
+	l.foreign, l.foreignSaid = st.Foreign, st.Foreign
 	l.restoreEarly(st)
 	l.restoreDoubt(st)
 	return l
@@ -165,7 +168,7 @@ func (l *Log) state(upTo uint64) logState {
 			st.Early[c.name] = c.done.list()
 		}
 	}
-	st.Mark, st.Scattered = l.hub, l.scatter
+	st.Mark, st.Scattered, st.Foreign = l.hub, l.scatter, l.foreign
 	st.Sent = l.sent
 	l.tailState(&st)
 	st.Gaps = l.gapState()
@@ -271,6 +274,9 @@ func (l *Log) admit(m *msg.Msg, size int64) (Loss, error) {
 		return LostNoRoom, fmt.Errorf("%w: the disk is behind", ErrFull)
 	}
 	l.expireOld()
+	if l.overWith(m, size) || l.squeezed(size) {
+		l.expireDead()
+	}
 	if l.ret.Full != DropNewest && l.squeezed(size) {
 		if err := l.giveWay(size); err != nil {
 			return LostRefused, err

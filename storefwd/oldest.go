@@ -31,7 +31,7 @@ func (l *Log) head() (ref, bool) {
 		return ref{}, false
 	}
 	r := *l.ram.at(0)
-	o := ref{seq: r.seq, size: int64(len(r.buf)), stamp: recordStamp(r.buf), r: r}
+	o := ref{seq: r.seq, size: int64(len(r.buf)), stamp: recordStamp(r.buf), life: recordLife(r.buf), r: r}
 	if r.buf[33]&flagGap != 0 {
 		if g, ok := gapOf(r.buf); ok {
 			o.gap = &g
@@ -66,6 +66,9 @@ func (l *Log) readAhead() {
 		o := ref{seq: seq, size: int64(len(b))}
 		if len(b) >= recHeader {
 			o.stamp = recordStamp(b)
+			if wellFormed(b) {
+				o.life = recordLife(b)
+			}
 			if g, ok := gapOf(b); ok {
 				o.gap = &g
 			}

@@ -174,3 +174,22 @@ func (l *Log) getMark() mark {
 	defer l.s.mu.Unlock()
 	return l.hub
 }
+
+// noteForeign keeps in mind, over restarts, that others write to a stream.
+func (l *Log) noteForeign(stream string) {
+	l.s.mu.Lock()
+	defer l.s.mu.Unlock()
+	if l.foreign = stream; l.foreignNews() {
+		l.s.dirty()
+	}
+}
+
+// foreignNews reports whether the engine does not know that yet.
+func (l *Log) foreignNews() bool { return l.foreign != l.foreignSaid && l.last > 0 }
+
+// foreignIn is the last stream that others were seen to write to.
+func (l *Log) foreignIn() string {
+	l.s.mu.Lock()
+	defer l.s.mu.Unlock()
+	return l.foreign
+}

@@ -186,7 +186,7 @@ func (f *Forwarder) exclusive(p *place) bool {
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return len(p.info.Config.Sources) == 0 && !f.foreign[p.name]
+	return len(p.info.Config.Sources) == 0 && !f.foreign[p.name] && f.l.foreignIn() != p.name
 }
 
 // repeated reports whether the hub knew one already since the last resume: then more
