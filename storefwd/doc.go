@@ -20,7 +20,7 @@
 // kept), log.go, share.go (beside others), oldest.go (how a record leaves), read.go, expire.go, gap.go, doubt.go (what was dropped and may be at the hub), told.go (what the journal is told of it), conflate.go
 // (the newest of each subject), spans.go, cursor.go, order.go (which comes next), early.go
 // and tail.go (what is kept after the acknowledgement), commit.go (from append to safe),
-// siblings.go (who is waited for meanwhile), fold.go (from journal to bbolt), compact.go, forward.go, resume.go, readback.go, forgets.go,
+// siblings.go (who is waited for meanwhile), fold.go (from journal to bbolt), compact.go, forward.go, resume.go, readback.go, earlier.go, forgets.go,
 // wentback.go (what the hub has), publish.go, acks.go, flight.go (whose an acknowledgement
 // is), flow.go, pace.go, hub.go and puback.go (the hub's JetStream API), confirm.go (a hub
 // without streams), inspect.go (what a person does with a store), wear.go (what it costs
