@@ -1,9 +1,8 @@
 package storefwd
 
 import (
-	"cmp"
 	"fmt"
-	"slices"
+	"sort"
 )
 
 // This file finds out whose records a damaged journal has lost. The journal knows how many
@@ -68,7 +67,7 @@ func (r *restorer) declare(ends []logEnd) (notes []string) {
 	for _, e := range ends {
 		r.gap(e.log, e.seq)
 	}
-	slices.SortStableFunc(r.ranges, func(a, b seqRange) int { return cmp.Compare(a.to-a.from, b.to-b.from) })
+	sort.SliceStable(r.ranges, func(i, j int) bool { return r.ranges[i].to-r.ranges[i].from < r.ranges[j].to-r.ranges[j].from })
 	left := r.lost
 	for _, g := range r.ranges {
 		n := min(left, g.to-g.from+1)

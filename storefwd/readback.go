@@ -1,11 +1,11 @@
 package storefwd
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"slices"
+	"sort"
 	"sync"
 )
 
@@ -46,7 +46,7 @@ func (f *Forwarder) readBack(ctx context.Context, p *place) error {
 		}
 		found = append(found, more...)
 	}
-	slices.SortFunc(found, func(a, b stored) int { return cmp.Compare(a.at, b.at) })
+	sort.SliceStable(found, func(i, j int) bool { return found[i].at < found[j].at })
 	if !f.l.scattered() {
 		p.gone = p.forgot(f.l, found, whole)
 	}

@@ -6,7 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"slices"
+	"sort"
 	"syscall"
 	"time"
 
@@ -323,7 +323,8 @@ func (s *Store) unfolded() (recs [][]byte) {
 			}
 		}
 		if len(l.told) > 0 {
-			slices.SortStableFunc(recs[from:], func(a, b []byte) int { return compareSeq(le.Uint64(a[16:]), le.Uint64(b[16:])) })
+			own := recs[from:]
+			sort.SliceStable(own, func(i, j int) bool { return le.Uint64(own[i][16:]) < le.Uint64(own[j][16:]) })
 		}
 	}
 	return recs

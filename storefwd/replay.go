@@ -2,9 +2,8 @@ package storefwd
 
 import (
 	"bytes"
-	"cmp"
 	"fmt"
-	"slices"
+	"sort"
 )
 
 // This file reads a journal back. It trusts no length, and knows how many records there
@@ -184,7 +183,7 @@ func (j *journal) scan(b []byte, id passID) (frames []placed) {
 			at += (f.size - frameHeader + 3) &^ 3
 		}
 	}
-	slices.SortStableFunc(frames, func(a, b placed) int { return cmp.Compare(a.before, b.before) })
+	sort.SliceStable(frames, func(i, j int) bool { return frames[i].before < frames[j].before })
 	return frames
 }
 

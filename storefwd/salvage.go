@@ -1,7 +1,6 @@
 package storefwd
 
 import (
-	"cmp"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -10,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sort"
 	"strings"
 	"time"
 )
@@ -206,7 +206,7 @@ func (s *Store) setLimits() {
 // dropOlder leaves one damaged copy for people to look at: more would fill the disk.
 func (s *Store) dropOlder() {
 	old, _ := filepath.Glob(s.path("store.db") + ".corrupt-*")
-	slices.SortFunc(old, func(a, b string) int { return modTime(a).Compare(modTime(b)) })
+	sort.SliceStable(old, func(i, j int) bool { return modTime(old[i]).Before(modTime(old[j])) })
 	for _, name := range old[:max(0, len(old)-1)] {
 		os.Remove(name)
 	}
@@ -294,10 +294,11 @@ func (s *Store) putSalvaged() error {
 	}
 	v := s.salvage
 	if len(v.batch.put) > 0 {
-		slices.SortStableFunc(v.batch.put, func(a, b foldRecord) int {
-			return cmp.Or(cmp.Compare(a.log, b.log), compareSeq(a.seq, b.seq))
+		all := v.batch.put
+		sort.SliceStable(all, func(i, j int) bool {
+			return all[i].log < all[j].log || all[i].log == all[j].log && all[i].seq < all[j].seq
 		})
-		put := slices.CompactFunc(v.batch.put, func(a, b foldRecord) bool { return a.log == b.log && a.seq == b.seq }) // of older pages
+		put := slices.CompactFunc(all, func(a, b foldRecord) bool { return a.log == b.log && a.seq == b.seq }) // of older pages
 		n, err := s.eng.Fold(&foldBatch{put: put})
 		if err != nil {
 			return err
@@ -313,16 +314,6 @@ func (s *Store) putSalvaged() error {
 		return ErrFailed
 	}
 	return nil
-}
-
-func compareSeq(a, b uint64) int {
-	switch {
-	case a < b:
-		return -1
-	case a > b:
-		return 1
-	}
-	return 0
 }
 
 // awaitSalvage returns once it is known what the logs hold.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"sort"
 	"strings"
 	"time"
 
@@ -90,7 +91,9 @@ cipher_suites, of TLS 1.2:
 		}
 	}
 	s.WriteString("\ncurve_preferences:\n")
-	for _, id := range slices.Sorted(maps.Values(curves)) {
+	ids := slices.Collect(maps.Values(curves))
+	sort.SliceStable(ids, func(i, j int) bool { return ids[i] < ids[j] })
+	for _, id := range ids {
 		fmt.Fprintf(&s, "    %s\n", id)
 	}
 	return s.String()
