@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"time"
 
@@ -64,11 +65,17 @@ type archive interface {
 	Verify() (storefwd.Check, error)
 }
 
+// target is where an import goes.
+type target struct {
+	log      *storefwd.Log
+	subjects []string // that it takes
+}
+
 // storeBoxes are those of a store that this process has open.
 type storeBoxes struct {
 	archive
 	store *storefwd.Store                  // nil if it is only looked at
-	logs  map[string]*storefwd.Log         // those that can be appended to, by name
+	logs  map[string]target                // those that can be appended to, by name
 	state func(name string) (string, bool) // of an outbox; false if it is not configured
 
 	released chan (<-chan struct{}) // holds one: when the store that was released is back; nil if it cannot be
@@ -131,8 +138,8 @@ func (b *storeBoxes) read(name string, from uint64, n int, fn func(*boxRecord) e
 const addBatch = 512
 
 func (b *storeBoxes) add(name string, next func() (*boxRecord, error)) (done added, err error) {
-	l := b.logs[name]
-	if l == nil {
+	t, ok := b.logs[name]
+	if !ok {
 		return done, &boxError{fmt.Sprintf("outbox %q is not configured; add it to the outbox block, so that its messages have somewhere to go", name)}
 	}
 	for end := false; !end; {
@@ -145,9 +152,12 @@ func (b *storeBoxes) add(name string, next func() (*boxRecord, error)) (done add
 			if err != nil {
 				return done, err
 			}
-			seq, err := b.addOne(l, r)
+			if err := t.check(name, r); err != nil {
+				return done, err
+			}
+			seq, err := b.addOne(t.log, r)
 			if err != nil {
-				return done, fmt.Errorf("message %d (%q): %w", done.Messages+part.Messages+1, r.subject(), err)
+				return done, fmt.Errorf("line %d (%q): %w", r.line, r.subject(), err)
 			}
 			if part.Messages == 0 {
 				part.First = seq
@@ -168,13 +178,26 @@ func (b *storeBoxes) add(name string, next func() (*boxRecord, error)) (done add
 	return done, nil
 }
 
+// check says what is wrong with a record of an import. A subject that is not the
+// outbox's is one that the hub's stream need not take: the message, and all behind it,
+// would wait for ever.
+func (t *target) check(name string, r *boxRecord) error {
+	subject := string(r.subject())
+	switch {
+	case !msg.ValidSubject(subject):
+		return &boxError{fmt.Sprintf("line %d: %.256q is not a subject; correct it, or take the line out", r.line, subject)}
+	case !slices.ContainsFunc(t.subjects, func(f string) bool { return msg.Match(f, subject) }):
+		return &boxError{fmt.Sprintf("line %d: outbox %q takes %s, and not %.256q; import the line into the outbox of that subject, or take it out",
+			r.line, name, quoteAll(t.subjects), subject)}
+	case !validHeader(r.Header):
+		return &boxError{fmt.Sprintf("line %d: its header, in base64, is not one of NATS: NATS/1.0 first, then a name, a colon and a value a line, each with CRLF, and an empty line at the end; correct it, or take it out", r.line)}
+	}
+	return nil
+}
+
 // addOne appends one record, and waits for the disk if that is behind.
 func (b *storeBoxes) addOne(l *storefwd.Log, r *boxRecord) (uint64, error) {
-	subject := r.subject()
-	if !msg.ValidSubject(subject) {
-		return 0, &boxError{"this is not a subject"}
-	}
-	m := &msg.Msg{Subject: subject, Header: r.Header, Data: r.Data, QoS: min(r.QoS, 2), Retain: r.Retain}
+	m := &msg.Msg{Subject: r.subject(), Header: r.Header, Data: r.Data, QoS: min(r.QoS, 2), Retain: r.Retain}
 	seq, err := l.Append(m)
 	if errors.Is(err, storefwd.ErrFull) {
 		if err := b.safe(); err != nil {

@@ -303,15 +303,36 @@ func (b *ctlBoxes) read(name string, from uint64, n int, fn func(*boxRecord) err
 	}
 }
 
+// lineWriter writes records in the lines that they are from, so that the other side
+// counts lines as the file does.
+type lineWriter struct {
+	w     io.Writer
+	lines int
+}
+
+func (w *lineWriter) write(r *boxRecord) error {
+	text, err := json.Marshal(r)
+	if err != nil {
+		return err
+	}
+	for w.lines++; w.lines < r.line; w.lines++ { // an empty one
+		if _, err := io.WriteString(w.w, "\n"); err != nil {
+			return err
+		}
+	}
+	_, err = w.w.Write(append(text, '\n'))
+	return err
+}
+
 func (b *ctlBoxes) add(name string, next func() (*boxRecord, error)) (done added, err error) {
 	r, w := io.Pipe()
 	input := make(chan error, 1) // what was wrong with it
 	go func() {
-		enc := json.NewEncoder(w)
+		out := &lineWriter{w: w}
 		for {
 			rec, err := next()
 			if err == nil {
-				if err = enc.Encode(rec); err != nil { // nobody reads any more
+				if err = out.write(rec); err != nil { // nobody reads any more
 					input <- nil
 					return
 				}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -27,6 +28,8 @@ type boxRecord struct {
 	Data       []byte    `json:"data"`
 	QoS        uint8     `json:"qos,omitempty"`
 	Retain     bool      `json:"retain,omitempty"`
+
+	line int // of the file that it is from
 }
 
 // newBoxRecord borrows the bytes of r.
@@ -45,6 +48,29 @@ func (r *boxRecord) subject() []byte {
 		return r.RawSubject
 	}
 	return []byte(r.Subject)
+}
+
+// validHeader reports whether h is no header or a block of them: "NATS/1.0" and a status
+// or none, lines of a name, a colon and a value, and an empty line at the end and nowhere
+// else. Any other would not reach the hub: the forwarder leaves it out.
+func validHeader(h []byte) bool {
+	if len(h) == 0 {
+		return true
+	}
+	lines, ended := bytes.CutSuffix(h, []byte("\r\n\r\n"))
+	first, rest, more := bytes.Cut(lines, []byte("\r\n"))
+	status, begun := bytes.CutPrefix(first, []byte("NATS/1.0"))
+	if !begun || !ended || len(status) > 0 && status[0] != ' ' || bytes.ContainsAny(status, "\r\n") {
+		return false
+	}
+	for more {
+		var line []byte
+		line, rest, more = bytes.Cut(rest, []byte("\r\n"))
+		if bytes.IndexByte(line, ':') < 1 || bytes.ContainsAny(line, "\r\n") {
+			return false
+		}
+	}
+	return true
 }
 
 // maxLine bounds a line that leafd itself writes: a record of 64 MiB in base64, and its
@@ -68,7 +94,7 @@ func recordLines(r io.Reader, most int) func() (*boxRecord, error) {
 			if n++; len(lines.Bytes()) == 0 {
 				continue
 			}
-			rec := new(boxRecord)
+			rec := &boxRecord{line: n}
 			if err := json.Unmarshal(lines.Bytes(), rec); err != nil {
 				return nil, &boxError{fmt.Sprintf("line %d is not a record of an export: %v", n, err)}
 			}

@@ -61,8 +61,9 @@ func FuzzRecordLines(f *testing.F) {
 	})
 }
 
-// normal makes no difference between no bytes and none given.
+// normal makes no difference between no bytes and none given, nor between lines.
 func (r *boxRecord) normal() {
+	r.line = 0
 	for _, b := range []*[]byte{&r.RawSubject, &r.Header, &r.Data} {
 		if len(*b) == 0 {
 			*b = nil

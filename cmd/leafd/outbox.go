@@ -320,12 +320,14 @@ func openToWrite(cfg *Config) (boxes, func() error, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	b := &storeBoxes{archive: s, store: s, logs: map[string]*storefwd.Log{}, state: own.stopped}
+	b := &storeBoxes{archive: s, store: s, logs: map[string]target{}, state: own.stopped}
 	for i := range own.Outboxes {
 		o := &own.Outboxes[i]
-		if b.logs[o.Name], err = s.Log(logPrefix+o.Name, o.retention()); err != nil {
+		l, err := s.Log(logPrefix+o.Name, o.retention())
+		if err != nil {
 			return nil, nil, errors.Join(err, s.Close())
 		}
+		b.logs[o.Name] = target{l, o.Subjects}
 	}
 	return b, s.Close, nil
 }
