@@ -20,7 +20,8 @@ type boxes interface {
 	// read calls fn for n records of an outbox at most, oldest first, from a sequence
 	// on; 0 is all. It ends at what was last when it began.
 	read(name string, from uint64, n int, fn func(*boxRecord) error) error
-	// add appends what next returns up to its io.EOF, and returns once it is safe.
+	// add appends what next returns up to its io.EOF, and returns once it is safe. With an
+	// error it says what came before that.
 	add(name string, next func() (*boxRecord, error)) (added, error)
 	// drop gives up all up to a sequence.
 	drop(name string, to uint64) (dropped, error)
@@ -39,10 +40,17 @@ type boxStats struct {
 	Lost      map[string]uint64 `json:"lost,omitempty"`
 }
 
+// added is what an import did, up to its end or to what ended it.
 type added struct {
-	Messages int64  `json:"messages"`
-	First    uint64 `json:"first_seq"`
-	Last     uint64 `json:"last_seq"`
+	Messages int64             `json:"messages"` // that were put in and made safe
+	First    uint64            `json:"first_seq"`
+	Last     uint64            `json:"last_seq"`
+	Line     int               `json:"line"`           // of the last of them
+	Unsure   int64             `json:"unsure"`         // put in behind these, and perhaps not safe
+	From     uint64            `json:"unsure_seq"`     // of the first of those
+	Lost     map[string]uint64 `json:"lost,omitempty"` // what the outbox gave up meanwhile to keep its bounds, by reason
+
+	unknown bool // nobody said; there may be more
 }
 
 type dropped struct {
@@ -142,40 +150,62 @@ func (b *storeBoxes) add(name string, next func() (*boxRecord, error)) (done add
 	if !ok {
 		return done, &boxError{fmt.Sprintf("outbox %q is not configured; add it to the outbox block, so that its messages have somewhere to go", name)}
 	}
-	for end := false; !end; {
+	before := t.log.Stats().Lost
+	for err == nil {
 		var part added
-		for part.Messages < addBatch {
-			r, err := next()
-			if end = errors.Is(err, io.EOF); end {
-				break
-			}
-			if err != nil {
-				return done, err
-			}
-			if err := t.check(name, r); err != nil {
-				return done, err
-			}
-			seq, err := b.addOne(t.log, r)
-			if err != nil {
-				return done, fmt.Errorf("line %d (%q): %w", r.line, r.subject(), err)
-			}
-			if part.Messages == 0 {
-				part.First = seq
-			}
-			part.Messages, part.Last = part.Messages+1, seq
-		}
-		if part.Messages == 0 {
+		if part, err = b.addSome(name, &t, next); part.Messages == 0 {
 			break
 		}
-		if err := b.safe(); err != nil {
-			return done, err
+		if bad := b.safe(); bad != nil {
+			done.Unsure, done.From, err = part.Messages, part.First, bad
+			break
 		}
 		if done.Messages == 0 {
 			done.First = part.First
 		}
-		done.Messages, done.Last = done.Messages+part.Messages, part.Last
+		done.Messages, done.Last, done.Line = done.Messages+part.Messages, part.Last, part.Line
 	}
-	return done, nil
+	done.Lost = gaveUp(before, t.log.Stats().Lost)
+	if errors.Is(err, io.EOF) {
+		err = nil
+	}
+	return done, err
+}
+
+// addSome appends up to addBatch records. Its error may be the io.EOF of next.
+func (b *storeBoxes) addSome(name string, t *target, next func() (*boxRecord, error)) (part added, err error) {
+	for part.Messages < addBatch {
+		r, err := next()
+		if err != nil {
+			return part, err
+		}
+		if err := t.check(name, r); err != nil {
+			return part, err
+		}
+		seq, err := b.addOne(t.log, r)
+		if err != nil {
+			return part, fmt.Errorf("line %d (%.256q): %w", r.line, r.subject(), err)
+		}
+		if part.Messages == 0 {
+			part.First = seq
+		}
+		part.Messages, part.Last, part.Line = part.Messages+1, seq, r.line
+	}
+	return part, nil
+}
+
+// gaveUp is what a log gave up between two looks at what it lost, because it was full.
+func gaveUp(before, after map[string]uint64) map[string]uint64 {
+	var lost map[string]uint64
+	for _, l := range []storefwd.Loss{storefwd.LostOldest, storefwd.LostNewest} {
+		if why := l.String(); after[why] > before[why] { // it goes down by what is found at the hub
+			if lost == nil {
+				lost = map[string]uint64{}
+			}
+			lost[why] = after[why] - before[why]
+		}
+	}
+	return lost
 }
 
 // check says what is wrong with a record of an import. A subject that is not the

@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/base64"
+	"errors"
 	"net/http"
 	"strings"
 	"testing"
@@ -122,4 +123,76 @@ func TestImportTakesHeaders(t *testing.T) {
 			t.Errorf("%d messages were taken", n)
 		}
 	})
+}
+
+// lines are n records of an export.
+func lines(n int) string { return strings.Repeat(`{"subject":"box.a","data":"eA=="}`+"\n", n) }
+
+// What was put in before an import failed is told, and where to go on: a second try with the
+// whole file would store it twice.
+func TestImportSaysWhereToGoOn(t *testing.T) {
+	full := storefwd.Retention{MaxMsgs: 2 * addBatch, Full: storefwd.Refuse}
+	eachWay(t, full, func(t *testing.T, l *storefwd.Log, runImport func(string) (string, error)) {
+		_, err := runImport("garbage\n" + lines(3))
+		wantError(t, err, "line 1 is not a record", "no message was put in")
+		_, err = runImport(lines(3) + "\n" + "garbage\n" + lines(3))
+		wantError(t, err, "line 5 is not a record", "; 3 messages are safe, seq 1 to 3; go on from line 4")
+		_, err = runImport(lines(1) + `{"subject":"box`)
+		wantError(t, err, "line 2 is not a record", "; 1 messages are safe, seq 4 to 4; go on from line 2")
+		_, err = runImport(lines(addBatch) + `{"subject":"barn"}`)
+		wantError(t, err, "; 512 messages are safe, seq 5 to 516; go on from line 513")
+		_, err = runImport(lines(2 * addBatch))
+		wantError(t, err, `line 509 ("box.a"): log is full`, "; 508 messages are safe, seq 517 to 1024; go on from line 509")
+		if st := l.Stats(); st.Msgs != 2*addBatch {
+			t.Errorf("%+v", st)
+		}
+	})
+}
+
+func TestImportOfNothing(t *testing.T) {
+	eachWay(t, storefwd.Retention{}, func(t *testing.T, _ *storefwd.Log, runImport func(string) (string, error)) {
+		if out, err := runImport("\n"); err != nil || out != "there was no message to import into outbox \"box\"\n" {
+			t.Errorf("%q, %v", out, err)
+		}
+	})
+}
+
+// What a full outbox gives up while it is filled is no success.
+func TestImportSaysWhatItCost(t *testing.T) {
+	for _, c := range []struct {
+		full storefwd.Full
+		says string
+	}{{storefwd.DropNewest, "newest_dropped 6"}, {storefwd.DropOldest, "oldest_dropped 6"}} {
+		eachWay(t, storefwd.Retention{MaxMsgs: 10, Full: c.full}, func(t *testing.T, l *storefwd.Log, runImport func(string) (string, error)) {
+			if out, err := runImport(lines(4)); err != nil || out != "4 messages are safe in outbox \"box\", seq 1 to 4\n" {
+				t.Errorf("%q, %v", out, err)
+			}
+			out, err := runImport(lines(12))
+			wantError(t, err, "12 messages were put in, seq 5 to 16", "lost 6 messages", c.says, "raise its max_bytes")
+			if out != "" {
+				t.Errorf("%q", out)
+			}
+			if _, err := runImport(lines(1) + "garbage\n"); err == nil || !strings.Contains(err.Error(), "1 messages were put in, seq 17 to 17; go on from line 2; meanwhile") {
+				t.Error(err)
+			}
+			if n := l.Stats().Msgs; n != 10 {
+				t.Errorf("%d messages", n)
+			}
+		})
+	}
+}
+
+// A batch that the disk did not confirm is neither called safe nor left unmentioned.
+func TestImportSaysWhatIsUnsure(t *testing.T) {
+	b := openTarget(t, storefwd.Retention{})
+	next, n := recordLines(strings.NewReader(lines(addBatch+3)), maxLine), 0
+	done, err := b.add("box", func() (*boxRecord, error) {
+		if n++; n == addBatch+4 {
+			b.store.Close()
+		}
+		return next()
+	})
+	c := &outboxCmd{name: "box"}
+	wantError(t, c.imported(done, err), "; 512 messages are safe, seq 1 to 512; go on from line 513; another 3 may be safe or not", "peek box -from 513")
+	wantError(t, c.imported(added{unknown: true}, errors.New("EOF")), "not known", "leafd outbox ls")
 }

@@ -131,7 +131,14 @@ func ctlHandler(b boxes, release func() error, line int) http.Handler {
 		}
 		return b.drop(r.PathValue("name"), to)
 	})
-	answer("POST /outboxes/{name}", func(r *http.Request) (any, error) { return b.add(r.PathValue("name"), recordLines(r.Body, line)) })
+	answer("POST /outboxes/{name}", func(r *http.Request) (any, error) {
+		done, err := b.add(r.PathValue("name"), recordLines(r.Body, line))
+		a := ctlAdded{added: done}
+		if err != nil {
+			a.Error = err.Error()
+		}
+		return &a, nil
+	})
 	mux.HandleFunc("GET /outboxes/{name}", func(w http.ResponseWriter, r *http.Request) { ctlRead(w, r, b) })
 	return mux
 }
@@ -157,6 +164,12 @@ func ctlRead(w http.ResponseWriter, r *http.Request, b boxes) {
 		w.WriteHeader(http.StatusBadRequest)
 		json.NewEncoder(w).Encode(ctlError{err.Error()})
 	}
+}
+
+// ctlAdded is what an import did, and what ended it, if that was not its end.
+type ctlAdded struct {
+	added
+	Error string `json:"error,omitempty"`
 }
 
 type ctlError struct {
@@ -324,7 +337,7 @@ func (w *lineWriter) write(r *boxRecord) error {
 	return err
 }
 
-func (b *ctlBoxes) add(name string, next func() (*boxRecord, error)) (done added, err error) {
+func (b *ctlBoxes) add(name string, next func() (*boxRecord, error)) (_ added, err error) {
 	r, w := io.Pipe()
 	input := make(chan error, 1) // what was wrong with it
 	go func() {
@@ -346,12 +359,17 @@ func (b *ctlBoxes) add(name string, next func() (*boxRecord, error)) (done added
 			return
 		}
 	}()
-	err = b.ask("POST", "/outboxes/"+name, nil, r, &done)
+	var a ctlAdded
+	if err = b.ask("POST", "/outboxes/"+name, nil, r, &a); err != nil {
+		a.unknown = true
+	} else if a.Error != "" {
+		err = &boxError{a.Error}
+	}
 	r.Close()
 	if bad := <-input; bad != nil {
 		err = bad
 	}
-	return done, err
+	return a.added, err
 }
 
 func (b *ctlBoxes) drop(name string, to uint64) (done dropped, err error) {

@@ -9,7 +9,9 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
+	"slices"
 	"strings"
 	"syscall"
 	"text/tabwriter"
@@ -165,12 +167,7 @@ func (c *outboxCmd) do(b boxes, line int) error {
 		enc := json.NewEncoder(w)
 		return errors.Join(b.read(c.name, c.from, 0, func(r *boxRecord) error { return enc.Encode(r) }), w.Flush())
 	case "import":
-		done, err := b.add(c.name, recordLines(c.in, line))
-		if err != nil {
-			return fmt.Errorf("import into outbox %q: %w", c.name, err)
-		}
-		fmt.Fprintf(c.out, "%d messages are safe in outbox %q, seq %d to %d\n", done.Messages, c.name, done.First, done.Last)
-		return nil
+		return c.imported(b.add(c.name, recordLines(c.in, line)))
 	case "drop":
 		to := c.to
 		if c.all {
@@ -184,6 +181,58 @@ func (c *outboxCmd) do(b boxes, line int) error {
 		return nil
 	}
 	return c.verify(b)
+}
+
+// imported says what an import did. One that ended early says where to go on, and one
+// that cost messages is an error: whoever deletes the file after it would lose them.
+func (c *outboxCmd) imported(done added, err error) error {
+	cost := ""
+	if len(done.Lost) > 0 {
+		var n uint64
+		for _, lost := range done.Lost {
+			n += lost
+		}
+		cost = fmt.Sprintf("; meanwhile the outbox was full and lost %d messages, of these or of what it held (%s); raise its max_bytes or max_msgs, or let it drain first", n, reasons(done.Lost))
+	}
+	if err != nil {
+		return fmt.Errorf("import into outbox %q: %w; %s%s", c.name, err, c.goOn(&done), cost)
+	}
+	switch {
+	case cost != "":
+		return fmt.Errorf("import into outbox %q: %d messages were put in, seq %d to %d%s", c.name, done.Messages, done.First, done.Last, cost)
+	case done.Messages == 0:
+		fmt.Fprintf(c.out, "there was no message to import into outbox %q\n", c.name)
+	default:
+		fmt.Fprintf(c.out, "%d messages are safe in outbox %q, seq %d to %d\n", done.Messages, c.name, done.First, done.Last)
+	}
+	return nil
+}
+
+// goOn is how to import the rest, and nothing twice.
+func (c *outboxCmd) goOn(done *added) string {
+	if done.unknown {
+		return fmt.Sprintf("how many messages were put in before is not known, see what leafd outbox ls and leafd outbox peek %s show before you go on", c.name)
+	}
+	text, are := "no message was put in", "are safe"
+	if len(done.Lost) > 0 {
+		are = "were put in"
+	}
+	if done.Messages > 0 {
+		text = fmt.Sprintf("%d messages %s, seq %d to %d; go on from line %d", done.Messages, are, done.First, done.Last, done.Line+1)
+	}
+	if done.Unsure > 0 {
+		text += fmt.Sprintf("; another %d may be safe or not, see what leafd outbox peek %s -from %d shows before you go on", done.Unsure, c.name, done.From)
+	}
+	return text
+}
+
+// reasons is a list of losses.
+func reasons(lost map[string]uint64) string {
+	var all []string
+	for _, why := range slices.Sorted(maps.Keys(lost)) {
+		all = append(all, fmt.Sprintf("%s %d", why, lost[why]))
+	}
+	return strings.Join(all, ", ")
 }
 
 func (c *outboxCmd) ls(b boxes) error {
