@@ -324,6 +324,11 @@ func readOutbox(b *block, name string) Outbox {
 	if !b.filters(&o.Subjects, "subjects", "subject") && !b.failedUnder(b.path) {
 		b.r.fail(b.join("subjects"), "is missing", `add subjects: [ "telemetry.>" ]`)
 	}
+	for _, s := range o.Subjects {
+		if reason, remedy := matchesNothing(s); reason != "" {
+			b.r.fail(b.join("subjects"), reason, remedy)
+		}
+	}
 	b.size(&o.MaxBytes, 64<<10, 1<<40, "max_bytes")
 	b.size(&o.MaxMsgs, 0, 1e12, "max_msgs")
 	b.dur(&o.Grace, 0, 24*time.Hour, "grace")
@@ -355,6 +360,39 @@ func readOutbox(b *block, name string) Outbox {
 	b.hubName(&o.Domain, "domain")
 	readConfirm(b, &o)
 	return o
+}
+
+// matchesNothing finds a filter that is valid and that no message will ever match: one in
+// the notation of MQTT, or with a wildcard inside a word, where it stands for itself. What
+// was meant for the outbox would be acknowledged to its sender, and not be kept.
+func matchesNothing(s string) (reason, remedy string) {
+	levels := strings.Split(s, "/")
+	if slices.Contains(levels, "+") || slices.Contains(levels, "#") {
+		return fmt.Sprintf("%q is a topic filter of MQTT, not a subject", s), fmt.Sprintf("write %q; topic a/b is subject a.b", topicSubject(levels))
+	}
+	for token := range strings.SplitSeq(s, ".") {
+		if len(token) > 1 && strings.ContainsAny(token, "*>") {
+			return fmt.Sprintf("%q has a wildcard inside the word %q, where it stands for itself", s, token), `"*" is a whole word and ">" the rest, as in "barn.*.heat" and "barn.>"`
+		}
+	}
+	return "", ""
+}
+
+// topicSubject is what the MQTT listener makes of a topic filter (mqttbridge/topic.go).
+func topicSubject(levels []string) string {
+	var tokens []string
+	for _, level := range levels {
+		switch level {
+		case "+":
+			level = "*"
+		case "#":
+			level = ">"
+		case "":
+			level = "/"
+		}
+		tokens = append(tokens, strings.ReplaceAll(level, ".", "//"))
+	}
+	return strings.Join(tokens, ".")
 }
 
 // readConfirm reads how the hub confirms. What is about its streams does not go with a

@@ -476,6 +476,12 @@ var badConfigs = []struct{ text, want string }{
 	{hub + "outbox { a { subjects: \"$JS.x\" } }", "is reserved for NATS itself"},
 	{hub + "outbox { a { subjects: \"_INBOX.>\" } }", "is reserved for NATS itself"},
 	{hub + "outbox { a { subjects: \">\" } }", "takes replies"},
+	{hub + "outbox { a { subjects: \"barn/#\" } }", `"barn/#" is a topic filter of MQTT, not a subject; write "barn.>"; topic a/b is subject a.b`},
+	{hub + "outbox { a { subjects: [\"x.>\", \"spBv1.0/+//DDATA/#\"] } }", `write "spBv1//0.*./.DDATA.>"`},
+	{hub + "outbox { a { subjects: \"+/x\" } }", `write "*.x"`},
+	{hub + "outbox { a { subjects: \"#\" } }", `write ">"`},
+	{hub + "outbox { a { subjects: \"a.x*.b\" } }", `"a.x*.b" has a wildcard inside the word "x*", where it stands for itself; "*" is a whole word`},
+	{hub + "outbox { a { subjects: \"a.>b\" } }", `inside the word ">b"`},
 	{hub + "outbox { a { subjects: [x, x] } }", `"x" and "x" overlap`},
 	{hub + "outbox { a { subjects: \"x.>\" }, b { subjects: \"x.*.z\" } }", `overlaps "x.>" of outbox "a"`},
 	{hub + "outbox { a { subjects: x, order: new } }", `key "outbox.a.order": must be one of "oldest", "newest"`},
@@ -555,6 +561,15 @@ func TestConfigRefusesByName(t *testing.T) {
 			if !strings.Contains(line, "leafd.conf") || strings.Contains(line, "SUAXYZ") {
 				t.Errorf("%q: %s", shown, line)
 			}
+		}
+	}
+}
+
+// Letters that MQTT has uses for are letters of a subject all the same.
+func TestConfigTakesUnusualSubjects(t *testing.T) {
+	for _, s := range []string{"a/b", "a//.>", "spBv1//0.>", "/.a.*", "a.+", "a.#b", "a#.*.+b", "a/b#"} {
+		if _, err := load(t, fmt.Sprintf("leafnodes { remotes: [ { url: \"nats://a\" } ] }\noutbox { a { subjects: %q } }", s)); err != nil {
+			t.Errorf("%q: %v", s, err)
 		}
 	}
 }
