@@ -233,9 +233,10 @@ func loadConfig(path string) (*Config, error) { return loadWith(path, nil) }
 // alone are the configuration.
 func loadWith(path string, f *flags) (*Config, error) {
 	if path == "" {
-		return readConfig("", nil, f)
+		return readConfig("", nil, nil, f)
 	}
-	if errs := scanFile(path); len(errs) > 0 {
+	units, errs := scanFile(path)
+	if len(errs) > 0 {
 		errs.sort()
 		return nil, errs
 	}
@@ -243,7 +244,7 @@ func loadWith(path string, f *flags) (*Config, error) {
 	if err != nil {
 		return nil, err
 	}
-	return readConfig(path, m, f)
+	return readConfig(path, m, units, f)
 }
 
 // checkConfig is loadConfig for "-t": it says what it found, credentials included.
@@ -309,13 +310,14 @@ func parseConf(file string, parse func() (map[string]any, error)) (m map[string]
 }
 
 // readConfig turns parsed tokens into a Config.
-func readConfig(file string, m map[string]any, f *flags) (*Config, error) {
+func readConfig(file string, m map[string]any, units unitSet, f *flags) (*Config, error) {
 	c := defaultConfig()
 	if f != nil && f.stock {
 		c.likeNATSServer()
 	}
 	c.File = file
 	r := newReader(file)
+	r.units = units
 	b := r.block("", pos{file: file}, m)
 	readTop(b, c, f)
 	b.finish()

@@ -330,7 +330,7 @@ func readOutbox(b *block, name string) Outbox {
 		}
 	}
 	b.size(&o.MaxBytes, 64<<10, 1<<40, "max_bytes")
-	b.size(&o.MaxMsgs, 0, 1e12, "max_msgs")
+	b.count(&o.MaxMsgs, 0, 1e12, "messages", "max_msgs")
 	b.dur(&o.Grace, 0, 24*time.Hour, "grace")
 	b.size(&o.GraceBytes, 0, 1<<30, "grace_bytes")
 	b.boolean(&o.GraceDisk, "grace_on_disk")

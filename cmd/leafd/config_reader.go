@@ -90,6 +90,7 @@ type reader struct {
 	file     string
 	errs     configErrors
 	places   map[string]pos // where each key that was read stands, by path
+	units    unitSet
 	warnings []string
 }
 
@@ -294,6 +295,25 @@ func (b *block) integer(dst *int, lo, hi int, names ...string) {
 		return
 	}
 	*dst = int(n)
+}
+
+// count reads how many of what there are, from lo to hi. It is no size and has no unit.
+func (b *block) count(dst *int64, lo, hi int64, what string, names ...string) {
+	v, ok := b.get(names...)
+	if !ok {
+		return
+	}
+	n, isInt := v.v.(int64)
+	switch unit := b.r.units[v.at]; {
+	case !isInt:
+		v.wrongType("a number of " + what)
+	case unit != "":
+		v.fail(fmt.Sprintf("is a number of %s, and %s is a size", what, unit), fmt.Sprintf("write the number alone, such as %d", n))
+	case n < lo || n > hi:
+		v.fail(fmt.Sprintf("%d is out of range", n), fmt.Sprintf("use %d to %d %s", lo, hi, what))
+	default:
+		*dst = n
+	}
 }
 
 // percent reads 20 or "20%".

@@ -48,15 +48,20 @@ type scanner struct {
 type scan struct {
 	stack []string // files being read, for loops
 	files int
+	units unitSet
 	errs  configErrors
 }
 
+// unitSet are the numbers with a unit, by the place of their key: conf gives 10240 for
+// 10KB, and a number that counts something is not to have one.
+type unitSet map[pos]string
+
 // scanFile reads path and everything it includes and returns what is wrong with
 // the structure: nil if conf may parse it.
-func scanFile(path string) configErrors {
-	s := &scan{}
+func scanFile(path string) (unitSet, configErrors) {
+	s := &scan{units: make(unitSet)}
 	s.read(path, pos{file: path}, make(keySet))
-	return s.errs
+	return s.units, s.errs
 }
 
 // read scans one file into keys; from is where it was asked for.
@@ -265,7 +270,22 @@ func (sc *scanner) pair(keys keySet) bool {
 		sc.scan.add(at, key, "has no value", "give it one or remove it")
 		return false
 	}
-	return sc.value(false)
+	if quoted {
+		at.col++ // where conf says that the key is
+	}
+	start := sc.at
+	if !sc.value(false) {
+		return false
+	}
+	sc.scan.units.note(at, sc.text[start:sc.at])
+	return true
+}
+
+// note remembers v if it is a number with a unit.
+func (u unitSet) note(at pos, v string) {
+	if _, err := parseSize(v); err == nil && !isDigits(strings.TrimPrefix(v, "-")) {
+		u[at] = v
+	}
 }
 
 // key reads a bare or quoted key.

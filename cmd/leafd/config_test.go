@@ -482,6 +482,10 @@ var badConfigs = []struct{ text, want string }{
 	{hub + "outbox { a { subjects: \"#\" } }", `write ">"`},
 	{hub + "outbox { a { subjects: \"a.x*.b\" } }", `"a.x*.b" has a wildcard inside the word "x*", where it stands for itself; "*" is a whole word`},
 	{hub + "outbox { a { subjects: \"a.>b\" } }", `inside the word ">b"`},
+	{hub + "outbox { a { subjects: x, max_msgs: 10KB } }", `is a number of messages, and 10KB is a size; write the number alone, such as 10240`},
+	{hub + "outbox { a {\n \"subjects\": x, \"max_msgs\" : 5k\n} }", `and 5k is a size`},
+	{hub + "outbox { a { subjects: x, max_msgs: \"10KB\" } }", `must be a number of messages, not text`},
+	{hub + "outbox { a { subjects: x, max_msgs: -1 } }", `-1 is out of range; use 0 to 1000000000000 messages`},
 	{hub + "outbox { a { subjects: [x, x] } }", `"x" and "x" overlap`},
 	{hub + "outbox { a { subjects: \"x.>\" }, b { subjects: \"x.*.z\" } }", `overlaps "x.>" of outbox "a"`},
 	{hub + "outbox { a { subjects: x, order: new } }", `key "outbox.a.order": must be one of "oldest", "newest"`},
@@ -775,7 +779,7 @@ func FuzzConfig(f *testing.F) {
 		if strings.Contains(strings.ToLower(text), "include") {
 			return // would read files of this machine; TestConfigIncludes has them
 		}
-		s := &scan{stack: []string{"fuzz.conf"}}
+		s := &scan{stack: []string{"fuzz.conf"}, units: make(unitSet)}
 		keys := make(keySet)
 		s.run("fuzz.conf", text, keys)
 		if len(s.errs) > 0 {
@@ -792,7 +796,7 @@ func FuzzConfig(f *testing.F) {
 		if !slices.Equal(got, want) {
 			t.Fatalf("%q: the scanner sees the keys %q, conf %q", text, got, want)
 		}
-		if _, err := readConfig("fuzz.conf", m, nil); err != nil && len(configProblems(err)) == 0 {
+		if _, err := readConfig("fuzz.conf", m, s.units, nil); err != nil && len(configProblems(err)) == 0 {
 			t.Fatal("an error that says nothing")
 		}
 	})
