@@ -74,9 +74,10 @@ func (l *logs) close() error {
 	return l.out.dest.Close()
 }
 
-// newLogger logs to stderr, for a command that is not the daemon.
+// newLogger logs what is wrong to stderr, for a command that is not the daemon and
+// says itself what it did.
 func newLogger(stderr *os.File) *slog.Logger {
-	return slog.New(newLogHandler(stderr, slog.LevelInfo, isJournal(stderr)))
+	return slog.New(newLogHandler(stderr, slog.LevelWarn, isJournal(stderr)))
 }
 
 // isJournal reports whether f is the journal's own stream: JOURNAL_STREAM names
@@ -106,6 +107,7 @@ type logHandler struct {
 
 // logOut is where lines go.
 type logOut struct {
+	quiet        bool        // info is not logged; static
 	debug, trace atomic.Bool // which levels below info are logged
 
 	mu      sync.Mutex
@@ -125,7 +127,7 @@ func newLogHandler(w io.Writer, level slog.Level, journal bool) *logHandler {
 	if journal {
 		d.head = journalHead
 	}
-	out := &logOut{dest: d, repeats: make(map[string]*repeat)}
+	out := &logOut{dest: d, repeats: make(map[string]*repeat), quiet: level > slog.LevelInfo}
 	out.debug.Store(level <= slog.LevelDebug)
 	return &logHandler{out: out}
 }
@@ -133,7 +135,7 @@ func newLogHandler(w io.Writer, level slog.Level, journal bool) *logHandler {
 func (h *logHandler) Enabled(_ context.Context, l slog.Level) bool {
 	switch {
 	case l >= slog.LevelInfo:
-		return true
+		return l > slog.LevelInfo || !h.out.quiet
 	case l >= slog.LevelDebug:
 		return h.out.debug.Load()
 	}

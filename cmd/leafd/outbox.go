@@ -48,11 +48,16 @@ type outboxCmd struct {
 	errOut io.Writer
 }
 
-// runOutbox returns the exit code: 0 if it was done, 1 if not or if something is
+// runOutbox returns the exit code: 0 if it was done, or the usage asked for, 1 if not or if something is
 // damaged, 2 for a call that is wrong.
 func runOutbox(args []string, in io.Reader, out, errOut io.Writer) int {
 	c := &outboxCmd{in: in, out: out, errOut: errOut}
-	if err := c.parse(args); err != nil {
+	err := c.parse(args)
+	if errors.Is(err, flag.ErrHelp) {
+		fmt.Fprint(out, outboxUsage)
+		return 0
+	}
+	if err != nil {
 		fmt.Fprintf(errOut, "leafd: outbox: %v\n%s", err, outboxUsage)
 		return 2
 	}
@@ -65,7 +70,8 @@ func runOutbox(args []string, in io.Reader, out, errOut io.Writer) int {
 	return 0
 }
 
-// parse takes flags before and after the name.
+// parse takes flags before and after the name. Its error is flag.ErrHelp for who asks how
+// the command is used.
 func (c *outboxCmd) parse(args []string) error {
 	if len(args) == 0 {
 		return errors.New("says not what to do")
@@ -84,6 +90,8 @@ func (c *outboxCmd) parse(args []string) error {
 	case "export":
 		f.Uint64Var(&c.from, "from", 0, "")
 	case "import":
+	case "-h", "-help", "--help", "help":
+		return flag.ErrHelp
 	case "drop":
 		f.Uint64Var(&c.to, "to", 0, "")
 		f.BoolVar(&c.all, "all", false, "")

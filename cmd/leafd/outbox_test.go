@@ -1,0 +1,41 @@
+package main
+
+import (
+	"bytes"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// Who asks how the command is used gets told, and it is no error.
+func TestOutboxHelp(t *testing.T) {
+	for _, args := range []string{"--help", "-h", "-help", "help", "ls --help", "peek -h", "drop box --help", "import --help"} {
+		var out, errOut bytes.Buffer
+		if code := runOutbox(strings.Fields(args), nil, &out, &errOut); code != 0 || out.String() != outboxUsage || errOut.Len() > 0 {
+			t.Errorf("%s: exit %d, %q, %q", args, code, out.String(), errOut.String())
+		}
+	}
+	for _, args := range []string{"", "dance", "ls -x", "drop box"} {
+		var out, errOut bytes.Buffer
+		if code := runOutbox(strings.Fields(args), nil, &out, &errOut); code != 2 || !strings.HasSuffix(errOut.String(), outboxUsage) || out.Len() > 0 {
+			t.Errorf("%q: exit %d, %q, %q", args, code, out.String(), errOut.String())
+		}
+	}
+}
+
+// A command says what it did, and what is wrong; how the store is opened is of no interest.
+func TestCommandLogsNoInfo(t *testing.T) {
+	f, err := os.Create(filepath.Join(t.TempDir(), "stderr"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	l := newLogger(f)
+	l.Info("store: the journal is written somehow")
+	l.With("a", 1).Warn("store: closing a file failed", "err", fs.ErrClosed)
+	if b, err := os.ReadFile(f.Name()); err != nil || strings.Contains(string(b), "INFO") || !strings.Contains(string(b), "WARN store: closing a file failed a=1") {
+		t.Errorf("%s%v", b, err)
+	}
+}
