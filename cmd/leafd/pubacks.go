@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"errors"
 	"log/slog"
+	"maps"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -42,6 +44,10 @@ type pubacks struct {
 
 	quiet   time.Time // guarded by mu; refusals are not logged before
 	refused int       // guarded by mu; since the last one that was logged
+	subject []byte    // guarded by mu; of the last one
+	why     error     // guarded by mu; of the last one
+
+	lost map[string]uint64 // of the log, as the program's log knows it; belongs to run
 }
 
 // answer is what one publisher is told.
@@ -54,7 +60,7 @@ type answer struct {
 
 const (
 	maxAnswers    = 16 << 10    // on their way at once
-	refusalPeriod = time.Minute // refusals are logged once in
+	refusalPeriod = time.Minute // refusals are logged once in, and what is dropped
 )
 
 var (
@@ -70,6 +76,7 @@ func (e notKept) Error() string { return string(e) }
 
 func newPubacks(name string, l *storefwd.Log, barrier func(func(error)), window time.Duration, r *leaf.Router, logger *slog.Logger) *pubacks {
 	a := &pubacks{name: name, log: l, barrier: barrier, logger: logger, wake: make(chan struct{}, 1), ids: idWindow{span: window}}
+	a.lost = surelyLost(l.Stats())
 	a.port = r.Attach("pubacks:"+name, deaf{}, leaf.EachSub)
 	return a
 }
@@ -123,9 +130,9 @@ func (a *pubacks) append(m *msg.Msg, id idKey) msg.Drop {
 // refuse tells the publisher, if it asked, and now and then the log. It needs mu.
 func (a *pubacks) refuse(m *msg.Msg, err error) msg.Drop {
 	a.refused++
+	a.subject, a.why = append(a.subject[:0], m.Subject...), err
 	if now := time.Now(); now.After(a.quiet) {
-		a.logger.Warn("outbox refuses messages", "outbox", a.name, "subject", string(m.Subject), "err", err, "count", a.refused)
-		a.refused, a.quiet = 0, now.Add(refusalPeriod)
+		a.logRefused(now)
 	}
 	if len(m.Reply) > 0 && a.waiting < maxAnswers {
 		a.ready = append(a.ready, answer{reply: bytes.Clone(m.Reply), err: err})
@@ -136,6 +143,37 @@ func (a *pubacks) refuse(m *msg.Msg, err error) msg.Drop {
 		return msg.Denied
 	}
 	return msg.StoreFull
+}
+
+// logRefused needs mu, and a refusal that was not logged.
+func (a *pubacks) logRefused(now time.Time) {
+	a.logger.Warn("outbox refuses messages", "outbox", a.name, "subject", string(a.subject), "err", a.why, "count", a.refused)
+	a.refused, a.quiet = 0, now.Add(refusalPeriod)
+}
+
+// report logs what the log does not know yet: the last refusals, which no other follows,
+// and what the outbox dropped, of which nobody else is told. end says that there is no
+// later time for it.
+func (a *pubacks) report(now time.Time, end bool) {
+	a.mu.Lock()
+	if a.refused > 0 && (end || now.After(a.quiet)) {
+		a.logRefused(now)
+	}
+	a.mu.Unlock()
+	lost := surelyLost(a.log.Stats())
+	dropped := gaveUp(a.lost, lost)
+	for _, why := range slices.Sorted(maps.Keys(dropped)) {
+		a.logger.Warn("outbox is full and drops messages", "outbox", a.name, "reason", why, "count", dropped[why])
+	}
+	a.lost = lost
+}
+
+// surelyLost is what a log lost, without what may be at the hub after all.
+func surelyLost(st storefwd.LogStats) map[string]uint64 {
+	for why, n := range st.InDoubt {
+		st.Lost[why] -= n
+	}
+	return st.Lost
 }
 
 // Flush implements [msg.Flusher].
@@ -177,8 +215,10 @@ func (a *pubacks) signal() {
 	}
 }
 
-// run publishes answers until stop is closed.
+// run publishes answers, and reports once a minute, until stop is closed.
 func (a *pubacks) run(stop <-chan struct{}) {
+	minute := time.NewTicker(refusalPeriod)
+	defer minute.Stop()
 	var batch []answer
 	var body []byte
 	for {
@@ -197,12 +237,17 @@ func (a *pubacks) run(stop <-chan struct{}) {
 		}
 		a.port.Flush()
 		if len(batch) > 0 {
-			continue
+			a.signal() // there may be more
 		}
 		select {
 		case <-a.wake:
+		case <-minute.C:
+			a.report(time.Now(), false)
 		case <-stop:
-			return
+			if len(batch) == 0 {
+				a.report(time.Now(), true)
+				return
+			}
 		}
 	}
 }

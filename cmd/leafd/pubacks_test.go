@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -325,5 +326,91 @@ func TestPlainPublishDoesNotAllocate(t *testing.T) {
 	deliver := func() { a.Deliver(m, nil) }
 	if n := testing.AllocsPerRun(2000, deliver); n > 0 { // below one for each block of records
 		t.Errorf("%v allocations a message", n)
+	}
+}
+
+// told is an outbox with a log that can be read.
+func told(t *testing.T, r storefwd.Retention) (a *pubacks, publish func(n int), logged func() string) {
+	s, err := storefwd.Open(t.TempDir(), storefwd.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { s.Close() })
+	l, err := s.Log("OUT/box", r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out bytes.Buffer
+	a = newPubacks("box", l, s.Barrier, 0, leaf.NewRouter(), slog.New(newLogHandler(&out, slog.LevelInfo, true)))
+	publish = func(n int) {
+		for i := range n {
+			a.Deliver(&msg.Msg{Subject: fmt.Appendf(nil, "box.%d", i)}, nil)
+		}
+	}
+	return a, publish, func() string {
+		defer out.Reset()
+		return out.String()
+	}
+}
+
+// The last refusals are told as well, though none comes after them: once their minute is
+// over, or at the end.
+func TestLastRefusalsAreTold(t *testing.T) {
+	a, publish, logged := told(t, storefwd.Retention{MaxMsgs: 1, Full: storefwd.Refuse})
+	refused := func(subject string, n int) string {
+		return fmt.Sprintf("<4>outbox refuses messages outbox=box subject=%s err=\"log is full\" count=%d\n", subject, n)
+	}
+	publish(6)
+	if got := logged(); got != refused("box.1", 1) {
+		t.Fatal(got)
+	}
+	a.report(time.Now(), false)
+	if got := logged(); got != "" {
+		t.Fatal(got)
+	}
+	later := time.Now().Add(refusalPeriod + time.Second)
+	a.report(later, false)
+	if got := logged(); got != refused("box.5", 4) {
+		t.Fatal(got)
+	}
+	publish(3)
+	a.report(later, false)
+	if got := logged(); got != "" {
+		t.Fatal(got)
+	}
+	over := make(chan struct{})
+	close(over)
+	a.run(over)
+	if got := logged(); got != refused("box.2", 3) {
+		t.Fatal(got)
+	}
+}
+
+// What a full outbox drops, its senders being acknowledged, is told once a minute, and what
+// an operator gives up is not taken for it.
+func TestDropsAreTold(t *testing.T) {
+	for _, c := range []struct {
+		full storefwd.Full
+		why  string
+	}{{storefwd.DropOldest, "oldest_dropped"}, {storefwd.DropNewest, "newest_dropped"}} {
+		a, publish, logged := told(t, storefwd.Retention{MaxMsgs: 10, Full: c.full})
+		publish(10)
+		a.log.Drop(1)
+		publish(41)
+		a.report(time.Now(), false)
+		if got := logged(); got != "<4>outbox is full and drops messages outbox=box reason="+c.why+" count=40\n" {
+			t.Fatal(got)
+		}
+		a.report(time.Now(), false)
+		if got := logged(); got != "" {
+			t.Fatal(got)
+		}
+		publish(2)
+		over := make(chan struct{})
+		close(over)
+		a.run(over)
+		if got := logged(); !strings.HasSuffix(got, " count=2\n") {
+			t.Fatal(got)
+		}
 	}
 }
