@@ -71,7 +71,7 @@ func (l *logs) reopen() error {
 func (l *logs) close() error {
 	l.out.mu.Lock()
 	defer l.out.mu.Unlock()
-	return l.out.dest.Close()
+	return errors.Join(l.out.tell(time.Now(), func(string, *repeat) bool { return true }), l.out.dest.Close())
 }
 
 // newLogger logs what is wrong to stderr, for a command that is not the daemon and
@@ -97,6 +97,15 @@ const (
 	repeatWindow = time.Minute
 	maxRepeats   = 64 // different lines remembered
 )
+
+// allClears are the lines that say that a fault is over, and how the lines of that fault
+// begin: when it comes again, it is news.
+var allClears = map[string]string{
+	"store: the disk has room again":                     "store: the disk is full",
+	"store: the disk works again, acknowledging goes on": "store: nothing is acknowledged until the disk works again",
+	"link to the hub is up":                              "no link to the hub",
+	"device is ok":                                       "device is ",
+}
 
 // logHandler is a slog.Handler. Those made by WithAttrs share its logOut.
 type logHandler struct {
@@ -161,7 +170,8 @@ func (h *logHandler) WithGroup(name string) slog.Handler {
 	return &with
 }
 
-// Handle writes one line, or counts it if it was written less than a minute ago.
+// Handle writes one line, or counts it if it was written less than a minute ago and what it
+// says has not been over since.
 func (h *logHandler) Handle(_ context.Context, r slog.Record) error {
 	b := appendText(nil, r.Message)
 	b = append(b, h.attrs...)
@@ -175,7 +185,12 @@ func (h *logHandler) Handle(_ context.Context, r slog.Record) error {
 	}
 	h.out.mu.Lock()
 	defer h.out.mu.Unlock()
-	if err := h.out.expire(now); err != nil {
+	fault, over := allClears[r.Message]
+	over = over && r.Level == slog.LevelInfo
+	err := h.out.tell(now, func(line string, r *repeat) bool {
+		return r.over(now) || over && strings.HasPrefix(line, fault) && strings.Contains(line, h.attrs)
+	})
+	if err != nil {
 		return err
 	}
 	if r.Level >= slog.LevelWarn && h.out.repeated(string(b), r.Level, now) {
@@ -184,11 +199,19 @@ func (h *logHandler) Handle(_ context.Context, r slog.Record) error {
 	return h.out.write(b, r.Level, now)
 }
 
+// over says that a line's window has passed. A clock set back ends it, too.
+func (r *repeat) over(now time.Time) bool {
+	age := now.Sub(r.since)
+	return age >= repeatWindow || age < -repeatWindow
+}
+
 // repeated reports whether line was written within the window, and counts it.
 // With mu held.
 func (o *logOut) repeated(line string, level slog.Level, now time.Time) bool {
 	if r := o.repeats[line]; r != nil {
-		r.count++
+		if r.count++; r.count == 1 {
+			time.AfterFunc(repeatWindow-now.Sub(r.since), o.expire)
+		}
 		return true
 	}
 	if len(o.repeats) < maxRepeats {
@@ -197,12 +220,19 @@ func (o *logOut) repeated(line string, level slog.Level, now time.Time) bool {
 	return false
 }
 
-// expire forgets lines whose window is over, and says how often they came again.
-// A clock set back ends the window too. With mu held.
-func (o *logOut) expire(now time.Time) error {
+// expire tells the counts whose window is over, if no other line comes that would.
+func (o *logOut) expire() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	now := time.Now()
+	_ = o.tell(now, func(_ string, r *repeat) bool { return r.over(now) }) // there is nobody to tell
+}
+
+// tell forgets lines that are over, and says how often they came again. With mu held.
+func (o *logOut) tell(now time.Time, isOver func(line string, r *repeat) bool) error {
 	var over []string
 	for line, r := range o.repeats {
-		if age := now.Sub(r.since); age >= repeatWindow || age < -repeatWindow {
+		if isOver(line, r) {
 			over = append(over, line)
 		}
 	}

@@ -8,6 +8,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"syscall"
 	"testing"
@@ -58,25 +59,113 @@ func TestLogLevelAndTime(t *testing.T) {
 func TestLogRepeats(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var out bytes.Buffer
-		l := slog.New(newLogHandler(&out, slog.LevelInfo, true))
+		h := newLogHandler(&out, slog.LevelInfo, true)
+		l := slog.New(h)
+		written := func() string {
+			h.out.mu.Lock() // a timer writes, too
+			defer h.out.mu.Unlock()
+			defer out.Reset()
+			return out.String()
+		}
 		for range 5 {
 			l.Warn("cannot reach the hub", "err", "refused")
 			l.Info("same", "n", 1)
 		}
 		l.Warn("cannot reach the hub", "err", "other")
 		want := "<4>cannot reach the hub err=refused\n" + strings.Repeat("<6>same n=1\n", 5) + "<4>cannot reach the hub err=other\n"
-		if got := out.String(); got != want {
+		if got := written(); got != want {
 			t.Fatalf("got\n%swant\n%s", got, want)
 		}
-		out.Reset()
 		time.Sleep(repeatWindow)
 		l.Info("later")
 		l.Warn("cannot reach the hub", "err", "refused")
 		want = "<4>cannot reach the hub err=refused repeated=4\n<6>later\n<4>cannot reach the hub err=refused\n"
+		if got := written(); got != want {
+			t.Fatalf("got\n%swant\n%s", got, want)
+		}
+	})
+}
+
+// The count is told also if no other line comes, and at the end.
+func TestLogTellsTheLastRepeats(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var out bytes.Buffer
+		h := newLogHandler(&out, slog.LevelInfo, true)
+		l := slog.New(h)
+		for range 3 {
+			l.Warn("no luck")
+			time.Sleep(time.Second)
+		}
+		time.Sleep(repeatWindow - 3*time.Second)
+		synctest.Wait()
+		want := "<4>no luck\n<4>no luck repeated=2\n"
+		if got := out.String(); got != want {
+			t.Fatalf("got\n%swant\n%s", got, want)
+		}
+		l.Error("no luck again")
+		l.Error("no luck again")
+		if err := (&logs{out: h.out}).close(); err != nil {
+			t.Fatal(err)
+		}
+		want += "<3>no luck again\n<3>no luck again repeated=1\n"
 		if got := out.String(); got != want {
 			t.Fatalf("got\n%swant\n%s", got, want)
 		}
 	})
+}
+
+// A fault that was over and is back is news, however soon. That of another device is not
+// over with it.
+func TestLogAllClear(t *testing.T) {
+	var out bytes.Buffer
+	l := slog.New(newLogHandler(&out, slog.LevelInfo, true))
+	full := func() { l.Warn("store: the disk is full, free some space", "dir", "/d") }
+	full()
+	full()
+	l.Warn("store: another", "dir", "/d")
+	l.Info("store: the disk has room again", "dir", "/d")
+	full()
+	l.Warn("store: another", "dir", "/d")
+	a, b := l.With("device", "a"), l.With("device", "b")
+	for range 2 {
+		a.Warn("device is failed", "err", "EIO")
+		b.Warn("device is failed", "err", "EIO")
+		a.Info("device is ok")
+	}
+	want := "<4>store: the disk is full, free some space dir=/d\n<4>store: another dir=/d\n" +
+		"<4>store: the disk is full, free some space dir=/d repeated=1\n<6>store: the disk has room again dir=/d\n" +
+		"<4>store: the disk is full, free some space dir=/d\n" +
+		"<4>device is failed device=a err=EIO\n<4>device is failed device=b err=EIO\n<6>device is ok device=a\n" +
+		"<4>device is failed device=a err=EIO\n<6>device is ok device=a\n"
+	if got := out.String(); got != want {
+		t.Errorf("got\n%swant\n%s", got, want)
+	}
+}
+
+// The lines that are over and those that end them are the ones that are logged.
+func TestAllClearsAreLogged(t *testing.T) {
+	var source []byte
+	for _, glob := range []string{"../../storefwd/*.go", "../../leaf/*.go", "../../hw/*.go"} {
+		files, err := filepath.Glob(glob)
+		if err != nil || len(files) == 0 {
+			t.Fatalf("%s: %v", glob, err)
+		}
+		for _, f := range files {
+			text, err := os.ReadFile(f)
+			if err != nil {
+				t.Fatal(err)
+			}
+			source = append(source, text...)
+		}
+	}
+	for over, fault := range allClears {
+		if !bytes.Contains(source, []byte(`.Info("`+over+`"`)) {
+			t.Errorf("nothing logs %q", over)
+		}
+		if !regexp.MustCompile(`\.(Warn|Error)\("` + regexp.QuoteMeta(fault)).Match(source) {
+			t.Errorf("nothing logs %q", fault)
+		}
+	}
 }
 
 // However many different faults there are, none is lost and memory stays bounded.
