@@ -20,6 +20,7 @@ var flushConfig = strings.Replace(cableConfig, `["cable.>"]`, `["cable.>"], conf
 type outboxState struct {
 	State    string            `json:"state"`
 	Reason   string            `json:"reason"`
+	Last     string            `json:"last_error"`
 	Confirm  string            `json:"confirm"`
 	Resume   string            `json:"resume"`
 	Messages int               `json:"messages"`

@@ -136,7 +136,7 @@ func TestGapThatTheStreamLeftOut(t *testing.T) {
 	var u outboxState
 	testkit.Eventually(t, func() bool {
 		u = uplinkBox(l)
-		return u.Acked >= 100 && strings.Contains(u.Reason, "gap marker") && u.Messages == 0
+		return u.Acked >= 100 && strings.Contains(u.Last, "gap marker") && u.Messages == 0
 	}, "100 are there and the marker was tried: %+v", &u)
 	c.Subjects = []string{"cable.>"}
 	var s jetstream.Stream

@@ -10,6 +10,7 @@ import (
 	"github.com/leafd/leafd/internal/msg"
 	"github.com/leafd/leafd/internal/secure"
 	"github.com/leafd/leafd/leaf"
+	"github.com/leafd/leafd/storefwd"
 )
 
 // health says what needs a person. A hub out of reach does not, and a missing
@@ -157,16 +158,21 @@ func (d *daemon) uplinkz() monitor.Uplinkz {
 	return u
 }
 
+// whyHeldUp is what keeps an outbox from sending what comes. One that does has a last
+// error all the same, and that was once.
+func whyHeldUp(f *storefwd.ForwarderStats) string {
+	if f.State == storefwd.Live {
+		return f.Detail
+	}
+	return cmp.Or(f.Detail, f.LastError)
+}
+
 // storez adds the outboxes and the disk under them.
 func (d *daemon) storez(u *monitor.Uplinkz) {
 	c := d.cfg.Load()
 	for _, b := range d.boxes {
 		l, f := b.log.Stats(), b.fwd.Stats()
-		reason := f.Detail
-		if reason == "" {
-			reason = f.LastError
-		}
-		u.Outboxes = append(u.Outboxes, monitor.Outbox{Class: b.cfg.Name, State: f.State, Reason: reason,
+		u.Outboxes = append(u.Outboxes, monitor.Outbox{Class: b.cfg.Name, State: f.State, Reason: whyHeldUp(&f), LastError: f.LastError,
 			Subjects: b.cfg.Subjects, Confirm: f.Confirm, Stream: f.Stream, Domain: c.outbox(b.cfg.Name).Domain, Messages: l.Msgs, Bytes: l.Bytes,
 			MaxBytes: b.cfg.MaxBytes, OldestAge: monitor.Duration(l.OldestAge), FirstSeq: l.First, LastSeq: l.Last,
 			AckedSeq: l.First - 1, InFlight: f.InFlight, Sent: f.Sent, Acked: f.Acked + f.Resumed,

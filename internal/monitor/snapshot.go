@@ -97,8 +97,9 @@ type Remote struct {
 // Outbox is one class of messages on their way to the hub.
 type Outbox struct {
 	Class      string            `json:"class"`
-	State      string            `json:"state"`            // draining, idle, waiting, blocked, …
-	Reason     string            `json:"reason,omitempty"` // why it is waiting or blocked
+	State      string            `json:"state"`                // draining, idle, waiting, blocked, …
+	Reason     string            `json:"reason,omitempty"`     // why it is waiting or blocked
+	LastError  string            `json:"last_error,omitempty"` // may be long over
 	Subjects   []string          `json:"subjects"`
 	Confirm    string            `json:"confirm"` // how the hub does: stream, flush
 	Stream     string            `json:"stream,omitempty"`
