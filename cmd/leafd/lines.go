@@ -21,7 +21,7 @@ import (
 // base64. Only subject, header, data, qos and retain come back at an import.
 type boxRecord struct {
 	Seq        uint64    `json:"seq"`
-	Time       time.Time `json:"time"`
+	Time       time.Time `json:"time,omitzero"` // left out if it is not known
 	Subject    string    `json:"subject"`
 	RawSubject []byte    `json:"subject_base64,omitempty"` // in place of Subject: JSON has no text that is not UTF-8
 	Header     []byte    `json:"header,omitempty"`

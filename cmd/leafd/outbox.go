@@ -268,7 +268,11 @@ func (c *outboxCmd) ls(b boxes) error {
 const maxShown = 256
 
 func (c *outboxCmd) show(r *boxRecord) error {
-	_, err := fmt.Fprintf(c.out, "%d  %s  %s  %s\n", r.Seq, r.Time.UTC().Format("2006-01-02T15:04:05.000Z"), printable(r.subject()), printable(r.Data))
+	at := "unknown"
+	if !r.Time.IsZero() {
+		at = r.Time.UTC().Format("2006-01-02T15:04:05.000Z")
+	}
+	_, err := fmt.Fprintf(c.out, "%d  %s  %s  %s\n", r.Seq, at, printable(r.subject()), printable(r.Data))
 	return err
 }
 

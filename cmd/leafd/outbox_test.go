@@ -2,11 +2,15 @@ package main
 
 import (
 	"bytes"
+	"encoding/json"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
+
+	"github.com/leafd/leafd/storefwd"
 )
 
 // Who asks how the command is used gets told, and it is no error.
@@ -37,5 +41,24 @@ func TestCommandLogsNoInfo(t *testing.T) {
 	l.With("a", 1).Warn("store: closing a file failed", "err", fs.ErrClosed)
 	if b, err := os.ReadFile(f.Name()); err != nil || strings.Contains(string(b), "INFO") || !strings.Contains(string(b), "WARN store: closing a file failed a=1") {
 		t.Errorf("%s%v", b, err)
+	}
+}
+
+// A gateway that never knew the time has no date for its messages.
+func TestUnknownTime(t *testing.T) {
+	known := time.Date(2026, 11, 25, 9, 0, 0, 5e6, time.UTC)
+	for _, c := range []struct {
+		at           time.Time
+		shown, field string
+	}{{known, "7  2026-11-25T09:00:00.005Z  box.a  x\n", `"time":"2026-11-25T09:00:00.005Z"`}, {time.Time{}, "7  unknown  box.a  x\n", ""}} {
+		r := newBoxRecord(&storefwd.Record{Seq: 7, Time: c.at, Subject: []byte("box.a"), Data: []byte("x")})
+		var out bytes.Buffer
+		if err := (&outboxCmd{out: &out}).show(&r); err != nil || out.String() != c.shown {
+			t.Errorf("%q, %v", out.String(), err)
+		}
+		line, err := json.Marshal(&r)
+		if err != nil || !strings.Contains(string(line), c.field) || strings.Contains(string(line), "0001") {
+			t.Errorf("%s, %v", line, err)
+		}
 	}
 }
