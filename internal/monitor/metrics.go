@@ -224,7 +224,9 @@ func (w *metrics) store(s *Store) {
 	if s.Wear == nil {
 		return
 	}
-	w.one("wear_written_bytes", "Bytes written to the disk since the store was made.", float64(s.Wear.Total))
+	// No counter, though it grows: after a crash it is back at its last fold, and a rate
+	// would take that for a restart from 0 and add all of it once more.
+	w.one("wear_written_bytes", "Bytes written to the disk since the store was made; less by the last of them after a crash.", float64(s.Wear.Total))
 	w.one("wear_today_bytes", "Bytes written to the disk today, UTC.", float64(s.Wear.Today))
 	w.family("flash_life_used_percent", "Life used up as the flash chip says, upper end of its step of ten.")
 	for _, f := range s.Wear.Flash {

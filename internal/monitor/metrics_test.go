@@ -180,6 +180,9 @@ func TestMetrics(t *testing.T) {
 			t.Errorf("%q is %v (there: %v), not %v", key, v, ok, want)
 		}
 	}
+	if !strings.Contains(w.Body.String(), "; less by the last of them after a crash.\n# TYPE leafd_wear_written_bytes gauge\n") {
+		t.Error("a meter that goes back after a crash is a counter, or does not say so")
+	}
 	if m := got["leafd_memory_anonymous_bytes"]; m < 1<<20 || m > got["leafd_memory_resident_bytes"] {
 		t.Errorf("%v bytes anonymous", m)
 	}
