@@ -75,5 +75,5 @@ LEAFD_PROFILE=127.0.0.1:${ports[2]} "$work/perf" outage -n 400000 -setup hub -hu
 until (: <"/dev/tcp/127.0.0.1/${ports[2]}") 2>/dev/null; do sleep 0.1; done
 take 6
 wait $!
-"$go" tool pprof -proto -output cmd/leafd/default.pgo "$work"/*.prof >/dev/null
+"$go" tool pprof -proto -focus github.com/leafd -output cmd/leafd/default.pgo "$work"/*.prof >/dev/null
 ls -l cmd/leafd/default.pgo >&2

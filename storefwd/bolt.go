@@ -13,6 +13,7 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -320,6 +321,13 @@ func (e *boltEngine) view(fn func(records, state *walker) error) (err error) {
 		defer e.letGo(tx)
 		return fn(records, state)
 	})
+}
+
+// walkTx finds a bucket among those of the transaction, as it was when that began.
+func walkTx(db *bolt.DB, tx *bolt.Tx, bucket []byte) (*walker, error) {
+	mapped := db.Info()
+	pages := unsafe.Slice(*(**byte)(unsafe.Pointer(&mapped.Data)), int(tx.Size()))
+	return walk(pages, uint64(tx.Cursor().Bucket().Root()), bucket)
 }
 
 // letGo takes the file's pages out of this process once it has read many: they

@@ -4,9 +4,6 @@ import (
 	"bytes"
 	"fmt"
 	"sort"
-	"unsafe"
-
-	bolt "go.etcd.io/bbolt"
 )
 
 // This file reads the buckets of a bbolt file in the order of their keys. bbolt's own cursor
@@ -33,13 +30,6 @@ type level struct {
 
 // maxDepth is more than a file of any size has.
 const maxDepth = 16
-
-// walkTx finds a bucket among those of the transaction, as it was when that began.
-func walkTx(db *bolt.DB, tx *bolt.Tx, bucket []byte) (*walker, error) {
-	mapped := db.Info()
-	pages := unsafe.Slice(*(**byte)(unsafe.Pointer(&mapped.Data)), int(tx.Size()))
-	return walk(pages, uint64(tx.Cursor().Bucket().Root()), bucket)
-}
 
 // walk finds a bucket among those that the root page of a file names.
 func walk(pages []byte, root uint64, bucket []byte) (*walker, error) {
