@@ -66,18 +66,22 @@ func (m *machine) open() {
 	m.right = m.clk.trusted
 }
 
-// onCommitter runs fn where the clock is not being read.
-func (m *machine) onCommitter(fn func()) {
+// onCommitter runs fn as the committer does its work: where no clock is being read, nor a file.
+func onCommitter(s *Store, fn func()) {
 	done := make(chan struct{})
-	m.s.asks <- func() {
+	s.asks <- func() { fn(); close(done) }
+	<-done
+}
+
+// onCommitter has the clock looked at, too.
+func (m *machine) onCommitter(fn func()) {
+	onCommitter(m.s, func() {
 		fn()
 		m.s.mu.Lock()
 		m.s.lookAt = 0
 		m.s.mu.Unlock()
 		m.s.watchClock()
-		close(done)
-	}
-	<-done
+	})
 }
 
 func (m *machine) pass(d time.Duration) {

@@ -1,7 +1,6 @@
 package storefwd
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"slices"
@@ -155,32 +154,36 @@ func (c *coreConn) Ping(answered func(error)) error {
 // byPong appends the subjects and runs a forwarder over h in a bubble for as long as
 // fn takes.
 func byPong(t *testing.T, h *coreHub, subjects []string, fn func(l *Log, f *Forwarder)) {
+	bubbled(t, h, Retention{}, subjects, fn)
+}
+
+// bubbled does that over a hub with a stream, too, and with any outbox.
+func bubbled(t *testing.T, h Uplink, r Retention, subjects []string, fn func(l *Log, f *Forwarder)) {
 	synctest.Test(t, func(t *testing.T) {
-		h.connect() // channels of this bubble
 		s, err := Open(t.TempDir(), Options{Node: "n", Clock: SystemClock("always")})
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer s.Close()
-		l, err := s.Log("OUT/c", Retention{Keep: UntilAcked})
+		r.Keep = UntilAcked
+		l, err := s.Log("OUT/c", r)
 		if err != nil {
 			t.Fatal(err)
 		}
-		for _, sub := range subjects {
-			if _, err := l.Append(&msg.Msg{Subject: []byte(sub)}); err != nil {
-				t.Fatal(err)
-			}
+		put(t, l, subjects...)
+		o := ForwarderOptions{Log: l, Uplink: h, Filters: []string{"a.>"}, Class: "c"}
+		core, _ := h.(*coreHub)
+		if core != nil {
+			core.connect() // channels of this bubble
+			o.Handover = core.handover
 		}
-		f := NewForwarder(ForwarderOptions{Log: l, Uplink: h, Filters: []string{"a.>"}, Class: "c", Handover: h.handover})
-		ctx, cancel := context.WithCancel(t.Context())
-		done := make(chan error, 1)
-		go func() { done <- f.Run(ctx) }()
+		f := NewForwarder(o)
+		if h, ok := h.(*fakeHub); ok {
+			h.f = f
+		}
+		defer start(t, f)()
 		synctest.Wait()
 		fn(l, f)
-		cancel()
-		if err := <-done; err != nil {
-			t.Error(err)
-		}
 	})
 }
 
@@ -330,6 +333,25 @@ func TestFlushGoesOnBehindWhatWasDropped(t *testing.T) {
 		l.Drop(2)
 		later(time.Minute)
 		wantArrived(t, h, l, 0, "a.1", "a.3")
+	})
+}
+
+// What was looked at while nobody subscribed was not sent: if it is dropped then, it is lost for
+// sure, and declared. It was taken for sent, and stayed in doubt for ever.
+func TestDroppedWithoutInterest(t *testing.T) {
+	h := newCoreHub()
+	h.wants = func(string) bool { return false }
+	bubbled(t, h, Retention{MaxMsgs: 10, GapSubject: "a.gap"}, nil, func(l *Log, _ *Forwarder) {
+		appendN(t, l, 10)
+		for range 5 {
+			later(time.Minute)
+			appendN(t, l, 3)
+		}
+		h.set(func() { h.wants = func(string) bool { return true } })
+		later(time.Hour)
+		if st := l.Stats(); st.Msgs != 0 || len(st.InDoubt) > 0 || len(l.gaps) > 0 {
+			t.Errorf("an hour after somebody subscribed: %+v, to be declared %+v", st, l.gaps)
+		}
 	})
 }
 

@@ -10,7 +10,9 @@ import (
 	"runtime"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"pgregory.net/rapid"
@@ -260,4 +262,65 @@ func TestNewestFirstConflated(t *testing.T) {
 	if got = append(got, take(t, c, 3)...); !slices.Equal(got, []uint64{4, 5, 3, 2}) || l.Stats().Conflated != 1 {
 		t.Errorf("handed out %v of %+v; want 4 5 3 2, for 5 supersedes 1", got, l.Stats())
 	}
+}
+
+// What waits to be superseded by one that is not safe itself, and is dropped for room, is written
+// all the same. Its publisher was told that it is safe, and nothing was written.
+func TestConflatedDroppedBeforeSafe(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, err := Open(t.TempDir(), Options{Node: "n", SpillAfter: time.Hour, CommitInterval: time.Hour})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer s.Close()
+		l, err := s.Log("OUT/c", Retention{Keep: UntilAcked, Conflate: true, MaxMsgs: 2, GapSubject: "a.gap"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		l.setLive(true, time.Hour) // all waits for the hub
+		put(t, l, "a.1")
+		var told, written atomic.Int64
+		s.Barrier(func(err error) {
+			s.mu.Lock()
+			written.Store(int64(l.written))
+			s.mu.Unlock()
+			if told.Add(1); err != nil {
+				t.Error(err)
+			}
+		})
+		put(t, l, "a.1", "a.2", "a.3")
+		s.mu.Lock()
+		s.unlockAndFire()
+		synctest.Wait()
+		if told.Load() > 0 && written.Load() == 0 {
+			t.Error("the publisher of the first is told that it is safe, and nothing is written")
+		}
+		later(2 * time.Hour)
+		if told.Load() != 1 || written.Load() == 0 {
+			t.Errorf("two hours later it was told %d times, when %d were written", told.Load(), written.Load())
+		}
+	})
+}
+
+// Two markers have one subject, and neither says what the other does: if the hub lost the first, it
+// is sent again. It was taken for superseded by the second.
+func TestConflatedMarkerLost(t *testing.T) {
+	once := true
+	h := &fakeHub{takes: []string{">"}}
+	h.lost = func(subject string) bool {
+		drop := once && subject == "a.gap"
+		once = once && !drop
+		return drop
+	}
+	bubbled(t, h, Retention{Conflate: true, GapSubject: "a.gap"}, []string{"a.1"}, func(l *Log, f *Forwarder) {
+		l.s.mu.Lock()
+		l.lose(LostOldest, 0, 0, 1)
+		l.lose(LostExpired, 0, 0, 1)
+		l.s.mu.Unlock()
+		later(time.Minute)
+		wantSubjects(t, h, "a.1", "a.gap", "a.gap")
+		if st := l.Stats(); st.Msgs != 0 || st.Last != 3 || len(l.gaps) != 0 || once {
+			t.Errorf("%+v, to be declared %v, %+v", st, l.gaps, f.Stats())
+		}
+	})
 }

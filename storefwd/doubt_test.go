@@ -4,6 +4,7 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/leafd/leafd/internal/testkit"
@@ -201,11 +202,7 @@ func TestMarkerAndLaterLosses(t *testing.T) {
 }
 
 // foldOnly makes a transaction without what is in the half of the journal that is written.
-func foldOnly(s *Store) {
-	done := make(chan struct{})
-	s.asks <- func() { s.fold(); close(done) }
-	<-done
-}
+func foldOnly(s *Store) { onCommitter(s, func() { s.fold() }) }
 
 // What was dropped for newer ones does not come back in a crash, to go to the hub behind what it
 // has of these: neither what the journal has nor what store.db has.
@@ -262,6 +259,31 @@ func TestFoundLate(t *testing.T) {
 	if st := l.Stats(); st.Lost["oldest_dropped"] != 2 || l.gaps["oldest_dropped"].Count != 2 {
 		t.Errorf("%v lost, %v to be declared, want 2", st.Lost, l.gaps)
 	}
+}
+
+// What was handed out before an interruption, and is dropped after the hub was asked and had it not,
+// is declared. It was held to be in doubt until the next interruption.
+func TestDroppedAfterTheQuestion(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, l, c := tailLog(t, t.TempDir(), Retention{MaxMsgs: 10, GapSubject: "a.gap"})
+		defer s.Close()
+		appendN(t, l, 10)
+		take(t, c, 5)
+		c.reset()        // the link broke
+		l.settleDoubt()  // the hub was asked: it has none of these
+		appendN(t, l, 8) // while a higher priority, the rate or the day's bytes is waited for
+		l.setLive(true, time.Hour)
+		later(time.Minute)
+		take(t, c, 10) // and then comes the marker
+		recs, err := c.Next(t.Context(), make([]Record, 0, 1))
+		if err != nil {
+			t.Fatal(err)
+		}
+		g, ok := recs[0].declares()
+		if st := l.Stats(); !ok || g.Count != 8 || st.Lost["oldest_dropped"] != 8 || len(st.InDoubt) > 0 || len(l.gaps) > 0 {
+			t.Errorf("%d of %v declared, in doubt %v, to be declared %v", g.Count, st.Lost, st.InDoubt, l.gaps)
+		}
+	})
 }
 
 // Where nothing is declared, nothing is kept for that, and the hub is not asked for it again.

@@ -1,12 +1,6 @@
 package storefwd
 
-import (
-	"context"
-	"errors"
-	"testing"
-
-	"github.com/leafd/leafd/internal/testkit"
-)
+import "testing"
 
 // Subjects are taken out of an outbox while the hub has messages of them that are not
 // acknowledged. They are found there as well: 108 to 134 of 400 were stored twice.
@@ -24,12 +18,8 @@ func TestSubjectsTakenOutWhileInDoubt(t *testing.T) {
 	s, l = openWith(t, dir, "a.2")
 	f := NewForwarder(ForwarderOptions{Log: l, Uplink: h, Filters: []string{"a.>"}, Class: "c", RetryMin: 1, RetryMax: 1})
 	h.f = f
-	ctx, cancel := context.WithCancel(t.Context())
-	done := make(chan error, 1)
-	go func() { done <- f.Run(ctx) }()
-	testkit.Eventually(t, func() bool { return l.Stats().Msgs == 0 }, "drained")
-	cancel()
-	if err := errors.Join(<-done, s.Close()); err != nil {
+	drain(t, f, h)
+	if err := s.Close(); err != nil {
 		t.Error(err)
 	}
 	wantSubjects(t, h, "b.1", "a.1", "b.2", "b.3", "a.2")

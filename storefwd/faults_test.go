@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/leafd/leafd/internal/msg"
@@ -283,6 +284,63 @@ func TestEngineFailsForAWhile(t *testing.T) {
 		k.checkCrash(dir)
 		k.s.Close()
 	}
+}
+
+// goneEngine is an engine whose file can be neither opened nor written while it is gone.
+type goneEngine struct {
+	engine
+	gone *atomic.Bool
+}
+
+func (e goneEngine) Open() (int64, error) {
+	if e.gone.Load() {
+		return 0, syscall.EIO
+	}
+	return e.engine.Open()
+}
+
+func (e goneEngine) Load() (map[uint32]logState, uint64, error) {
+	if e.gone.Load() {
+		return nil, 0, syscall.EIO
+	}
+	return e.engine.Load()
+}
+
+func (e goneEngine) Fold(b *foldBatch) (int64, error) {
+	if e.gone.Load() {
+		return 0, syscall.EIO
+	}
+	return e.engine.Fold(b)
+}
+
+// store.db cannot be opened for a moment, after a compaction that failed, say: it is tried again
+// though there is nothing to fold. Readers waited for the next fold.
+func TestEngineComesBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var gone atomic.Bool
+		o := Options{Node: "n", FoldAfter: time.Hour}
+		o.faults.engine = func(e engine) engine { return goneEngine{e, &gone} }
+		s, err := Open(t.TempDir(), o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer s.Close()
+		readable := func() bool {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			return s.readable
+		}
+		gone.Store(true)
+		onCommitter(s, func() { s.foldFailed(syscall.EIO) }) // as compactDue does
+		if readable() {
+			t.Error("a file that is gone can be read")
+		}
+		gone.Store(false)
+		later(time.Minute)
+		if !readable() {
+			t.Error("a minute after the disk works again nobody has opened the file: ", s.Health())
+		}
+	})
 }
 
 // A publisher that waits because the disk is behind is let go when the disk fails: before,

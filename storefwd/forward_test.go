@@ -6,7 +6,6 @@ import (
 	"context"
 	"encoding/base64"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"strconv"
 	"strings"
@@ -146,22 +145,18 @@ func (h *fakeHub) Delay() time.Duration  { return 0 }
 // hundreds that came later.
 func TestForeignIsRemembered(t *testing.T) {
 	dir, h := t.TempDir(), &fakeHub{takes: []string{"a.>"}}
-	for run, want := range []string{ByReads, ByReads} {
+	for run := range 2 {
 		s, l := openWith(t, dir, "a.1")
 		if run == 0 {
 			h.stored = append(h.stored, fakeMsg{"a.other", "", ""})
 		}
 		f := NewForwarder(ForwarderOptions{Log: l, Uplink: h, Filters: []string{"a.>"}, Class: "c", RetryMin: 1, RetryMax: 1})
 		h.f = f
-		ctx, cancel := context.WithCancel(t.Context())
-		done := make(chan error, 1)
-		go func() { done <- f.Run(ctx) }()
-		testkit.Eventually(t, func() bool { return l.Stats().Msgs == 0 }, "drained")
-		if got := f.Stats().Resume; got != want {
+		drain(t, f, h)
+		if got := f.Stats().Resume; got != ByReads {
 			t.Errorf("run %d resumed by %s", run, got)
 		}
-		cancel()
-		if err := errors.Join(<-done, s.Close()); err != nil {
+		if err := s.Close(); err != nil {
 			t.Error(err)
 		}
 	}
@@ -282,12 +277,18 @@ func openWith(t *testing.T, dir string, subjects ...string) (*Store, *Log) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	put(t, l, subjects...)
+	return s, l
+}
+
+// put appends messages of these subjects.
+func put(t *testing.T, l *Log, subjects ...string) {
+	t.Helper()
 	for _, sub := range subjects {
 		if _, err := l.Append(&msg.Msg{Subject: []byte(sub)}); err != nil {
 			t.Fatal(err)
 		}
 	}
-	return s, l
 }
 
 // forward appends the subjects, runs a forwarder until all are acknowledged or given
@@ -312,18 +313,26 @@ func forward(t *testing.T, h *fakeHub, subjects ...string) (ForwarderStats, LogS
 // drain runs a forwarder until its log is empty.
 func drain(t *testing.T, f *Forwarder, h *fakeHub) {
 	t.Helper()
-	ctx, cancel := context.WithCancel(t.Context())
-	done := make(chan error, 1)
-	go func() { done <- f.Run(ctx) }()
+	defer start(t, f)()
 	defer func() {
 		if t.Failed() {
-			t.Logf("%+v %+v %+v", f.Stats(), f.l.Stats(), h.stored)
+			t.Logf("%+v %+v %v", f.Stats(), f.l.Stats(), h.subjects())
 		}
 	}()
 	testkit.Eventually(t, func() bool { return f.l.Stats().Msgs == 0 }, "the log drained")
-	cancel()
-	if err := <-done; err != nil {
-		t.Error(err)
+}
+
+// start runs a forwarder until stop is called, once.
+func start(t *testing.T, f *Forwarder) (stop func()) {
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- f.Run(ctx) }()
+	return func() {
+		t.Helper()
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
 	}
 }
 
@@ -567,6 +576,23 @@ func TestForwarderGoesBackAfterARefusal(t *testing.T) {
 	}
 }
 
+// A refusal that may pass is tried again as long as it takes: how often is not counted. It was, for
+// each message, and with an outbox that drops its oldest that took ever more memory.
+func TestRefusalsAreForgotten(t *testing.T) {
+	s, l, c := tailLog(t, t.TempDir(), Retention{MaxMsgs: 1})
+	defer s.Close()
+	f := NewForwarder(ForwarderOptions{Log: l})
+	f.c, f.resync = c, func(error) {}
+	for i := range uint64(1000) {
+		appendN(t, l, 1)
+		f.attempt++
+		f.refused(f.attempt, i+1, &apiError{Code: 503, ErrCode: 10077})
+	}
+	if n := len(f.refusals); n > 10 {
+		t.Errorf("%d refusals are remembered of messages that were dropped", n)
+	}
+}
+
 // What the stream or its account has to change for is tried for as long as it takes.
 func TestForwarderWaitsForTheStream(t *testing.T) {
 	for _, code := range []int{10002, 10109, 10120, 10172} {
@@ -624,14 +650,7 @@ func TestExpiredDoesNotComeBack(t *testing.T) {
 		s, l = open(c.boot)
 		f := NewForwarder(ForwarderOptions{Log: l, Uplink: h, Filters: []string{"a.>"}, Class: "c", RetryMin: 1, RetryMax: 1, AckTimeout: 100 * time.Millisecond})
 		h.f = f
-		ctx, cancel := context.WithCancel(t.Context())
-		done := make(chan error, 1)
-		go func() { done <- f.Run(ctx) }()
-		testkit.Eventually(t, func() bool { return l.Stats().Msgs == 0 }, "the log drained")
-		cancel()
-		if err := <-done; err != nil {
-			t.Error(err)
-		}
+		drain(t, f, h)
 		wantSubjects(t, h, strings.Fields(c.want)...)
 		if lost := l.Stats().Lost[LostExpired.String()]; lost != c.lost {
 			t.Errorf("in boot %q %d have expired, want %d", c.boot, lost, c.lost)

@@ -6,9 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math"
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -152,6 +154,21 @@ func TestReadOnlyChangesNothing(t *testing.T) {
 	}
 }
 
+// verify is what a look at a stopped store says of it.
+func verify(t *testing.T, dir string) Check {
+	t.Helper()
+	v, err := OpenReadOnly(dir, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer v.Close()
+	c, err := v.Verify()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
 // Each record that is damaged is found, in bbolt and in the journal, whether the
 // store runs or not, and no damage makes it panic.
 func TestVerifyFindsDamage(t *testing.T) {
@@ -179,27 +196,14 @@ func TestVerifyFindsDamage(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	verifyCopy := func(dir string) Check {
-		t.Helper()
-		v, err := OpenReadOnly(dir, Options{})
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer v.Close()
-		c, err := v.Verify()
-		if err != nil {
-			t.Fatal(err)
-		}
-		return c
-	}
 	copied := crashed(t, dir)
 	flip(copied, "store.db")
-	if c := verifyCopy(copied); c.OK() || c.Damaged != 1 || len(c.Notes) != 0 {
+	if c := verify(t, copied); c.OK() || c.Damaged != 1 || len(c.Notes) != 0 {
 		t.Errorf("store.db: %+v", c)
 	}
 	copied = crashed(t, dir)
 	flip(copied, "journal")
-	if c := verifyCopy(copied); c.OK() || c.Damaged != 0 || len(c.Notes) != 2 || !strings.Contains(c.Notes[1], "50 messages") {
+	if c := verify(t, copied); c.OK() || c.Damaged != 0 || len(c.Notes) != 2 || !strings.Contains(c.Notes[1], "50 messages") {
 		t.Errorf("journal: %+v", c)
 	}
 	for _, file := range []string{"store.db", "journal", metaFile} {
@@ -208,7 +212,7 @@ func TestVerifyFindsDamage(t *testing.T) {
 			if err := os.Truncate(filepath.Join(copied, file), size); err != nil {
 				t.Fatal(err)
 			}
-			if c := verifyCopy(copied); c.OK() {
+			if c := verify(t, copied); c.OK() {
 				t.Errorf("%s cut to %d bytes is called sound", file, size)
 			}
 		}
@@ -243,5 +247,44 @@ func TestDrop(t *testing.T) {
 	}
 	if n, _ := unopened.Drop(1<<64 - 1); n != 30 || !strings.Contains(fmt.Sprint(s.Health()), "[]") {
 		t.Errorf("%d dropped, %v", n, s.Health())
+	}
+}
+
+// Who drops waits until the log can be read, and then all goes. A drop before that said 0, and all was
+// there later.
+func TestDropUnreadable(t *testing.T) {
+	dir := backlog(t, 3000, 100)
+	damage(t, filepath.Join(dir, "store.db"), 0, make([]byte, 2*boltPage))
+	s, l := openBacklog(t, dir, Options{})
+	if err := s.Readable(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	n, _ := l.Drop(math.MaxUint64)
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	s, l = openBacklog(t, dir, Options{})
+	defer s.Close()
+	if got := readBack(t, s, l); len(got) > 0 || n != 2900 {
+		t.Errorf("Drop said %d, and %d messages are there", n, len(got))
+	}
+}
+
+// What was dropped last, and could not be removed from the disk, is there again at the next start: Close
+// says so. It said nothing.
+func TestDropNotDurable(t *testing.T) {
+	dir := backlog(t, 3000, 100)
+	e := &fault{kind: "fold", err: fmt.Errorf("%w: %w", errNoSpace, syscall.ENOSPC)}
+	e.left.Store(1)
+	e.holds.Store(true)
+	var o Options
+	o.faults.engine = func(en engine) engine { return faultyEngine{en, e} }
+	s, l := openBacklog(t, dir, o)
+	n, _ := l.Drop(math.MaxUint64)
+	err := s.Close()
+	s, l = openBacklog(t, dir, Options{})
+	defer s.Close()
+	if got := readBack(t, s, l); len(got) == 0 || err == nil {
+		t.Errorf("Drop said %d, Close said %v, and %d messages are there", n, err, len(got))
 	}
 }

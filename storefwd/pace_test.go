@@ -3,6 +3,7 @@ package storefwd
 import (
 	"context"
 	"fmt"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -165,4 +166,69 @@ func TestDayTurns(t *testing.T) {
 			t.Errorf("%d: %d bytes, %s left; want kept %v, %s", i, d.Bytes, left, c.kept, c.left)
 		}
 	}
+}
+
+// Where nobody ever tells the time a day ends after 24 hours of all runs together. A run that
+// was shorter did not count, and daily_bytes were used up for ever.
+func TestDayWithoutClock(t *testing.T) {
+	d := day{Bytes: 1000}
+	for range 100 {
+		var turned time.Duration
+		for alive := time.Duration(0); alive < 20*time.Hour; alive += time.Minute {
+			d.turn(time.Unix(0, 0), false, alive, &turned)
+		}
+	}
+	if d.Bytes != 0 {
+		t.Errorf("after 2000 hours %d bytes are still counted for today", d.Bytes)
+	}
+}
+
+// A higher priority whose backlog cannot be read now holds up nobody: what the lower one has in
+// RAM goes meanwhile.
+func TestUnreadableHoldsUpNobody(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var gone atomic.Bool
+		o := Options{Node: "n", FoldAfter: time.Hour}
+		o.faults.engine = func(e engine) engine { return goneEngine{e, &gone} }
+		s, err := Open(t.TempDir(), o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer s.Close()
+		h := &fakeHub{}
+		var logs []*Log
+		for i := range 2 {
+			l, err := s.Log(fmt.Sprint("OUT/c", i), Retention{Keep: UntilAcked})
+			if err != nil {
+				t.Fatal(err)
+			}
+			logs = append(logs, l)
+			h.all = append(h.all, NewForwarder(ForwarderOptions{Log: l, Uplink: h, Filters: []string{fmt.Sprint("a", i, ".>")}, Class: fmt.Sprint("c", i), Priority: 2 - i}))
+		}
+		put(t, logs[0], "a0.x")
+		waitSafe(t, s)
+		onCommitter(s, func() {
+			if !s.seal() || s.fold() != nil {
+				t.Error("it is not in store.db")
+			}
+			gone.Store(true)
+			if s.fold() == nil {
+				t.Error("store.db can still be written")
+			}
+		})
+		put(t, logs[1], "a1.x")
+		waitSafe(t, s) // the journal works
+		for _, f := range h.all {
+			defer start(t, f)()
+		}
+		later(time.Minute)
+		if high, low := logs[0].Stats().Msgs, logs[1].Stats().Msgs; high != 1 || low != 0 {
+			t.Errorf("%d of the higher priority wait, %d of the lower one: %+v", high, low, h.all[1].Stats())
+		}
+		gone.Store(false)
+		later(time.Minute)
+		if high := logs[0].Stats().Msgs; high != 0 {
+			t.Errorf("%d of the higher priority wait once it can be read: %+v", high, h.all[0].Stats())
+		}
+	})
 }

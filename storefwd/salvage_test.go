@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
+	"math"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -595,5 +596,60 @@ func TestDamagedBlock(t *testing.T) {
 			t.Errorf("%s: %d messages are gone of a block of %d, %d declared lost: %q", c.name, gone, block.count, lost, s.Health())
 		}
 		s.Close()
+	}
+}
+
+// What a salvage finds in old pages, and was acknowledged long ago, does not get into the new file:
+// nobody would remove it, for it is before the first that counts.
+func TestSalvageLeavesNoOldRecords(t *testing.T) {
+	for range 3 { // which old pages there are is never the same
+		leavesNoOldRecords(t)
+	}
+}
+
+func leavesNoOldRecords(t *testing.T) {
+	t.Helper()
+	dir := backlog(t, 6000, 0)
+	s, l := openBacklog(t, dir, Options{})
+	c, err := l.Cursor("hub", CursorConfig{MaxPending: 1 << 20})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 10 {
+		ackAll(t, c, 500)
+	}
+	foldAll(t, s)
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	damage(t, filepath.Join(dir, "store.db"), 0, make([]byte, 2*boltPage))
+	s, l = openBacklog(t, dir, Options{})
+	defer s.Close()
+	if got := readBack(t, s, l); len(got) != 1000 {
+		t.Errorf("%d messages", len(got))
+	}
+	for range 3 {
+		if _, err := l.Append(&msg.Msg{Subject: []byte("a.b"), Data: payload(7000)}); err != nil {
+			t.Fatal(err)
+		}
+		waitSafe(t, s)
+		s.mu.Lock()
+		s.foldNow()
+		s.mu.Unlock()
+		foldAll(t, s)
+	}
+	s.mu.Lock()
+	first := l.first
+	s.mu.Unlock()
+	there, below := 0, 0
+	err = s.eng.Read(l.id, 0, math.MaxUint64, func(seq uint64, _ []byte) bool {
+		there++
+		if seq < first {
+			below++
+		}
+		return true
+	})
+	if err != nil || below > 100 {
+		t.Errorf("%d of %d records in the file are before the first, %d: %v", below, there, first, err)
 	}
 }

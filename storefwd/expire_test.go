@@ -1,0 +1,74 @@
+package storefwd
+
+import (
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/leafd/leafd/internal/msg"
+)
+
+// A message that is to live for ever goes to the hub with the Nats-TTL that it came with. It was
+// given one of a second.
+func TestTTLNever(t *testing.T) {
+	for _, v := range []string{"never", "0"} {
+		s, l, c := tailLog(t, t.TempDir(), Retention{})
+		defer s.Close()
+		if _, err := l.Append(&msg.Msg{Subject: []byte("a.1"), Header: []byte("NATS/1.0\r\nNats-TTL: " + v + "\r\n\r\n")}); err != nil {
+			t.Fatal(err)
+		}
+		recs, err := c.Next(t.Context(), make([]Record, 0, 1))
+		if err != nil {
+			t.Fatal(err)
+		}
+		f := &Forwarder{origin: []byte("n")}
+		if h := string(f.appendHeader(nil, &recs[0])); strings.Count(h, "Nats-TTL: ") != 1 || !strings.Contains(h, "Nats-TTL: "+v+"\r\n") {
+			t.Errorf("%q", h)
+		}
+	}
+}
+
+// A marker that has expired is no message that is lost: what it declared is to be declared anew.
+func TestMarkerExpires(t *testing.T) {
+	dir := t.TempDir()
+	open := func(boot string, trusted bool) (*fakeClock, *Store, *Log, *Cursor) {
+		t.Helper()
+		k := &fakeClock{id: boot, wall: time.Unix(1800000000, 0), boot: time.Minute, trusted: trusted}
+		s, err := Open(dir, Options{Node: "n", Clock: k})
+		if err != nil {
+			t.Fatal(err)
+		}
+		l, err := s.Log("OUT/c", Retention{Keep: UntilAcked, MaxAge: time.Hour, GapSubject: "a.gap"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		c, err := l.Cursor("hub", CursorConfig{Ahead: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return k, s, l, c
+	}
+	_, s, l, _ := open("one", false)
+	appendN(t, l, 1) // nobody will ever know how old it is
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	k, s, l, c := open("two", true)
+	defer s.Close()
+	s.mu.Lock()
+	l.lose(LostOldest, 0, 0, 7)
+	l.live = true
+	l.declare(s.mono())
+	l.live = false
+	s.mu.Unlock()
+	onCommitter(s, func() { k.boot += 2 * time.Hour })
+	waitSafe(t, s)
+	appendN(t, l, 1)
+	if seqs := take(t, c, 2); !slices.Equal(seqs, []uint64{1, 3}) {
+		t.Fatal(seqs)
+	}
+	if st := l.Stats(); l.gaps["oldest_dropped"].Count != 7 || st.Lost["expired"] > 0 {
+		t.Errorf("to be declared %+v, %+v", l.gaps, st)
+	}
+}

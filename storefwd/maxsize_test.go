@@ -1,0 +1,93 @@
+package storefwd
+
+import (
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/leafd/leafd/internal/msg"
+)
+
+// A store that has reached max_size takes messages again once most of what is in it was
+// acknowledged. It stayed full for ever: pages are free only after the transaction that frees them,
+// and each one wanted to put something, too.
+func TestMaxSizeIsLeftAgain(t *testing.T) {
+	for _, full := range []Full{Refuse, DropNewest} {
+		synctest.Test(t, func(t *testing.T) {
+			s, err := Open(t.TempDir(), Options{JournalBytes: 1 << 20, FoldAfter: time.Hour, MaxSize: 16 << 20})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer s.Close()
+			l, err := s.Log("OUT/a", Retention{Keep: UntilAcked, Full: full})
+			if err != nil {
+				t.Fatal(err)
+			}
+			n := uint64(0)
+			for err == nil {
+				n++
+				if _, err = l.Append(&msg.Msg{Subject: []byte("a.b"), Data: payload(n)}); err == nil && n%100 == 0 {
+					err = s.await()
+				}
+			}
+			c, err := l.Cursor("hub", CursorConfig{MaxPending: 1 << 20})
+			if err != nil {
+				t.Fatal(err)
+			}
+			for acked := uint64(0); acked < n*9/10; acked += 500 {
+				ackAll(t, c, 500)
+			}
+			later(time.Minute)
+			before := l.Stats().Last
+			if _, err = l.Append(&msg.Msg{Subject: []byte("a.b"), Data: payload(n + 1)}); err == nil {
+				err = s.await()
+			}
+			if last := l.Stats().Last; err != nil || last != before+1 {
+				t.Errorf("%v: nine tenths of %d messages are acknowledged, and a minute later it is full: %v, %d after %d, %q", full, n, err, last, before, s.Health())
+			}
+		})
+	}
+}
+
+// max_size is lowered below what is stored: no more goes for that than does not fit. With these
+// sizes, and others, nearly all went.
+func TestMaxSizeLowered(t *testing.T) {
+	for _, stored := range []uint64{30777, 33108, 33885} {
+		dir, n := t.TempDir(), uint64(0)
+		open := func(max int64) (*Store, *Log) {
+			t.Helper()
+			s, err := Open(dir, Options{JournalBytes: 1 << 20, FoldAfter: time.Hour, MaxSize: max})
+			if err != nil {
+				t.Fatal(err)
+			}
+			l, err := s.Log("OUT/a", Retention{Keep: UntilAcked})
+			if err != nil {
+				t.Fatal(err)
+			}
+			return s, l
+		}
+		fill := func(s *Store, l *Log, to uint64) {
+			t.Helper()
+			for n < to {
+				n++
+				if _, err := l.Append(&msg.Msg{Subject: []byte("a.b"), Data: payload(n)}); err != nil {
+					t.Fatal(err)
+				}
+				if n%500 == 0 {
+					waitSafe(t, s)
+				}
+			}
+		}
+		s, l := open(1 << 30)
+		fill(s, l, stored)
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+		s, l = open(8 << 20)
+		fill(s, l, n+4000)
+		if st := l.Stats(); st.Bytes < 4<<20 {
+			t.Errorf("all that is left of %d messages is %d KB, lost %v", n, st.Bytes>>10, st.Lost)
+		}
+		s.Close()
+	}
+}

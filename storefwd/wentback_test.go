@@ -1,0 +1,136 @@
+package storefwd
+
+import (
+	"testing"
+	"time"
+
+	"github.com/leafd/leafd/internal/testkit"
+)
+
+// setBack leaves the hub its first n messages, and adds those that came since.
+func (h *fakeHub) setBack(n int, since ...fakeMsg) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.stored = append(h.stored[:n:n], since...)
+}
+
+// What the outbox dropped was never at a hub that was set back, so the hub has not lost it. It
+// was counted as lost a second time.
+func TestLostByHubCountsOnce(t *testing.T) {
+	dir := t.TempDir()
+	h := &fakeHub{takes: []string{"a.>"}}
+	run := func(n int) LogStats {
+		t.Helper()
+		s, err := Open(dir, Options{Node: "n"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer s.Close()
+		l, err := s.Log("OUT/c", Retention{Keep: UntilAcked, MaxMsgs: 5})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for range n {
+			put(t, l, "a.1")
+		}
+		f := NewForwarder(ForwarderOptions{Log: l, Uplink: h, Filters: []string{"a.>"}, Class: "c", RetryMin: 1, RetryMax: 1, AckTimeout: testkit.Patience})
+		h.f = f
+		drain(t, f, h)
+		return l.Stats()
+	}
+	run(5)
+	run(10) // 6 to 10 are dropped
+	if n := len(h.subjects()); n != 10 {
+		t.Fatalf("the hub has %d", n)
+	}
+	h.setBack(3) // a copy
+	if st := run(1); st.Lost[LostByHub.String()] != 7 {
+		t.Errorf("%v, 7 are lost by the hub", st.Lost)
+	}
+}
+
+// A stream that was made anew before anything was acknowledged in it is read from its beginning. It
+// was read from where the one before it had ended, so that what it had was not found and sent again.
+func TestRemadeBeforeTheFirst(t *testing.T) {
+	h := &fakeHub{takes: []string{">"}, unacked: func(string) bool { return true }}
+	for range 10 {
+		h.stored = append(h.stored, fakeMsg{"other", "", ""})
+	}
+	bubbled(t, h, Retention{}, nil, func(l *Log, f *Forwarder) {
+		later(time.Minute)
+		if m := l.getMark(); m.Read != 10 {
+			t.Fatalf("read up to %d", m.Read)
+		}
+		h.setBack(0)
+		f.Retune(Tuning{}) // an interruption
+		later(time.Minute)
+		put(t, l, "a.1")
+		later(time.Minute) // many interruptions, if it is not found
+		wantSubjects(t, h, "a.1")
+		if l.Stats().Msgs != 0 {
+			t.Errorf("it was not found: mark %+v", l.getMark())
+		}
+	})
+}
+
+var graceOfAnHour = Retention{Grace: time.Hour, GraceBytes: 1 << 20}
+
+// A stream that others write to, too, is set back while the link is up: the next acknowledgement
+// shows it, and what is gone is sent again.
+func TestSetBackWhileUp(t *testing.T) {
+	h := &fakeHub{takes: []string{">"}}
+	bubbled(t, h, graceOfAnHour, nil, func(l *Log, f *Forwarder) {
+		put(t, l, "a.1", "a.2", "a.3")
+		later(time.Minute)
+		wantSubjects(t, h, "a.1", "a.2", "a.3")
+		h.setBack(0)
+		put(t, l, "a.4")
+		later(time.Minute)
+		wantSubjects(t, h, "a.4", "a.1", "a.2", "a.3")
+		if st := f.Stats(); l.Stats().Msgs != 0 || st.WentBack != 1 {
+			t.Errorf("%d wait, mark %+v, %+v", l.Stats().Msgs, l.getMark(), st)
+		}
+	})
+}
+
+// More was stored since a stream was set back than is gone: it is noticed all the same, and each
+// message is there or declared lost.
+func TestSetBackWhileUpIsNoticed(t *testing.T) {
+	for _, r := range []Retention{{}, graceOfAnHour} {
+		h := &fakeHub{takes: []string{">"}}
+		bubbled(t, h, r, nil, func(l *Log, f *Forwarder) {
+			put(t, l, "a.1", "a.2", "a.3")
+			later(time.Minute)
+			h.setBack(0)
+			put(t, l, "a.4", "a.5", "a.6", "a.7", "a.8")
+			later(time.Minute)
+			f.Retune(Tuning{}) // an interruption
+			later(time.Minute)
+			there, lost := len(h.subjects()), l.Stats().Lost[LostByHub.String()]
+			if st := f.Stats(); there+int(lost) != 8 || r.Grace > 0 && lost > 0 || l.Stats().Msgs != 0 || st.WentBack != 1 {
+				t.Errorf("grace %v: of 8 messages %v are there and %d declared lost, %+v", r.Grace, h.subjects(), lost, st)
+			}
+		})
+	}
+}
+
+// Others write to the same subjects, and the hub is set back by two messages: no more are said to be
+// lost than there were. All that it had acknowledged were.
+func TestLostByHubOnASharedSubject(t *testing.T) {
+	h := &fakeHub{takes: []string{">"}}
+	bubbled(t, h, Retention{}, nil, func(l *Log, f *Forwarder) {
+		for range 10 {
+			put(t, l, "a.1")
+		}
+		later(time.Minute)
+		if n := len(h.subjects()); n != 10 || l.Stats().Msgs != 0 {
+			t.Fatalf("%d are stored, %d wait", n, l.Stats().Msgs)
+		}
+		h.setBack(8, fakeMsg{"a.1", "other/c.1.1", ""}) // 9 and 10 are gone
+		f.Retune(Tuning{})                              // an interruption
+		later(time.Minute)
+		if n, st := l.Stats().Lost[LostByHub.String()], f.Stats(); n == 0 || n > 2 || st.WentBack != 1 {
+			t.Errorf("%d are said to be lost by the hub, 2 are; %+v", n, st)
+		}
+	})
+}
