@@ -42,8 +42,7 @@ func (f *Forwarder) giveBack(ctx context.Context, p *place) error {
 		lost = missing.to - missing.from + 1
 	}
 	now := mark{Stream: m.Stream}
-	if last := p.info.State.LastSeq; !mixed && last < m.At { // not all of these sequences were ever there
-		places := m.At - last + p.last.seq - min(p.last.seq, m.Seq)
+	if places, known := f.placesLost(ctx, p, m); known && !mixed { // not all of these sequences were ever there
 		lost = min(lost, places-min(places, uint64(max(again, 0))))
 	}
 	if mixed {
@@ -53,6 +52,7 @@ func (f *Forwarder) giveBack(ctx context.Context, p *place) error {
 	if lost > 0 {
 		f.l.lostByHub(missing, lost)
 	}
+	f.l.settleLess()
 	f.l.setMark(now)
 	f.mu.Lock()
 	f.st.WentBack++
@@ -61,6 +61,36 @@ func (f *Forwarder) giveBack(ctx context.Context, p *place) error {
 		"log", f.l.name, "stream", p.name, "last_there", to, "sent_again", again, "gone", lost)
 	return nil
 }
+
+// placesLost is how many places of a stream that has less than m at its end were ours and are
+// gone, at most. Where others write, too, these are all behind the last of ours that is left,
+// if that is near the end and none of ours came since.
+func (f *Forwarder) placesLost(ctx context.Context, p *place, m mark) (n uint64, known bool) {
+	last := p.info.State.LastSeq
+	switch {
+	case last >= m.At:
+		return 0, false
+	case p.own && f.exclusive(p):
+		return m.At - last + p.last.seq - min(p.last.seq, m.Seq), true
+	}
+	left := p.last
+	from := max(p.info.State.FirstSeq, last-min(last, lookBack), 1)
+	for i := range p.filters {
+		found, err := f.walk(ctx, p.name, p.query(i), from, last)
+		if err != nil {
+			return 0, false
+		}
+		for _, s := range found {
+			if s.at > left.at {
+				left = s
+			}
+		}
+	}
+	return m.At - left.at, left.at > 0 && left.at <= m.At && left.seq <= m.Seq
+}
+
+// lookBack is how far from a stream's end one of ours is looked for.
+const lookBack = 256
 
 // countLess says, where messages go in any order, how many of those that the hub lost
 // are not here any more, and from where on in the stream to look for those that are: of
@@ -109,12 +139,21 @@ func (l *Log) noteLess() {
 	l.less = true
 }
 
-// hasLess reports whether that is so, once.
-func (l *Log) hasLess() (yes bool) {
+// hasLess reports whether that is so.
+func (l *Log) hasLess() bool {
 	l.s.mu.Lock()
 	defer l.s.mu.Unlock()
-	yes, l.less = l.less, false
-	return yes
+	return l.less
+}
+
+// settleLess is the end of that. Where the stream cannot tell what it has, its places just
+// count anew.
+func (l *Log) settleLess() {
+	l.s.mu.Lock()
+	defer l.s.mu.Unlock()
+	if l.less {
+		l.less, l.hub = false, mark{Stream: l.hub.Stream}
+	}
 }
 
 // lostByHub counts and declares what the hub acknowledged, lost, and nobody has any more.
