@@ -178,6 +178,9 @@ func TestWalkAsBbolt(t *testing.T) {
 			}
 			return err
 		})
+		for range 20 { // what is left after removals, anywhere and of ranges
+			err = errors.Join(err, db.Update(func(tx *bbolt.Tx) error { return thin(tx.Bucket(recordsBucket), random, n) }))
+		}
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -197,6 +200,27 @@ func TestWalkAsBbolt(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+}
+
+// thin removes a range and some single keys.
+func thin(b *bbolt.Bucket, random *rand.Rand, n int) (err error) {
+	var gone [][]byte
+	c := b.Cursor()
+	k, _ := c.Seek(fmt.Appendf(nil, "%d", random.IntN(2*n+1)))
+	for range n / 40 {
+		if k == nil {
+			break
+		}
+		gone = append(gone, bytes.Clone(k))
+		k, _ = c.Next()
+	}
+	for range n / 100 {
+		gone = append(gone, fmt.Appendf(nil, "%d", random.IntN(2*n)))
+	}
+	for _, k := range gone {
+		err = errors.Join(err, b.Delete(k))
+	}
+	return err
 }
 
 func compareWalk(t *testing.T, w *walker, c *bbolt.Cursor, from []byte) {
