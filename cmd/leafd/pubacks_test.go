@@ -329,8 +329,8 @@ func TestPlainPublishDoesNotAllocate(t *testing.T) {
 	}
 }
 
-// told is an outbox with a log that can be read.
-func told(t *testing.T, r storefwd.Retention) (a *pubacks, publish func(n int), logged func() string) {
+// readable is an outbox with a log that can be read.
+func readable(t *testing.T, r storefwd.Retention) (a *pubacks, publish func(n int), logged func() string) {
 	s, err := storefwd.Open(t.TempDir(), storefwd.Options{})
 	if err != nil {
 		t.Fatal(err)
@@ -356,7 +356,7 @@ func told(t *testing.T, r storefwd.Retention) (a *pubacks, publish func(n int), 
 // The last refusals are told as well, though none comes after them: once their minute is
 // over, or at the end.
 func TestLastRefusalsAreTold(t *testing.T) {
-	a, publish, logged := told(t, storefwd.Retention{MaxMsgs: 1, Full: storefwd.Refuse})
+	a, publish, logged := readable(t, storefwd.Retention{MaxMsgs: 1, Full: storefwd.Refuse})
 	refused := func(subject string, n int) string {
 		return fmt.Sprintf("<4>outbox refuses messages outbox=box subject=%s err=\"log is full\" count=%d\n", subject, n)
 	}
@@ -393,7 +393,7 @@ func TestDropsAreTold(t *testing.T) {
 		full storefwd.Full
 		why  string
 	}{{storefwd.DropOldest, "oldest_dropped"}, {storefwd.DropNewest, "newest_dropped"}} {
-		a, publish, logged := told(t, storefwd.Retention{MaxMsgs: 10, Full: c.full})
+		a, publish, logged := readable(t, storefwd.Retention{MaxMsgs: 10, Full: c.full})
 		publish(10)
 		a.log.Drop(1)
 		publish(41)
