@@ -101,7 +101,7 @@ func (f *Forwarder) acked(attempt, seq uint64, ack *pubAck) {
 		resync(fmt.Errorf("%w: the hub acknowledged seq %d before an earlier one", errResync, seq))
 	} else if back {
 		f.l.setLive(false, 0)
-		f.l.noteLess()
+		f.l.noteSetBack()
 		resync(fmt.Errorf("%w: the stream was set back: seq %d is at %d there", errResync, seq, ack.Seq))
 	} else if changed {
 		f.l.setSpill(f.spill())

@@ -327,7 +327,7 @@ func (e *boltEngine) view(fn func(records, state *walker) error) (err error) {
 func walkTx(db *bolt.DB, tx *bolt.Tx, bucket []byte) (*walker, error) {
 	mapped := db.Info()
 	pages := unsafe.Slice(*(**byte)(unsafe.Pointer(&mapped.Data)), int(tx.Size()))
-	return walk(pages, uint64(tx.Cursor().Bucket().Root()), bucket)
+	return walkPages(pages, uint64(tx.Cursor().Bucket().Root()), bucket)
 }
 
 // letGo takes the file's pages out of this process once it has read many: they

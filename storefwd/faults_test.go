@@ -313,17 +313,24 @@ func (e goneEngine) Fold(b *foldBatch) (int64, error) {
 	return e.engine.Fold(b)
 }
 
+// openGone opens a store whose store.db is gone, for as long as gone says.
+func openGone(t *testing.T) (s *Store, gone *atomic.Bool) {
+	t.Helper()
+	gone = new(atomic.Bool)
+	o := Options{Node: "n", FoldAfter: time.Hour}
+	o.faults.engine = func(e engine) engine { return goneEngine{e, gone} }
+	s, err := Open(t.TempDir(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s, gone
+}
+
 // store.db cannot be opened for a moment, after a compaction that failed, say: it is tried again
 // though there is nothing to fold. Readers waited for the next fold.
 func TestEngineComesBack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var gone atomic.Bool
-		o := Options{Node: "n", FoldAfter: time.Hour}
-		o.faults.engine = func(e engine) engine { return goneEngine{e, &gone} }
-		s, err := Open(t.TempDir(), o)
-		if err != nil {
-			t.Fatal(err)
-		}
+		s, gone := openGone(t)
 		defer s.Close()
 		readable := func() bool {
 			s.mu.Lock()

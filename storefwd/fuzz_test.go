@@ -233,7 +233,7 @@ func FuzzPages(f *testing.F) {
 
 // walkFuzzed reads the records of a file. That ends, in the order of the keys or with damage.
 func walkFuzzed(t *testing.T, file []byte, m boltMeta) {
-	w, err := walk(file[:min(uint64(len(file)), m.pages*boltPage)], m.root, recordsBucket)
+	w, err := walkPages(file[:min(uint64(len(file)), m.pages*boltPage)], m.root, recordsBucket)
 	if err == nil {
 		err = w.each(func(k, v []byte) error { return nil })
 	}

@@ -54,18 +54,6 @@ func TestMaxSizeIsLeftAgain(t *testing.T) {
 func TestMaxSizeLowered(t *testing.T) {
 	for _, stored := range []uint64{30777, 33108, 33885} {
 		dir, n := t.TempDir(), uint64(0)
-		open := func(max int64) (*Store, *Log) {
-			t.Helper()
-			s, err := Open(dir, Options{JournalBytes: 1 << 20, FoldAfter: time.Hour, MaxSize: max})
-			if err != nil {
-				t.Fatal(err)
-			}
-			l, err := s.Log("OUT/a", Retention{Keep: UntilAcked})
-			if err != nil {
-				t.Fatal(err)
-			}
-			return s, l
-		}
 		fill := func(s *Store, l *Log, to uint64) {
 			t.Helper()
 			for n < to {
@@ -78,12 +66,12 @@ func TestMaxSizeLowered(t *testing.T) {
 				}
 			}
 		}
-		s, l := open(1 << 30)
+		s, l := openBacklog(t, dir, Options{MaxSize: 1 << 30})
 		fill(s, l, stored)
 		if err := s.Close(); err != nil {
 			t.Fatal(err)
 		}
-		s, l = open(8 << 20)
+		s, l = openBacklog(t, dir, Options{MaxSize: 8 << 20})
 		fill(s, l, n+4000)
 		if st := l.Stats(); st.Bytes < 4<<20 {
 			t.Errorf("all that is left of %d messages is %d KB, lost %v", n, st.Bytes>>10, st.Lost)

@@ -3,7 +3,6 @@ package storefwd
 import (
 	"context"
 	"fmt"
-	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -187,13 +186,7 @@ func TestDayWithoutClock(t *testing.T) {
 // RAM goes meanwhile.
 func TestUnreadableHoldsUpNobody(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var gone atomic.Bool
-		o := Options{Node: "n", FoldAfter: time.Hour}
-		o.faults.engine = func(e engine) engine { return goneEngine{e, &gone} }
-		s, err := Open(t.TempDir(), o)
-		if err != nil {
-			t.Fatal(err)
-		}
+		s, gone := openGone(t)
 		defer s.Close()
 		h := &fakeHub{}
 		var logs []*Log

@@ -58,16 +58,15 @@ func eachLeaf(p []byte, fn func(flags uint32, key, value []byte)) bool {
 	if len(p) < pageHeader || le.Uint16(p[8:]) != pageLeaf {
 		return false
 	}
+	l := level{page: p, leaf: true}
 	for i := range int(le.Uint16(p[10:])) {
-		at := pageHeader + i*elemSize
-		if at+elemSize > len(p) {
+		head := pageHeader + i*elemSize
+		if head+elemSize > len(p) {
 			return false
 		}
-		key := uint64(at) + uint64(le.Uint32(p[at+4:]))
-		value := key + uint64(le.Uint32(p[at+8:]))
-		end := value + uint64(le.Uint32(p[at+12:]))
-		if end <= uint64(len(p)) && value <= end && key <= value {
-			fn(le.Uint32(p[at:]), p[key:value:value], p[value:end:end])
+		if at, size := l.place(i); at+size <= uint64(len(p)) {
+			key, value := l.element(i)
+			fn(le.Uint32(p[head:]), key, value)
 		}
 	}
 	return true
@@ -272,16 +271,12 @@ func (c *checker) walk(id uint64, depth int) error {
 		return fmt.Errorf("%w: branch page %d has %d elements", ErrDamaged, id, n)
 	}
 	children := make([]uint64, 0, n)
-	var last []byte
-	for i := range n {
-		at := pageHeader + i*elemSize
-		key := uint64(at) + uint64(le.Uint32(p[at:]))
-		end := key + uint64(le.Uint32(p[at+4:]))
-		if end > uint64(len(p)) || i > 0 && bytes.Compare(last, p[key:end]) >= 0 {
-			return fmt.Errorf("%w: keys of branch page %d", ErrDamaged, id)
-		}
-		last = p[key:end]
-		children = append(children, le.Uint64(p[at+8:]))
+	l := level{page: p, n: n}
+	if err := l.check(); err != nil {
+		return err
+	}
+	for l.at = range n {
+		children = append(children, l.child())
 	}
 	for _, child := range children {
 		if err := c.walk(child, depth-1); err != nil {

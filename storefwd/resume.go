@@ -61,7 +61,7 @@ func (f *Forwarder) resume(ctx context.Context) error {
 			return err
 		}
 	}
-	f.l.settleLess()
+	f.l.settleSetBack()
 	f.keepOrder(places)
 	f.noteRead(places)
 	if !slices.ContainsFunc(places, func(p *place) bool { return p.probe }) {

@@ -31,8 +31,8 @@ type level struct {
 // maxDepth is more than a file of any size has.
 const maxDepth = 16
 
-// walk finds a bucket among those that the root page of a file names.
-func walk(pages []byte, root uint64, bucket []byte) (*walker, error) {
+// walkPages finds a bucket among those that the root page of a file names.
+func walkPages(pages []byte, root uint64, bucket []byte) (*walker, error) {
 	w := &walker{pages: pages, root: root, depth: -1}
 	if err := w.seek(bucket); err != nil {
 		return nil, err
@@ -203,11 +203,20 @@ func (w *walker) add(page []byte) error {
 	if !branch && !(l.leaf && depth == w.depth) || pageHeader+l.n*elemSize > len(page) {
 		return fmt.Errorf("%w: page %d is not what its parent takes it for", ErrDamaged, le.Uint64(page))
 	}
+	if err := l.check(); err != nil {
+		return err
+	}
+	w.path = append(w.path, l)
+	return nil
+}
+
+// check reports whether all elements lie on the page, with ascending keys. Their heads do.
+func (l *level) check() error {
 	var last []byte
 	for i := range l.n {
 		at, size := l.place(i)
-		if at+size > uint64(len(page)) {
-			return fmt.Errorf("%w: an element of page %d is outside", ErrDamaged, le.Uint64(page))
+		if at+size > uint64(len(l.page)) {
+			return fmt.Errorf("%w: an element of page %d is outside", ErrDamaged, le.Uint64(l.page))
 		}
 		key := l.key(i)
 		if i > 0 && bytes.Compare(last, key) >= 0 {
@@ -215,7 +224,6 @@ func (w *walker) add(page []byte) error {
 		}
 		last = key
 	}
-	w.path = append(w.path, l)
 	return nil
 }
 

@@ -23,7 +23,7 @@ func TestCircleOfPages(t *testing.T) {
 	if m1, ok := decodeBoltMeta(last[boltPage:]); ok && m1.txid > m.txid {
 		m = m1
 	}
-	w, err := walk(last, m.root, recordsBucket)
+	w, err := walkPages(last, m.root, recordsBucket)
 	if err == nil {
 		err = w.seek(nil)
 	}

@@ -42,17 +42,18 @@ func (f *Forwarder) giveBack(ctx context.Context, p *place) error {
 		lost = missing.to - missing.from + 1
 	}
 	now := mark{Stream: m.Stream}
-	if places, known := f.placesLost(ctx, p, m); known && !mixed { // not all of these sequences were ever there
-		lost = min(lost, places-min(places, uint64(max(again, 0))))
-	}
 	if mixed {
 		lost, now.Read = f.countLess(p, m, uint64(max(again, 0)))
 		missing.from, missing.to = 1, f.l.Stats().Last
+	} else if lost > 0 { // not all of these sequences were ever there
+		if places, known := f.placesLost(ctx, p, m); known {
+			lost = min(lost, places-min(places, uint64(max(again, 0))))
+		}
 	}
 	if lost > 0 {
 		f.l.lostByHub(missing, lost)
 	}
-	f.l.settleLess()
+	f.l.settleSetBack()
 	f.l.setMark(now)
 	f.mu.Lock()
 	f.st.WentBack++
@@ -111,7 +112,7 @@ func (f *Forwarder) countLess(p *place, m mark, again uint64) (lost, read uint64
 // was deleted leaves the others theirs.
 func (f *Forwarder) hasLess(ctx context.Context, p *place, m mark) (bool, error) {
 	last := p.info.State.LastSeq
-	if f.l.hasLess() {
+	if f.l.wasSetBack() {
 		return true, nil
 	}
 	switch {
@@ -132,27 +133,27 @@ func (f *Forwarder) hasLess(ctx context.Context, p *place, m mark) (bool, error)
 	return there.at == m.At && (!there.ours || there.seq != m.Seq), nil
 }
 
-// noteLess has the next resume give back what the stream has lost while the link was up.
-func (l *Log) noteLess() {
+// noteSetBack has the next resume give back what the stream has lost while the link was up.
+func (l *Log) noteSetBack() {
 	l.s.mu.Lock()
 	defer l.s.mu.Unlock()
-	l.less = true
+	l.setBack = true
 }
 
-// hasLess reports whether that is so.
-func (l *Log) hasLess() bool {
+// wasSetBack reports whether that is so.
+func (l *Log) wasSetBack() bool {
 	l.s.mu.Lock()
 	defer l.s.mu.Unlock()
-	return l.less
+	return l.setBack
 }
 
-// settleLess is the end of that. Where the stream cannot tell what it has, its places just
+// settleSetBack is the end of that. Where the stream cannot tell what it has, its places just
 // count anew.
-func (l *Log) settleLess() {
+func (l *Log) settleSetBack() {
 	l.s.mu.Lock()
 	defer l.s.mu.Unlock()
-	if l.less {
-		l.less, l.hub = false, mark{Stream: l.hub.Stream}
+	if l.setBack {
+		l.setBack, l.hub = false, mark{Stream: l.hub.Stream}
 	}
 }
 
