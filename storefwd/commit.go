@@ -209,7 +209,7 @@ func (s *Store) finish() {
 	s.commit(everything)
 	if s.working() {
 		for s.j.used != [2]uint64{} && s.seal() || s.foldable() {
-			if err := s.fold(); err != nil {
+			if err := s.foldAtOnce(); err != nil {
 				s.mu.Lock()
 				if s.removable() > 0 { // else the journal has it all
 					s.unfinished = fmt.Errorf("what was removed last is there again at the next start: %w", err)
@@ -392,14 +392,7 @@ func (s *Store) makeRoom() error {
 		if s.seal() {
 			continue
 		}
-		err := s.fold()
-		for range 2 { // at the second time the file is moved aside, whatever it looks like
-			if errors.Is(err, ErrDamaged) {
-				s.lookDue()
-				err = s.fold()
-			}
-		}
-		if err != nil {
+		if err := s.foldAtOnce(); err != nil {
 			return err
 		}
 	}

@@ -197,6 +197,19 @@ func (s *Store) fold() error {
 	return nil
 }
 
+// foldAtOnce folds where nobody can wait until a damaged file has been looked at: at the second
+// time it is moved aside, whatever it looks like.
+func (s *Store) foldAtOnce() error {
+	err := s.fold()
+	for range 2 {
+		if errors.Is(err, ErrDamaged) {
+			s.lookDue()
+			err = s.fold()
+		}
+	}
+	return err
+}
+
 // removeAlone has the next transaction only remove what b would have, if that was more than to
 // remove: it found no room, and pages are free only after the transaction that frees them.
 func (s *Store) removeAlone(b *foldBatch) bool {
