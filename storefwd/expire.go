@@ -27,12 +27,13 @@ func ttlOf(header []byte) time.Duration {
 	return d
 }
 
-// headerValue is the value of the first line of that name, nil if there is none.
+// headerValue is the value of the first line of that name, nil if there is none. A name is
+// compared as nats-server does it, letter for letter.
 func headerValue(header, name []byte) []byte {
 	for len(header) > 0 {
 		var line []byte
 		line, header, _ = bytes.Cut(header, crlf)
-		if len(line) > len(name) && line[len(name)] == ':' && bytes.EqualFold(line[:len(name)], name) {
+		if len(line) > len(name) && line[len(name)] == ':' && bytes.Equal(line[:len(name)], name) {
 			return bytes.TrimSpace(line[len(name)+1:])
 		}
 	}

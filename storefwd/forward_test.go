@@ -531,9 +531,9 @@ func TestForwarderFallsBackToTheWindow(t *testing.T) {
 func TestForwarderLeavesOutForeignGuards(t *testing.T) {
 	f := &Forwarder{origin: []byte("n")}
 	h := string(f.appendHeader(nil, &Record{Seq: 1, Epoch: 2,
-		Header: []byte("NATS/1.0\r\nNats-Expected-Last-Msg-Id: x\r\nA: b\r\nnats-expected-stream: y\r\nNats-Msg-Id: z\r\n" +
-			"Nats-Batch-Id: q\r\nNATS-TRACE-ONLY: true\r\nNats-Msg-Ids: c\r\nNats-Trace-Dest: d\r\n\r\n")}))
-	if h != "NATS/1.0\r\nNats-Msg-Id: n.2.1\r\nA: b\r\nNats-Msg-Ids: c\r\nNats-Trace-Dest: d\r\n\r\n" {
+		Header: []byte("NATS/1.0\r\nNats-Expected-Last-Msg-Id: x\r\nA: b\r\nNats-Expected-Stream: y\r\nNats-Msg-Id: z\r\n" +
+			"Nats-Batch-Id: q\r\nNats-Trace-Only: true\r\nNats-Msg-Ids: c\r\nnats-msg-id: e\r\nNats-Trace-Dest: d\r\n\r\n")}))
+	if h != "NATS/1.0\r\nNats-Msg-Id: n.2.1\r\nA: b\r\nNats-Msg-Ids: c\r\nnats-msg-id: e\r\nNats-Trace-Dest: d\r\n\r\n" {
 		t.Errorf("%q", h)
 	}
 }

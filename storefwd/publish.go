@@ -167,11 +167,8 @@ var (
 var leftOut = [][]byte{msgID, []byte("Nats-Expected-"), []byte("Nats-Batch-"), []byte("Nats-Trace-Only")}
 
 func isLeftOut(name []byte) bool {
-	if len(name) < len("Nats-") || name[4] != '-' {
-		return false
-	}
 	for _, n := range leftOut {
-		if len(name) >= len(n) && bytes.EqualFold(name[:len(n)], n) && (len(name) == len(n) || n[len(n)-1] == '-') {
+		if bytes.HasPrefix(name, n) && (len(name) == len(n) || n[len(n)-1] == '-') {
 			return true
 		}
 	}
@@ -216,7 +213,7 @@ func (f *Forwarder) appendHeader(b []byte, r *Record) []byte {
 	for len(rest) > 0 {
 		var line []byte
 		line, rest, _ = bytes.Cut(rest, crlf)
-		if name, _, _ := bytes.Cut(line, []byte(":")); len(line) > 0 && !isLeftOut(name) && !((r.TTL > 0 || f.noTTL.Load()) && bytes.EqualFold(name, ttlName)) {
+		if name, _, _ := bytes.Cut(line, []byte(":")); len(line) > 0 && !isLeftOut(name) && !((r.TTL > 0 || f.noTTL.Load()) && bytes.Equal(name, ttlName)) {
 			b = append(append(b, line...), crlf...)
 		}
 	}

@@ -283,19 +283,18 @@ var (
 )
 
 // scanHeader finds the message id, and why the message cannot be kept: its publisher asks
-// for what only a stream can check.
+// for what only a stream can check. Of a name that comes twice the first counts, and names
+// are compared letter for letter, as nats-server does it.
 func scanHeader(header []byte) (id []byte, why error) {
 	for line := range bytes.Lines(header) {
 		name, value, ok := bytes.Cut(line, []byte(":"))
-		if !ok || len(name) < len("Nats-") {
-			continue
-		}
 		switch {
-		case bytes.EqualFold(name, headerMsgID):
+		case !ok:
+		case id == nil && bytes.Equal(name, headerMsgID):
 			id = bytes.TrimSpace(value)
-		case hasPrefixFold(name, headerExpect), hasPrefixFold(name, headerBatch):
+		case bytes.HasPrefix(name, headerExpect), bytes.HasPrefix(name, headerBatch):
 			why = errExpectation
-		case bytes.EqualFold(name, headerTraceOnly) && isTrue(value):
+		case bytes.Equal(name, headerTraceOnly) && isTrue(value):
 			why = errTraceOnly
 		}
 	}
@@ -309,10 +308,6 @@ func isTrue(value []byte) bool {
 		return true
 	}
 	return false
-}
-
-func hasPrefixFold(b, prefix []byte) bool {
-	return len(b) >= len(prefix) && bytes.EqualFold(b[:len(prefix)], prefix)
 }
 
 var (

@@ -69,7 +69,7 @@ func (d *desk) publish(ids ...string) {
 	for i, id := range ids {
 		var header []byte
 		if id != "" {
-			header = fmt.Appendf(nil, "NATS/1.0\r\nA: b\r\nnats-msg-id: %s\r\n\r\n", id)
+			header = fmt.Appendf(nil, "NATS/1.0\r\nA: b\r\nNats-Msg-Id: %s\r\n\r\n", id)
 		}
 		testkit.Lend(&msg.Msg{Subject: []byte("box.a"), Reply: fmt.Appendf(nil, "reply.%d", i), Header: header, Data: []byte("x")},
 			func(m *msg.Msg) { d.pub.Publish(m) })
@@ -168,7 +168,7 @@ func TestRefusalIsAnError(t *testing.T) {
 // would refuse it later, when nobody is there to be told.
 func TestExpectationsAreRefused(t *testing.T) {
 	d := newDesk(t, storefwd.Retention{}, time.Minute)
-	for _, name := range []string{"Nats-Expected-Last-Sequence", "nats-expected-stream", "Nats-Batch-Id"} {
+	for _, name := range []string{"Nats-Expected-Last-Sequence", "Nats-Expected-Stream", "Nats-Batch-Id"} {
 		for _, reply := range []string{"reply.x", ""} {
 			testkit.Lend(&msg.Msg{Subject: []byte("box.a"), Reply: []byte(reply), Header: []byte("NATS/1.0\r\n" + name + ": 1\r\n\r\n")}, func(m *msg.Msg) {
 				if rc := d.pub.Publish(m); rc.Taken != 0 || rc.Refused != msg.Denied {
@@ -299,10 +299,12 @@ func TestScanHeader(t *testing.T) {
 		why        error
 	}{
 		{"", "", nil}, {"NATS/1.0\r\n\r\n", "", nil}, {"NATS/1.0\r\nNats-Msg-Id:7\r\n\r\n", "7", nil},
-		{"NATS/1.0\r\nX: Nats-Msg-Id: 3\r\nNATS-MSG-ID:  a b \r\n\r\n", "a b", nil}, {"NATS/1.0 503\r\nNats-Msg-Id\r\n", "", nil},
+		{"NATS/1.0\r\nX: Nats-Msg-Id: 3\r\nNats-Msg-Id:  a b \r\n\r\n", "a b", nil}, {"NATS/1.0 503\r\nNats-Msg-Id\r\n", "", nil},
 		{"Nats-Msg-Id: 1", "1", nil}, {"NATS/1.0\r\nNats-Expected-Last-Msg-Id: 1\r\n", "", errExpectation},
 		{"NATS/1.0\r\nNats-Trace-Only: True\r\n\r\n", "", errTraceOnly}, {"NATS/1.0\r\nNats-Trace-Only: false\r\n\r\n", "", nil},
 		{"NATS/1.0\r\nNats-Trace-Dest: a\r\n\r\n", "", nil},
+		{"NATS/1.0\r\nnats-msg-id: 1\r\nnats-expected-stream: s\r\n\r\n", "", nil}, // a name to the hub like any other
+		{"NATS/1.0\r\nNats-Msg-Id: 1\r\nNats-Msg-Id: 2\r\n\r\n", "1", nil},
 	} {
 		if id, why := scanHeader([]byte(c.header)); string(id) != c.id || why != c.why {
 			t.Errorf("%q: %q %v", c.header, id, why)
