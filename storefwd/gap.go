@@ -25,6 +25,11 @@ type gap struct {
 	First  uint64    `json:"first,omitempty"` // all others before this one are acknowledged, or declared by now
 }
 
+// covers reports whether more is part of g.
+func (g gap) covers(more gap) bool {
+	return g.Count >= more.Count && g.From <= more.From && g.To >= more.To && g.Count > 0
+}
+
 // add makes g what it and more are together.
 func (g *gap) add(more gap) {
 	if g.Count == 0 {
@@ -44,6 +49,15 @@ func (l *Log) lose(why Loss, from, to, count uint64) {
 	l.lost[why] += count
 	if l.ret.GapSubject != "" {
 		l.addGap(gap{From: from, To: to, Count: count, Reason: why.String()})
+	}
+}
+
+// loseDamaged counts and declares what cannot be read. Of a log that was not opened yet it is not
+// known whether losses are declared.
+func (l *Log) loseDamaged(from, to, count uint64) {
+	l.lost[LostDamaged] += count
+	if !l.claimed || l.ret.GapSubject != "" {
+		l.addGap(gap{From: from, To: to, Count: count, Reason: LostDamaged.String()})
 	}
 }
 

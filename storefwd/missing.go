@@ -81,8 +81,7 @@ func (r *restorer) declare(ends []logEnd) (notes []string) {
 		}
 		n = min(n, g.to-g.from+1)
 		l.last = max(l.last, g.to)
-		l.lost[LostDamaged] += n
-		l.addGap(gap{From: g.from, To: g.to, Count: n, Reason: LostDamaged.String()})
+		l.loseDamaged(g.from, g.to, n)
 		notes = append(notes, fmt.Sprintf("log %q: %d messages could not be read from the damaged journal and are lost, between sequence %d and %d",
 			labelOf(l.name, l.id), n, g.from, g.to))
 	}

@@ -82,17 +82,18 @@ func (l *Log) readAhead() {
 	} else if err != nil {
 		l.s.suspect(err)
 	} else if l.oldest.len() == 0 { // only gaps were left
+		from := l.first
 		l.first = l.folded + 1
-		l.settleMissing()
+		l.settleMissing(from)
 	}
 }
 
-// settleMissing declares lost what the accounts say is in the engine and is not: a
-// damaged page can hide records without a trace.
-func (l *Log) settleMissing() {
+// settleMissing declares lost what the accounts say is in the engine, between from and folded, and
+// is not: a damaged page can hide records without a trace.
+func (l *Log) settleMissing(from uint64) {
 	missing := l.msgs - l.ramMsgs
 	if missing > 0 {
-		l.lost[LostDamaged] += uint64(missing)
+		l.loseDamaged(from, l.folded, uint64(missing))
 		l.s.note(fmt.Sprintf("store.db: %d messages of log %q were not found where they should be and are lost", missing, l.name))
 	}
 	l.msgs, l.bytes = l.ramMsgs, l.ramBytes

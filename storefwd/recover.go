@@ -261,10 +261,11 @@ func (s *Store) bringJournal() error {
 	if j := s.j; j != nil && !j.first && !j.bad && (j.size == s.o.JournalBytes || j.used != [2]uint64{}) {
 		return nil // one of another size is exchanged when it is empty
 	}
+	s.saveGaps()
 	s.mu.Lock()
 	recs := s.unfolded()
 	s.mu.Unlock()
-	path, size, run := s.path("journal"), max(s.o.JournalBytes, s.journalSize, journalFor(recs)), s.meta.run()
+	path, size, run := s.path("journal"), max(s.o.JournalBytes, journalFor(recs)), s.meta.run()
 	size = (size + 2*journalBlock - 1) &^ (2*journalBlock - 1) // one of format 1 may have another
 	n, err := createJournal(path, size, run, recs)
 	if err != nil && s.j != nil && !s.j.first && errors.Is(spaceError(err), errNoSpace) && !errors.Is(err, errExchanged) {
@@ -291,14 +292,34 @@ func (s *Store) bringJournal() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.stats.MetaBytes += n
-	for _, l := range s.logs { // what the old one told of losses is in RAM alone
+	s.useJournal(j, f.mode)
+	return nil
+}
+
+// saveGaps writes down what is known of losses before the journal is exchanged that told of
+// them: after a crash the new one would not.
+func (s *Store) saveGaps() {
+	s.mu.Lock()
+	owes := false
+	for _, l := range s.logs {
+		owes = owes || len(l.gaps) > 0
+	}
+	s.mu.Unlock()
+	if !owes {
+		return
+	}
+	n, err := s.eng.Fold(s.statesOnly())
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.stats.BoltBytes += n; err == nil {
+		return
+	}
+	for _, l := range s.logs { // as soon as that works, then
 		if len(l.gaps) > 0 {
 			l.gapNews = true
 			s.foldNow()
 		}
 	}
-	s.useJournal(j, f.mode)
-	return nil
 }
 
 // counter counts the records of a journal.
@@ -336,7 +357,7 @@ func (s *Store) useJournal(j *journal, mode string) {
 		s.o.Logger.Info("store: the journal is written "+mode, "dir", s.dir)
 		s.stats.JournalMode = mode
 	}
-	s.j, s.journalSize, s.limit = j, j.size, j.half
+	s.j, s.limit = j, j.half
 	s.sealGen = j.gen
 	for _, l := range s.logs {
 		l.sealed = l.journaled

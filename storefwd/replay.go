@@ -4,10 +4,13 @@ import (
 	"bytes"
 	"fmt"
 	"sort"
+	"time"
 )
 
 // This file reads a journal back. It trusts no length, and knows how many records there
 // were: what is missing is counted where it is missing.
+
+const readPause = 250 * time.Millisecond // before a disk that fails is asked again
 
 // passID tells a pass from every other over the same half.
 type passID struct {
@@ -254,9 +257,12 @@ func (j *journal) readHalf(buf []byte, half int) (b []byte, bad int) {
 }
 
 // readAround reads what can be read; of blocks that cannot, it leaves zeroes. It counts
-// their sectors.
+// their sectors. A disk that fails for a moment gets a few more: what is not read now is lost.
 func (j *journal) readAround(b []byte, at int64) (unreadable int) {
-	for _, step := range []int{256 << 10, journalBlock} {
+	for try, step := range []int{256 << 10, journalBlock, journalBlock, journalBlock} {
+		if try > 1 {
+			time.Sleep(readPause)
+		}
 		unreadable = 0
 		for i := 0; i < len(b); i += step {
 			part := b[i:min(i+step, len(b))]

@@ -38,9 +38,10 @@ type salvage struct {
 	limits   map[uint32]uint64   // records up to here are wanted; of other logs, all
 	states   map[uint32]logState // the latest found in the files
 	batch    foldBatch
-	bytes    int
+	bytes    int // read since a commit was let through, and of batch
 	unpacker unpacker
-	bad      int // pages that could not be read
+	lost     map[uint32]int64 // what was declared, if this is tried again
+	bad      int              // pages that could not be read
 }
 
 // suspect notes that reading from bbolt failed. The committer looks into it.
@@ -59,11 +60,12 @@ func (s *Store) lookDue() {
 	if err == nil || !s.working() || s.mono() < s.salvageAt {
 		return
 	}
-	s.salvageAt = s.mono() + int64(foldRetry)
+	s.salvageAt = math.MaxInt64 // not from a commit that is let through meanwhile
 	s.engineOK = false
 	if !s.acquitted && checkPages(s.path("store.db")) == nil && s.readAll() == nil {
 		s.acquitted = true // once: the next finding counts, unless a fold succeeds before
 	} else if err := s.quarantine(err); err != nil {
+		s.salvageAt = s.mono() + int64(foldRetry)
 		s.foldFailed(err)
 		return
 	}
@@ -77,7 +79,8 @@ func (s *Store) lookDue() {
 	}
 }
 
-// readAll opens the file anew and visits every record of every log.
+// readAll opens the file anew and visits every record of every log, and lets commits through. At
+// the close it finds nothing: the next start looks anew.
 func (s *Store) readAll() error {
 	_, err := s.eng.Open()
 	if err == nil {
@@ -99,6 +102,9 @@ func (s *Store) readAll() error {
 			})
 			if n < 8192 {
 				break
+			}
+			if s.commit(whatIsDue); s.isClosing() {
+				return nil
 			}
 		}
 	}
@@ -136,7 +142,7 @@ func (s *Store) findDamaged() {
 	if len(names) == 0 || s.salvage != nil {
 		return
 	}
-	s.salvage = &salvage{states: map[uint32]logState{}}
+	s.salvage = &salvage{states: map[uint32]logState{}, lost: map[uint32]int64{}}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.salvaging, s.readable = make(chan struct{}), false
@@ -180,7 +186,7 @@ func (s *Store) salvageDue() {
 	for _, name := range names {
 		os.Rename(name, strings.Replace(name, salvageMark, ".corrupt-", 1))
 	}
-	s.dropOlder()
+	s.dropOlder(1)
 }
 
 // setLimits says, once, what is wanted: what this run has in RAM is not, nor what it
@@ -203,11 +209,11 @@ func (s *Store) setLimits() {
 	}
 }
 
-// dropOlder leaves one damaged copy for people to look at: more would fill the disk.
-func (s *Store) dropOlder() {
+// dropOlder leaves so many damaged copies for people to look at: more would fill the disk.
+func (s *Store) dropOlder(most int) {
 	old, _ := filepath.Glob(s.path("store.db") + ".corrupt-*")
 	sort.SliceStable(old, func(i, j int) bool { return modTime(old[i]).Before(modTime(old[j])) })
-	for _, name := range old[:max(0, len(old)-1)] {
+	for _, name := range old[:max(0, len(old)-most)] {
 		os.Remove(name)
 	}
 }
@@ -222,6 +228,9 @@ func modTime(path string) time.Time {
 
 // salvageStopped leaves the rest for later: the disk fails or is full, or the store closes.
 func (s *Store) salvageStopped(err error) {
+	if errors.Is(spaceError(err), errNoSpace) {
+		s.dropOlder(0) // they may be what fills it
+	}
 	if !errors.Is(err, ErrClosed) {
 		s.foldFailed(fmt.Errorf("salvage: %w", err))
 	}
@@ -240,6 +249,7 @@ func (s *Store) salvageFile(name string, statesOnly bool) error {
 	}
 	v := s.salvage
 	bad, err := scanPages(f, info.Size(), func(key, value []byte) error {
+		v.bytes += len(value)
 		switch {
 		case len(key) == 4:
 			v.noteState(binary.BigEndian.Uint32(key), value)
@@ -287,19 +297,19 @@ func (v *salvage) wants(id uint32, seq uint64) bool {
 
 // putSalvaged writes what was found, and lets commits through.
 func (s *Store) putSalvaged() error {
-	select {
-	case <-s.closing:
+	if s.isClosing() {
 		return ErrClosed
-	default:
 	}
 	v := s.salvage
-	if len(v.batch.put) > 0 {
-		all := v.batch.put
-		sort.SliceStable(all, func(i, j int) bool {
-			return all[i].log < all[j].log || all[i].log == all[j].log && all[i].seq < all[j].seq
+	put := v.batch.put
+	v.batch.put, v.bytes = put[:0], 0 // if it cannot be written, all is read again
+	if len(put) > 0 {
+		sort.SliceStable(put, func(i, j int) bool {
+			return put[i].log < put[j].log || put[i].log == put[j].log && put[i].seq < put[j].seq
 		})
-		put := slices.CompactFunc(all, func(a, b foldRecord) bool { return a.log == b.log && a.seq == b.seq }) // of older pages
+		put = slices.CompactFunc(put, func(a, b foldRecord) bool { return a.log == b.log && a.seq == b.seq }) // of older pages
 		n, err := s.eng.Fold(&foldBatch{put: put})
+		clear(put)
 		if err != nil {
 			return err
 		}
@@ -307,13 +317,20 @@ func (s *Store) putSalvaged() error {
 		s.stats.BoltBytes += n
 		s.mu.Unlock()
 	}
-	clear(v.batch.put)
-	v.batch.put, v.bytes = v.batch.put[:0], 0
 	s.commit(whatIsDue)
 	if !s.working() {
 		return ErrFailed
 	}
 	return nil
+}
+
+func (s *Store) isClosing() bool {
+	select {
+	case <-s.closing:
+		return true
+	default:
+		return false
+	}
 }
 
 // awaitSalvage returns once it is known what the logs hold.
@@ -394,12 +411,16 @@ func (s *Store) settleLog(id uint32) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.seqFloor != 0 { // this run knows nothing of what was before
+		l.takeAccount(st)
+	}
 	l.takeSalvaged(st, first, found)
 	for i := 0; i < l.ram.len() && (*l.ram.at(i)).seq <= st.Folded; i++ {
 		have++ // the journal had it, too
 	}
-	if lost := st.Msgs - have; lost > 0 {
-		l.lost[LostDamaged] += uint64(lost)
+	if lost := st.Msgs - have; lost > s.salvage.lost[id] {
+		l.loseDamaged(hole.from, hole.to, uint64(lost-s.salvage.lost[id]))
+		s.salvage.lost[id] = lost
 		s.note(fmt.Sprintf("log %q: %d messages could not be read from the damaged store.db and are lost, between sequence %d and %d",
 			l.name, lost, hole.from, hole.to))
 	}
@@ -440,6 +461,29 @@ func (s *Store) count(id uint32, first, upTo, folded uint64, acked spans) (found
 	return found, old, hole, err
 }
 
+// takeAccount takes over what a damaged file knew of losses, and of the hub. Losses that a marker in
+// the journal declares are known to be.
+func (l *Log) takeAccount(st logState) {
+	if l.declared <= st.Declared {
+		for _, g := range st.Gaps {
+			if !l.gaps[g.Reason].covers(g) { // else it was taken over before a crash
+				l.addGap(g)
+			}
+		}
+		l.restoreDoubt(st)
+	}
+	if l.hub == (mark{}) {
+		l.hub = st.Mark
+	}
+	if l.foreign == "" {
+		l.foreign = st.Foreign
+	}
+	if l.sent == (day{}) {
+		l.sent = st.Sent
+	}
+	l.scatter = l.scatter || st.Scattered
+}
+
 // takeSalvaged corrects the accounts after the engine's records were counted anew.
 func (l *Log) takeSalvaged(st logState, first uint64, found logState) {
 	if l.name == "" {
@@ -464,7 +508,7 @@ func (l *Log) takeSalvaged(st logState, first uint64, found logState) {
 	l.scanEngine()
 	epochs := found.Epochs
 	for _, e := range l.epochs {
-		if e.First > found.Last {
+		if n := len(epochs); e.First > found.Last && (n == 0 || epochs[n-1].Epoch != e.Epoch) { // else one run, part of it in the journal
 			epochs = append(epochs, e)
 		}
 	}

@@ -107,7 +107,6 @@ type Store struct {
 	metaOK, engineOK, replayed bool      // steps of bring that were taken; engineOK: bbolt can be written
 	unread                     int       // so often the journal was looked at and not replayed
 	j                          *journal  // nil while there is none to be trusted
-	journalSize                int64     // of the last one
 	cached                     bool      // it is written through the page cache, whatever the file system can do
 	markAt                     int64     // when it has been idle for so long that its newest batch is marked, by mono; 0: it is
 	salvage                    *salvage  // of damaged files; nil: there are none
