@@ -116,7 +116,7 @@ func (c *byFlush) resume(ctx context.Context) error {
 	if before != nil {
 		before.over.Close()
 	}
-	f.l.settleDoubt()
+	f.l.settleDoubt(true)
 	return c.awaitInterest(ctx)
 }
 

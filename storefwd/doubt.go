@@ -159,7 +159,9 @@ func (l *Log) loseOnce(why Loss, seq uint64) {
 }
 
 // wasDeclared reports whether the loss of seq was, before a crash.
-func (l *Log) wasDeclared(seq uint64) bool { return seq < l.declared && !l.undeclared.has(seq) }
+func (l *Log) wasDeclared(seq uint64) bool {
+	return seq < l.declared && seq <= l.declaredTo && !l.undeclared.has(seq)
+}
 
 // forgo notes that a record which is about to be settled is lost.
 func (l *Log) forgo(seq uint64) {
@@ -203,12 +205,13 @@ func (l *Log) doubtFrom() (from uint64) {
 
 // settleDoubt notes that the hub was asked: what was not found there is lost, and what is
 // not acknowledged is not there. Of the latter a crash may have brought back what was
-// declared as lost before it: that stays lost. A hub that cannot be asked leaves no doubt
-// either, for nobody will ever know better.
+// declared as lost before it: that stays lost. Others before it were acknowledged: if they are not
+// there any more, the hub has lost them, and they are sent again. A hub that cannot be asked, which
+// is blind, leaves no doubt either, for nobody will ever know better.
 //
 // What an older connection still held may come in behind the question. So what was in doubt is
 // not declared at once, and until then it may be found. Where nothing is declared it is just lost.
-func (l *Log) settleDoubt() {
+func (l *Log) settleDoubt(blind bool) {
 	l.s.mu.Lock()
 	defer l.s.unlockAndFire()
 	l.askedAt = max(l.s.mono(), 1)
@@ -221,7 +224,10 @@ func (l *Log) settleDoubt() {
 	if c := l.sole(); c != nil {
 		c.looked = true
 	}
-	for o, ok := l.head(); ok && o.seq < l.declared; o, ok = l.head() {
+	if blind {
+		l.declaredTo = max(l.declaredTo, l.declared)
+	}
+	for o, ok := l.head(); ok && o.seq < l.declared && o.seq <= l.declaredTo; o, ok = l.head() {
 		l.drop(o, LostOldest)
 	}
 	l.undeclared = spans{}
@@ -248,6 +254,7 @@ func (l *Log) doubtState(st *logState) {
 
 func (l *Log) restoreDoubt(st logState) {
 	l.declared, l.doubt.markers = min(st.Declared, l.last+1), maps.Clone(st.DoubtMarkers)
+	l.declaredTo = max(l.declaredTo, l.declared) // it is not stored
 	for _, s := range st.Undeclared {
 		l.undeclared.add(s.From, min(s.To, l.last))
 	}

@@ -46,7 +46,7 @@ func TestDroppedAndAtTheHub(t *testing.T) {
 		c.Ack(seq)
 	}
 	lost(4, 4, 5)
-	l.settleDoubt()
+	l.settleDoubt(false)
 	c.Ack(5) // it came in late
 	lost(3, 3, 4)
 }
@@ -87,7 +87,7 @@ func TestBoundAfterACrash(t *testing.T) {
 	for seq := range uint64(30) {
 		c.Ack(11 + seq) // found at the hub
 	}
-	l.settleDoubt()
+	l.settleDoubt(false)
 	if st := l.Stats(); st.Msgs != 15 || st.First != 1 || len(st.Lost) > 0 {
 		t.Errorf("%+v in the end, want the 10 that waited and the 5 that came", st)
 	}
@@ -117,7 +117,7 @@ func TestDeclaredOnce(t *testing.T) {
 	for _, seq := range seqs {
 		c.Ack(seq)
 	}
-	l.settleDoubt()
+	l.settleDoubt(false)
 	testkit.Eventually(t, func() bool { return l.Stats().Msgs == 0 }, "what was dropped is not sent: %+v", l.Stats())
 	if len(l.gaps) > 0 || len(l.Stats().Lost) > 0 {
 		t.Errorf("to be declared again: %v %v", l.gaps, l.Stats().Lost)
@@ -251,7 +251,7 @@ func TestFoundLate(t *testing.T) {
 	take(t, c, 10)
 	c.reset() // the link broke
 	appendN(t, l, 3)
-	l.settleDoubt()
+	l.settleDoubt(false)
 	if from, doubt := c.ambiguous(); from != 0 || !doubt {
 		t.Errorf("asked again it is for what is above %d, %v; want 0", from, doubt)
 	}
@@ -269,9 +269,9 @@ func TestDroppedAfterTheQuestion(t *testing.T) {
 		defer s.Close()
 		appendN(t, l, 10)
 		take(t, c, 5)
-		c.reset()        // the link broke
-		l.settleDoubt()  // the hub was asked: it has none of these
-		appendN(t, l, 8) // while a higher priority, the rate or the day's bytes is waited for
+		c.reset()            // the link broke
+		l.settleDoubt(false) // the hub was asked: it has none of these
+		appendN(t, l, 8)     // while a higher priority, the rate or the day's bytes is waited for
 		l.setLive(true, time.Hour)
 		later(time.Minute)
 		take(t, c, 10) // and then comes the marker
@@ -297,7 +297,7 @@ func TestNothingLateWithoutMarkers(t *testing.T) {
 	if from := l.doubtFrom(); from != 1 {
 		t.Errorf("in doubt from %d on, want 1", from)
 	}
-	if l.settleDoubt(); l.doubtFrom() != 0 {
+	if l.settleDoubt(false); l.doubtFrom() != 0 {
 		t.Errorf("in doubt from %d on once the hub was asked", l.doubtFrom())
 	}
 }

@@ -101,6 +101,7 @@ type Forwarder struct {
 	isLive     bool  // what the log was told
 	head       bool  // nothing was sent in this session
 	unanswered int   // resumes in a row in which a stream did not answer
+	probed     bool  // it acknowledged a message since
 	stuck      bool  // the last session ended, and nothing had been acknowledged in it
 	unguarded  int   // sessions in a row that ended with the guard of their head
 	recs       []Record
@@ -278,7 +279,7 @@ func (f *Forwarder) session(ctx context.Context) (went bool, err error) {
 	f.setState(Resuming, "")
 	_, most := f.up.Hub()
 	f.fit(most)
-	if err = f.s.awaitSalvage(ctx); err != nil {
+	if err = f.awaitLog(ctx); err != nil {
 		return false, err
 	}
 	if err = f.how.resume(ctx); err == nil {
@@ -300,6 +301,27 @@ func (f *Forwarder) session(ctx context.Context) (went bool, err error) {
 		f.unguarded = 0
 	}
 	return went, err
+}
+
+// awaitLog returns once it is known what the log holds. What the hub says it has could not be
+// acknowledged before, and would be sent again.
+func (f *Forwarder) awaitLog(ctx context.Context) error {
+	for told := false; ; told = true {
+		if err := f.s.awaitSalvage(ctx); err != nil {
+			return err
+		}
+		if f.l.known() {
+			return nil
+		}
+		if !told {
+			f.setState(Resuming, "the store cannot be read yet")
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
 }
 
 // afresh is the state of a session that begins: Live, or Refused until something is

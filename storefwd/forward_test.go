@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
@@ -656,5 +657,54 @@ func TestExpiredDoesNotComeBack(t *testing.T) {
 			t.Errorf("in boot %q %d have expired, want %d", c.boot, lost, c.lost)
 		}
 		s.Close()
+	}
+}
+
+// A stream that does not answer is asked again and again until it acknowledges a message: only then
+// a permission is missing. One without a leader was taken for blind after four questions.
+func TestSilentStreamIsProbedUntilItAcknowledges(t *testing.T) {
+	f := &Forwarder{}
+	for i := 1; i <= 8; i++ {
+		p := &place{name: "S"}
+		err := f.mute(p, errNoAnswer)
+		if i < unansweredMost {
+			if err == nil || p.probe {
+				t.Errorf("question %d: %v, probe %v", i, err, p.probe)
+			}
+			continue
+		}
+		if wantProbe := i < 7; err != nil || p.blind == "" || p.probe != wantProbe {
+			t.Errorf("question %d: %v, probe %v", i, err, p.probe)
+		}
+		f.probed = i >= 6
+	}
+}
+
+// The hub is not asked while it is not known what the log holds: what it has could not be
+// acknowledged then, and was sent again.
+func TestHubIsNotAskedForWhatCannotBeRead(t *testing.T) {
+	s, l := openBacklog(t, backlog(t, 600, 0), Options{})
+	defer s.Close()
+	s.mu.Lock()
+	folded := l.folded
+	s.setReadable(false)
+	s.mu.Unlock()
+	if folded == 0 || l.known() {
+		t.Errorf("folded to %d, and known", folded)
+	}
+	f := &Forwarder{l: l, s: s}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error)
+	go func() { done <- f.awaitLog(ctx) }()
+	testkit.Eventually(t, func() bool { return f.Stats().Detail != "" }, "people are told")
+	cancel()
+	if err := <-done; !errors.Is(err, context.Canceled) {
+		t.Error(err)
+	}
+	s.mu.Lock()
+	s.setReadable(true)
+	s.mu.Unlock()
+	if err := f.awaitLog(t.Context()); err != nil {
+		t.Error(err)
 	}
 }

@@ -50,7 +50,7 @@ func TestMarkerTakesNobodysPlace(t *testing.T) {
 	appendN(t, l, 15)
 	l.setLive(true, time.Hour)
 	for range 3 {
-		l.settleDoubt()
+		l.settleDoubt(false)
 		s.mu.Lock()
 		l.declare(s.mono() + int64(time.Hour))
 		s.mu.Unlock()

@@ -203,6 +203,7 @@ func (l *Log) replayGap(seq uint64, b []byte) {
 	if g.First > l.declared {
 		l.declared, l.undeclared = min(g.First, l.last), doubt
 	}
+	l.declaredTo = max(l.declaredTo, g.To)
 	switch {
 	case seq <= l.knownTo:
 	case g.First > 0: // and all others with it

@@ -5,6 +5,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/leafd/leafd/internal/testkit"
 )
 
 // What an outage costs is declared once the log drains, exactly, also when a marker
@@ -26,7 +28,7 @@ func TestGapMarkers(t *testing.T) {
 		s, l, c := tailLog(t, dir, ret)
 		defer s.Close()
 		appendN(t, l, 1)
-		l.settleDoubt()
+		l.settleDoubt(false)
 		l.setLive(true, time.Hour)
 		time.Sleep(10 * time.Second)
 		declared, data := uint64(0), 0
@@ -95,7 +97,7 @@ func TestMarkerNotTaken(t *testing.T) {
 		for _, wait := range []time.Duration{5, 10, 20, 40} {
 			after(wait * time.Second)
 		}
-		l.settleDoubt()
+		l.settleDoubt(false)
 		after(5 * time.Second)
 		time.Sleep(6 * time.Second)
 		c.lose(3, LostRejected)
@@ -105,4 +107,42 @@ func TestMarkerNotTaken(t *testing.T) {
 			t.Errorf("%d and %d declared, %v to be, want 3 in all", one, other, l.gaps)
 		}
 	})
+}
+
+// A marker in the journal tells that all before it was acknowledged, or is lost and declared. What
+// was acknowledged, and is not at the hub any more after a power cut on both sides, is sent again:
+// it was taken for declared, and dropped.
+func TestMarkerAndAHubThatForgets(t *testing.T) {
+	dir := t.TempDir()
+	s, l, c := tailLog(t, dir, Retention{MaxMsgs: 10, GapSubject: "a.gap"})
+	appendN(t, l, 13) // three are dropped
+	if err := s.await(); err != nil {
+		t.Fatal(err)
+	}
+	l.setLive(true, time.Hour)
+	take(t, c, 10)
+	for seq := uint64(4); seq <= 9; seq++ {
+		c.Ack(seq)
+	}
+	testkit.Eventually(t, func() bool {
+		l.s.mu.Lock()
+		defer l.s.mu.Unlock()
+		return len(l.gaps) == 0
+	}, "the marker is made")
+	if err := s.await(); err != nil {
+		t.Fatal(err)
+	}
+	dir = killed(t, dir)
+	s.Close()
+	for _, blind := range []bool{true, false} { // a hub that cannot be asked, one that has nothing
+		s, l, _ = tailLog(t, killed(t, dir), Retention{MaxMsgs: 100, GapSubject: "a.gap"})
+		l.settleDoubt(blind)
+		l.s.mu.Lock()
+		o, ok := l.head()
+		l.s.mu.Unlock()
+		if want := map[bool]uint64{true: 10, false: 4}[blind]; !ok || o.seq != want || l.Stats().Lost["oldest_dropped"] != 0 {
+			t.Errorf("blind %v: seq %d is next, want %d; lost %v", blind, o.seq, want, l.Stats().Lost)
+		}
+		s.Close()
+	}
 }

@@ -74,6 +74,7 @@ type Log struct {
 	marker     uint64         // sequence of the last marker of this run; handed out once it is on the disk
 	declared   uint64         // losses before this sequence were declared in an earlier run …
 	undeclared spans          // … but for these, which were in doubt
+	declaredTo uint64         // no lost one is behind this one: up to declared all were acknowledged
 	knownTo    uint64         // last, as the engine knew it at the start, and with it what was lost and what was declared
 	asked      bool           // the hub was asked what it has of earlier runs
 	askedAt    int64          // when it was last, by mono

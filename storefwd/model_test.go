@@ -331,7 +331,7 @@ func (m *model) reopen(t *rapid.T) {
 		t.Fatal(err)
 	}
 	m.open()
-	m.l.settleDoubt()
+	m.l.settleDoubt(false)
 	for _, n := range m.live {
 		m.safe[n] = true
 	}
@@ -393,7 +393,7 @@ func (m *model) crash(t *rapid.T) {
 	for _, n := range m.live {
 		m.safe[n] = true
 	}
-	m.l.settleDoubt()
+	m.l.settleDoubt(false)
 	m.dropOldest()
 }
 

@@ -13,6 +13,13 @@ func (l *Log) unreadable() bool {
 	return !l.s.readable && (l.first <= l.folded || l.s.salvaging != nil)
 }
 
+// known reports whether all is there that tells what the log holds.
+func (l *Log) known() bool {
+	l.s.mu.Lock()
+	defer l.s.mu.Unlock()
+	return l.s.loaded && l.s.replayed && !l.unreadable()
+}
+
 // head is the oldest record that counts. It may read ahead in the engine.
 func (l *Log) head() (ref, bool) {
 	if l.unreadable() {

@@ -35,7 +35,9 @@ func (d *day) turn(now time.Time, known bool, alive time.Duration, turned *time.
 	}
 	d.Lasted = 0
 	n := now.Unix() / int64(wholeDay/time.Second)
-	if n > d.Number {
+	if n == d.Number-1 { // set back over midnight: it is still that day
+		n = d.Number
+	} else if n > d.Number {
 		d.Bytes = 0
 	}
 	d.Number, *turned = n, alive

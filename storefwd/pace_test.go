@@ -155,10 +155,13 @@ func TestDayTurns(t *testing.T) {
 	}{
 		{at, 0, true, time.Hour},
 		{at.Add(time.Hour), time.Hour, false, 24 * time.Hour},
-		{at, 2 * time.Hour, true, time.Hour},                               // set back
-		{time.Unix(100, 0), 3 * time.Hour, true, 23 * time.Hour},           // not set
-		{time.Unix(100, 0), 27 * time.Hour, false, 24 * time.Hour},         // not set for a day
-		{at.Add(30 * time.Minute), 28 * time.Hour, true, 30 * time.Minute}, // the day it was before
+		{at, 2 * time.Hour, true, 25 * time.Hour},                // set back
+		{at.Add(time.Hour), 3 * time.Hour, true, 24 * time.Hour}, // the same midnight again
+		{at.AddDate(-1, 0, 0), 2 * time.Hour, true, time.Hour},   // set back far: it was wrong before
+		{at.Add(time.Hour), 2 * time.Hour, false, 24 * time.Hour},
+		{time.Unix(100, 0), 3 * time.Hour, true, 23 * time.Hour},                        // not set
+		{time.Unix(100, 0), 27 * time.Hour, false, 24 * time.Hour},                      // not set for a day
+		{at.Add(30 * time.Minute), 28 * time.Hour, true, 24*time.Hour + 30*time.Minute}, // still the day it was before
 	} {
 		d.Bytes = 7
 		if left := d.turn(c.now, c.now.Year() > 2000, c.alive, &turned); d.Bytes == 7 != c.kept || left != c.left {

@@ -122,6 +122,7 @@ func (f *Forwarder) send(ctx context.Context, r *Record, most int) error {
 	select {
 	case <-acked:
 		if p.probe {
+			f.probed = true
 			return fmt.Errorf("%w: the stream takes messages again", errResync)
 		}
 		return nil

@@ -158,7 +158,7 @@ func (s *Store) bringRecords() error {
 		f, err = openDisk(path, os.O_RDONLY, s.cached)
 	}
 	if errors.Is(err, fs.ErrNotExist) {
-		s.replayed = true
+		s.nothingToReplay()
 		return nil
 	}
 	if err != nil {
@@ -176,7 +176,7 @@ func (s *Store) bringRecords() error {
 			return moveErr
 		}
 		s.note(fmt.Sprintf("the journal could not be read (%v) and is kept as %s", err, kept))
-		s.replayed = true
+		s.nothingToReplay()
 		return nil
 	}
 	s.mu.Lock()
@@ -197,6 +197,12 @@ func (s *Store) bringRecords() error {
 		s.closeJournal()
 	}
 	return nil
+}
+
+func (s *Store) nothingToReplay() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.replayed = true
 }
 
 // replayJournal puts what the journal holds back into RAM, and says what is damaged.

@@ -65,7 +65,7 @@ func (f *Forwarder) resume(ctx context.Context) error {
 	f.keepOrder(places)
 	f.noteRead(places)
 	if !slices.ContainsFunc(places, func(p *place) bool { return p.probe }) {
-		f.l.settleDoubt()
+		f.l.settleDoubt(slices.ContainsFunc(places, func(p *place) bool { return p.blind != "" }))
 	}
 	f.places, f.head, f.partial = places, true, f.takePart(places)
 	f.tell(places)
@@ -155,7 +155,7 @@ func (f *Forwarder) survey(ctx context.Context, p *place) (err error) {
 	if err != nil {
 		return f.mute(p, err)
 	}
-	f.unanswered = 0
+	f.unanswered, f.probed = 0, false
 	if p.info.Config.NoAck {
 		f.mu.Lock()
 		f.silence = fmt.Sprintf("; stream %q acknowledges nothing, and has to be asked each time; mend it with: nats stream edit %s --ack", p.name, p.name)
@@ -248,7 +248,7 @@ func (f *Forwarder) mute(p *place, err error) error {
 		if f.unanswered++; f.unanswered < unansweredMost {
 			return err
 		}
-		p.probe = f.unanswered == unansweredMost
+		p.probe = !f.probed
 	default:
 		return err
 	}
