@@ -16,8 +16,8 @@ func (f *Forwarder) giveBack(ctx context.Context, p *place) error {
 	if m.Stream == "" || p.blind != "" {
 		return nil
 	}
-	if m.At == 0 && m.Read > p.info.State.LastSeq { // set back, or made anew, before anything was acknowledged in it
-		m.Read = 0
+	if m.Read > p.info.State.LastSeq { // set back, or made anew: what came in its place since was not read
+		m.Read = m.At
 		f.l.setMark(m)
 	}
 	less, err := f.hasLess(ctx, p, m)

@@ -73,6 +73,39 @@ func TestRemadeBeforeTheFirst(t *testing.T) {
 	})
 }
 
+// A stream was read further than to the last acknowledgement, for others write to it, and is set back
+// to a place in between. What is stored in the places that are given again is found there. It was
+// read from where the stream had ended before, so that all of it was sent twice.
+func TestSetBackBehindTheLast(t *testing.T) {
+	for _, seen := range []bool{true, false} { // by a resume before anything was sent
+		h := &fakeHub{takes: []string{">"}}
+		bubbled(t, h, Retention{}, nil, func(l *Log, f *Forwarder) {
+			put(t, l, "a.1", "a.2", "a.3")
+			later(time.Minute)
+			for range 7 {
+				h.stored = append(h.stored, fakeMsg{"other", "", ""})
+			}
+			f.Retune(Tuning{}) // an interruption
+			later(time.Minute)
+			if m := l.getMark(); m.At != 3 || m.Read != 10 {
+				t.Fatalf("mark %+v", m)
+			}
+			h.unacked = func(string) bool { return true }
+			h.setBack(5)
+			if seen {
+				f.Retune(Tuning{})
+				later(time.Minute)
+			}
+			put(t, l, "a.4", "a.5")
+			later(time.Minute) // many interruptions, if they are not found
+			wantSubjects(t, h, "a.1", "a.2", "a.3", "a.4", "a.5")
+			if st := f.Stats(); l.Stats().Msgs != 0 || st.WentBack != 0 {
+				t.Errorf("they were not found: mark %+v, %+v", l.getMark(), st)
+			}
+		})
+	}
+}
+
 var graceOfAnHour = Retention{Grace: time.Hour, GraceBytes: 1 << 20}
 
 // A stream that others write to, too, is set back while the link is up: the next acknowledgement
