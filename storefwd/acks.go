@@ -60,6 +60,7 @@ func (f *Forwarder) elsewhere(ack *pubAck) bool {
 // saves it with what is acknowledged.
 type mark struct {
 	Stream string `json:"stream,omitempty"` // "": there are several, or it is not known
+	Domain string `json:"domain,omitempty"` // of JetStream, that it is in; "": it has none, or it was not noted
 	At     uint64 `json:"at,omitempty"`     // its sequence in the stream; 0: there is none
 	Seq    uint64 `json:"seq,omitempty"`    // ours
 	Read   uint64 `json:"read,omitempty"`   // up to here the stream has nothing of ours that is not acknowledged

@@ -322,7 +322,7 @@ func (c *Cursor) ack(seq, at uint64) (a acked) {
 	}
 	a.took, a.known, a.inOrder = c.mark(seq)
 	if m := &c.l.hub; a.inOrder && at > m.At && m.Stream != "" && !c.l.setBack {
-		*m = mark{m.Stream, at, seq, at} // of an earlier session, too: it is settled
+		m.At, m.Seq, m.Read = at, seq, at // of an earlier session, too: it is settled
 	} else {
 		a.less = a.known && a.inOrder && at > 0 && m.Stream != ""
 	}

@@ -26,6 +26,7 @@ type fakeHub struct {
 	mu        sync.Mutex
 	stored    []fakeMsg
 	retention string
+	domain    string                      // "": hub
 	takes     []string                    // subjects of the stream; nil: it does not say
 	deaf      string                      // an API call that is not answered
 	answer    func(subject string) string // instead of storing, unless it is ""
@@ -60,7 +61,7 @@ func (h *fakeHub) Send(m *msg.Msg) error {
 func (h *fakeHub) serve(subject string, m *msg.Msg) string {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	call, api := strings.CutPrefix(subject, "$JS.hub.API.STREAM.")
+	call, api := strings.CutPrefix(subject, "$JS."+cmp.Or(h.domain, "hub")+".API.STREAM.")
 	switch {
 	case api && call == h.deaf:
 		return ""
@@ -137,7 +138,7 @@ func (h *fakeHub) subjects() (out []string) {
 func (h *fakeHub) Flush()                {}
 func (h *fakeHub) Up() <-chan struct{}   { c := make(chan struct{}); close(c); return c }
 func (h *fakeHub) Down() <-chan struct{} { return make(chan struct{}) }
-func (h *fakeHub) Hub() (string, int)    { return "hub", 1 << 20 }
+func (h *fakeHub) Hub() (string, int)    { return cmp.Or(h.domain, "hub"), 1 << 20 }
 func (h *fakeHub) Hears(string) bool     { return true }
 func (h *fakeHub) Delay() time.Duration  { return 0 }
 
@@ -258,11 +259,11 @@ func TestMarkFollowsTheFloor(t *testing.T) {
 		t.Fatal(err)
 	}
 	f.acked(1, 1, &pubAck{Seq: 10}) // of session 1
-	if m := l.getMark(); m != (mark{"S", 10, 1, 10}) {
+	if m := l.getMark(); m != (mark{Stream: "S", At: 10, Seq: 1, Read: 10}) {
 		t.Errorf("%+v", m)
 	}
 	f.ackStored(&place{name: "S"}, []stored{{at: 11, ours: true, epoch: s.Epoch(), seq: 2}})
-	if m := l.getMark(); m != (mark{"S", 11, 2, 11}) {
+	if m := l.getMark(); m != (mark{Stream: "S", At: 11, Seq: 2, Read: 11}) {
 		t.Errorf("%+v", m)
 	}
 }

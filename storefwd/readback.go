@@ -66,7 +66,7 @@ func (f *Forwarder) ackStored(p *place, found []stored) {
 	have := f.l.getMark()
 	for _, m := range found { // what is still missing is nowhere up to here
 		if have.Stream == p.name && m.at > have.At {
-			have = mark{p.name, m.at, m.seq, m.at}
+			have.At, have.Seq, have.Read = m.at, m.seq, m.at
 		}
 	}
 	f.l.setMark(have)

@@ -74,7 +74,8 @@ func (f *Forwarder) resume(ctx context.Context) error {
 
 // single notes which stream it is, if there is one only: then acknowledgements come
 // in order and tell how far it is. One that was put in the place of another has to have
-// what that had.
+// what that had. One in another JetStream domain has not: it may have the name, but is none that
+// was set back.
 func (f *Forwarder) single(ctx context.Context, places []*place) error {
 	only := ""
 	if len(places) == 1 {
@@ -85,19 +86,27 @@ func (f *Forwarder) single(ctx context.Context, places []*place) error {
 	f.only, f.domain = only, domain
 	f.mu.Unlock()
 	m := f.l.getMark()
-	if m.Stream == only {
+	moved := m.Domain != "" && m.Domain != domain // one that an earlier version left has none
+	switch {
+	case moved:
+		f.l.settleSetBack() // it was seen there, not here
+	case m.Stream == only && m.Domain == domain:
+		return nil
+	case m.Stream == only:
+		m.Domain = domain
+		f.l.setMark(m)
 		return nil
 	}
-	if only != "" && m.At > 0 {
+	if only != "" && m.At > 0 && !moved {
 		switch gone, err := f.isGone(ctx, m.Stream); {
 		case err != nil:
 			return err
 		case gone:
-			f.l.setMark(mark{Stream: only, At: m.At, Seq: m.Seq})
+			f.l.setMark(mark{Stream: only, Domain: domain, At: m.At, Seq: m.Seq})
 			return nil
 		}
 	}
-	f.l.setMark(mark{Stream: only})
+	f.l.setMark(mark{Stream: only, Domain: domain})
 	return nil
 }
 

@@ -41,7 +41,7 @@ func (f *Forwarder) giveBack(ctx context.Context, p *place) error {
 	if missing.to = min(missing.to, m.Seq); missing.from > 0 && missing.from <= missing.to {
 		lost = missing.to - missing.from + 1
 	}
-	now := mark{Stream: m.Stream}
+	now := mark{Stream: m.Stream, Domain: m.Domain}
 	if mixed {
 		lost, now.Read = f.countLess(p, m, uint64(max(again, 0)))
 		missing.from, missing.to = 1, f.l.Stats().Last
@@ -153,7 +153,7 @@ func (l *Log) settleSetBack() {
 	l.s.mu.Lock()
 	defer l.s.mu.Unlock()
 	if l.setBack {
-		l.setBack, l.hub = false, mark{Stream: l.hub.Stream}
+		l.setBack, l.hub = false, mark{Stream: l.hub.Stream, Domain: l.hub.Domain}
 	}
 }
 

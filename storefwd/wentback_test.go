@@ -188,3 +188,37 @@ func TestSetBackThatCannotTell(t *testing.T) {
 		})
 	}
 }
+
+// The link moves to a hub in another JetStream domain, whose stream has the same name and less in it.
+// That is no stream that was set back. A mark of an earlier version has no domain and counts in any.
+func TestAnotherDomainIsNotSetBack(t *testing.T) {
+	for _, before := range []string{"hub", ""} {
+		for _, r := range []Retention{{}, graceOfAnHour} {
+			h := &fakeHub{takes: []string{"a.>"}}
+			bubbled(t, h, r, nil, func(l *Log, f *Forwarder) {
+				put(t, l, "a.1", "a.2", "a.3")
+				later(time.Minute)
+				m := l.getMark()
+				if m != (mark{Stream: "S", Domain: "hub", At: 3, Seq: 3, Read: 3}) {
+					t.Fatalf("mark %+v", m)
+				}
+				m.Domain = before
+				l.setMark(m)
+				h.setBack(0)
+				if before != "" {
+					h.domain = "other"
+				}
+				f.Retune(Tuning{}) // an interruption
+				later(time.Minute)
+				put(t, l, "a.4")
+				later(time.Minute)
+				st, lost := f.Stats(), l.Stats().Lost[LostByHub.String()]
+				if there := len(h.subjects()); before == "" && (st.WentBack != 1 || there+int(lost) != 4) {
+					t.Errorf("the stream of a mark without a domain was set back: %d are there, %d lost, %+v", there, lost, st)
+				} else if before != "" && (st.WentBack != 0 || there != 1 || lost != 0 || l.getMark().Domain != "other") {
+					t.Errorf("another domain: %d are there, %d lost, mark %+v, %+v", there, lost, l.getMark(), st)
+				}
+			})
+		}
+	}
+}
