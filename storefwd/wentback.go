@@ -1,8 +1,10 @@
 package storefwd
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"slices"
 )
 
 // This file notices a hub that has less than it acknowledged: after a power cut, since
@@ -45,10 +47,8 @@ func (f *Forwarder) giveBack(ctx context.Context, p *place) error {
 	if mixed {
 		lost, now.Read = f.countLess(p, m, uint64(max(again, 0)))
 		missing.from, missing.to = 1, f.l.Stats().Last
-	} else if lost > 0 { // not all of these sequences were ever there
-		if places, known := f.placesLost(ctx, p, m); known {
-			lost = min(lost, places-min(places, uint64(max(again, 0))))
-		}
+	} else if lost > 0 {
+		missing, lost = f.mostLost(ctx, p, m, missing, uint64(max(again, 0)))
 	}
 	if lost > 0 {
 		f.l.lostByHub(missing, lost)
@@ -63,31 +63,67 @@ func (f *Forwarder) giveBack(ctx context.Context, p *place) error {
 	return nil
 }
 
-// placesLost is how many places of a stream that has less than m at its end were ours and are
-// gone, at most. Where others write, too, these are all behind the last of ours that is left,
-// if that is near the end and none of ours came since.
-func (f *Forwarder) placesLost(ctx context.Context, p *place, m mark) (n uint64, known bool) {
-	last := p.info.State.LastSeq
-	switch {
-	case last >= m.At:
-		return 0, false
-	case p.own && f.exclusive(p):
-		return m.At - last + p.last.seq - min(p.last.seq, m.Seq), true
+// mostLost says which of the sequences that are not here any more the hub has lost, at most, and how
+// many: not all of them were ever there, and some are still. Ours are stored in order, so those
+// before one that is left were stored, too, if it did not come since: then it is behind the mark's.
+// Not counted is a hole that a cluster left, if the set-back is to just before it was filled.
+func (f *Forwarder) mostLost(ctx context.Context, p *place, m mark, missing seqRange, again uint64) (seqRange, uint64) {
+	left, whole := f.leftAtEnd(ctx, p)
+	for _, s := range left {
+		bound, wrote := f.l.behind(s)
+		if wrote {
+			bound++ // it is there itself
+		}
+		if s.seq <= m.Seq {
+			missing.from = max(missing.from, bound)
+		}
 	}
-	left := p.last
+	if missing.from > missing.to {
+		return missing, 0
+	}
+	lost := missing.to - missing.from + 1
+	if places, known := f.placesLost(p, m, left); known && whole {
+		lost = min(lost, places-min(places, again))
+	}
+	return missing, lost
+}
+
+// leftAtEnd is the last of ours that is left in a stream and, where others write, too, those that
+// are near the end, in any order. whole says that these could be read.
+func (f *Forwarder) leftAtEnd(ctx context.Context, p *place) (left []stored, whole bool) {
+	if p.last.ours {
+		left = append(left, p.last)
+	}
+	if p.own && f.exclusive(p) {
+		return left, true
+	}
+	last := p.info.State.LastSeq
 	from := max(p.info.State.FirstSeq, last-min(last, lookBack), 1)
 	for i := range p.filters {
 		found, err := f.walk(ctx, p.name, p.query(i), from, last)
 		if err != nil {
-			return 0, false
+			return left, false
 		}
-		for _, s := range found {
-			if s.at > left.at {
-				left = s
-			}
-		}
+		left = append(left, found...)
 	}
-	return m.At - left.at, left.at > 0 && left.at <= m.At && left.seq <= m.Seq
+	return left, true
+}
+
+// placesLost is how many places of a stream that has less than m at its end were ours and are
+// gone, at most. Where others write, too, these are all behind the last of ours that is left,
+// if that is near the end and none of ours came since.
+func (f *Forwarder) placesLost(p *place, m mark, left []stored) (n uint64, known bool) {
+	at := p.info.State.LastSeq
+	switch {
+	case at >= m.At:
+		return 0, false
+	case p.own && f.exclusive(p):
+		return m.At - at + p.last.seq - min(p.last.seq, m.Seq), true
+	case len(left) == 0:
+		return 0, false
+	}
+	end := slices.MaxFunc(left, func(a, b stored) int { return cmp.Compare(a.at, b.at) })
+	return m.At - min(m.At, end.at), end.at <= m.At && end.seq <= m.Seq
 }
 
 // lookBack is how far from a stream's end one of ours is looked for.
@@ -101,8 +137,9 @@ func (f *Forwarder) countLess(p *place, m mark, again uint64) (lost, read uint64
 	if !p.own || m.At == 0 {
 		return 0, 0
 	}
-	if gone := m.At - min(m.At, last); gone > again {
-		lost = gone - again
+	if gone := m.At - min(m.At, last); gone > again { // some may be others', but no more than are not here are ours
+		st := f.l.Stats()
+		lost = min(gone-again, st.Last-min(st.Last, uint64(max(st.Msgs, 0))))
 	}
 	return lost, min(m.At-min(m.At, again+1), last)
 }

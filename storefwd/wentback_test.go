@@ -1,6 +1,7 @@
 package storefwd
 
 import (
+	"slices"
 	"testing"
 	"time"
 
@@ -166,6 +167,84 @@ func TestLostByHubOnASharedSubject(t *testing.T) {
 			t.Errorf("%d are said to be lost by the hub, 2 are; %+v", n, st)
 		}
 	})
+}
+
+// Others write to the stream, ten times as much, when it is set back. Of what is not here any more only
+// that is lost which came behind the last of ours that is left: those before it are there. All of it
+// was declared.
+func TestLostByHubBehindTheLast(t *testing.T) {
+	other, shared := fakeMsg{"other", "", ""}, fakeMsg{"a.1", "other/c.1.1", ""}
+	for _, at := range []struct {
+		kept  int // of ours, by the hub; here those from 31 on are
+		since []fakeMsg
+		up    int // ours that are stored before it is noticed
+		lost  int
+	}{
+		{45, nil, 0, 0},
+		{45, slices.Repeat([]fakeMsg{other}, 500), 0, 0}, // more than is gone
+		{45, []fakeMsg{shared}, 0, 0},                    // ours is not the last of its subjects
+		{45, nil, 1, 0},
+		{20, nil, 0, 10},
+		{20, []fakeMsg{shared}, 0, 10},
+		{20, nil, 1, 10},
+		{0, nil, 0, 30},
+		{0, nil, 1, 30},
+	} {
+		h := &fakeHub{takes: []string{">"}}
+		bubbled(t, h, graceOfAnHour, nil, func(l *Log, f *Forwarder) {
+			cut := 0
+			for i := 1; i <= 50; i++ {
+				put(t, l, "a.1")
+				if later(time.Second); i == 30 {
+					later(3 * time.Hour) // what was acknowledged is let go
+				}
+				if i == at.kept {
+					cut = len(h.stored)
+				}
+				h.stored = append(h.stored, slices.Repeat([]fakeMsg{other}, 10)...)
+			}
+			h.setBack(cut, at.since...)
+			for range at.up {
+				put(t, l, "a.1")
+			}
+			later(time.Second)
+			f.Retune(Tuning{}) // an interruption
+			later(time.Minute)
+			lost, st := int(l.Stats().Lost[LostByHub.String()]), f.Stats()
+			if lost != at.lost || st.WentBack != 1 || l.Stats().Msgs != 0 {
+				t.Errorf("up to %d is left: %d are lost by the hub, want %d; %+v", at.kept, lost, at.lost, st)
+			}
+			there := 0
+			for _, s := range h.stored {
+				if s.subject == "a.1" && s.id != shared.id {
+					there++
+				}
+			}
+			if there != 50+at.up-at.lost {
+				t.Errorf("up to %d is left: %d are there", at.kept, there)
+			}
+		})
+	}
+}
+
+// In an order that is not the log's others' places count, too, but no more are lost than are not here.
+func TestLostByHubInAnyOrder(t *testing.T) {
+	s, l, c := tailLog(t, t.TempDir(), Retention{})
+	defer s.Close()
+	appendN(t, l, 50)
+	if _, err := c.Next(t.Context(), make([]Record, 0, 50)); err != nil {
+		t.Fatal(err)
+	}
+	for seq := range uint64(30) {
+		c.Ack(seq + 1)
+	}
+	f, p := NewForwarder(ForwarderOptions{Log: l}), &place{own: true}
+	for last, want := range map[uint64]uint64{900: 30, 980: 5, 990: 0} {
+		p.info.State.LastSeq = last
+		if lost, _ := f.countLess(p, mark{At: 1000}, 15); lost != want {
+			t.Errorf("set back to %d: %d are lost, want %d", last, lost, want)
+		}
+	}
 }
 
 // Of a stream that cannot tell what it has nobody knows what it lost. That it was set back is
