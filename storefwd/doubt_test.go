@@ -301,3 +301,28 @@ func TestNothingLateWithoutMarkers(t *testing.T) {
 		t.Errorf("in doubt from %d on once the hub was asked", l.doubtFrom())
 	}
 }
+
+// What was dropped on its way is not settled by the acknowledgement of a later one: the stream is
+// asked for it, from where it was last known. One that acknowledged nothing for a while had 1,022
+// messages that were declared lost.
+func TestDroppedOnItsWayIsAskedFor(t *testing.T) {
+	s, l, c := tailLog(t, t.TempDir(), Retention{MaxMsgs: 10, GapSubject: "a.gap"})
+	defer s.Close()
+	l.settleDoubt(false)
+	l.setMark(mark{Stream: "S"})
+	appendN(t, l, 10)
+	take(t, c, 10)
+	if a := c.ack(1, 1); !a.inOrder || l.getMark() != (mark{Stream: "S", At: 1, Seq: 1, Read: 1}) {
+		t.Errorf("%+v, %+v", a, l.getMark())
+	}
+	appendN(t, l, 4) // 2, 3 and 4 are dropped
+	if a := c.ack(5, 5); a.inOrder || a.less || !a.known || l.getMark().Read != 1 {
+		t.Errorf("%+v, %+v", a, l.getMark())
+	}
+	for _, seq := range []uint64{2, 3, 4} {
+		c.ack(seq, seq)
+	}
+	if a := c.ack(6, 6); !a.inOrder || l.getMark().Read != 6 || len(l.gaps) != 0 {
+		t.Errorf("%+v, %+v, %v", a, l.getMark(), l.gaps)
+	}
+}
