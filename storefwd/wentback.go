@@ -1,10 +1,8 @@
 package storefwd
 
 import (
-	"cmp"
 	"context"
 	"fmt"
-	"slices"
 )
 
 // This file notices a hub that has less than it acknowledged: after a power cut, since
@@ -122,7 +120,12 @@ func (f *Forwarder) placesLost(p *place, m mark, left []stored) (n uint64, known
 	case len(left) == 0:
 		return 0, false
 	}
-	end := slices.MaxFunc(left, func(a, b stored) int { return cmp.Compare(a.at, b.at) })
+	var end stored
+	for _, s := range left {
+		if s.at > end.at {
+			end = s
+		}
+	}
 	return m.At - min(m.At, end.at), end.at <= m.At && end.seq <= m.Seq
 }
 

@@ -73,6 +73,22 @@ func (w *metrics) each(name, help, label string, m map[string]uint64) {
 	}
 }
 
+// devices is a family with one sample for each device.
+func (w *metrics) devices(name, help string, all []Device, value func(*Device) float64) {
+	w.family(name, help)
+	for i := range all {
+		w.add(value(&all[i]), "device", all[i].Name)
+	}
+}
+
+// remotes is a family with one sample for each link.
+func (w *metrics) remotes(name, help string, all []Remote, value func(*Remote) float64) {
+	w.family(name, help)
+	for i := range all {
+		w.add(value(&all[i]))
+	}
+}
+
 // boxes is a family with one sample for each outbox.
 func (w *metrics) boxes(name, help string, all []Outbox, value func(*Outbox) float64) {
 	w.family(name, help)
@@ -146,33 +162,21 @@ func (w *metrics) mqtt(m *MQTT) {
 }
 
 func (w *metrics) hardware(all []Device) {
-	device := func(name, help string, value func(*Device) float64) {
-		w.family(name, help)
-		for i := range all {
-			w.add(value(&all[i]), "device", all[i].Name)
-		}
-	}
-	device("device_ok", "1 while the device works.", func(d *Device) float64 { return truth(d.State == "ok") })
-	device("device_readings_total", "Readings published.", func(d *Device) float64 { return float64(d.Readings) })
-	device("device_commands_total", "Commands obeyed.", func(d *Device) float64 { return float64(d.Commands) })
-	device("device_failures_total", "Readings and commands that failed.", func(d *Device) float64 { return float64(d.Failures) })
+	w.devices("device_ok", "1 while the device works.", all, func(d *Device) float64 { return truth(d.State == "ok") })
+	w.devices("device_readings_total", "Readings published.", all, func(d *Device) float64 { return float64(d.Readings) })
+	w.devices("device_commands_total", "Commands obeyed.", all, func(d *Device) float64 { return float64(d.Commands) })
+	w.devices("device_failures_total", "Readings and commands that failed.", all, func(d *Device) float64 { return float64(d.Failures) })
 }
 
 func (w *metrics) links(all []Remote) {
-	link := func(name, help string, value func(*Remote) float64) {
-		w.family(name, help)
-		for i := range all {
-			w.add(value(&all[i]))
-		}
-	}
-	link("link_up", "1 while the link to the hub is up.", func(r *Remote) float64 { return truth(r.State == "up") })
-	link("link_sessions_total", "How often the link came up.", func(r *Remote) float64 { return float64(r.Sessions) })
-	link("link_attempts", "Attempts since the link was last up.", func(r *Remote) float64 { return float64(r.Attempts) })
-	link("link_rtt_seconds", "Round trip of the last ping; 0 if unknown.", func(r *Remote) float64 { return time.Duration(r.RTT).Seconds() })
-	link("link_messages_in_total", "Messages from the hub.", func(r *Remote) float64 { return float64(r.InMsgs) })
-	link("link_messages_out_total", "Messages to the hub.", func(r *Remote) float64 { return float64(r.OutMsgs) })
-	link("link_bytes_in_total", "Bytes from the hub.", func(r *Remote) float64 { return float64(r.InBytes) })
-	link("link_bytes_out_total", "Bytes to the hub.", func(r *Remote) float64 { return float64(r.OutBytes) })
+	w.remotes("link_up", "1 while the link to the hub is up.", all, func(r *Remote) float64 { return truth(r.State == "up") })
+	w.remotes("link_sessions_total", "How often the link came up.", all, func(r *Remote) float64 { return float64(r.Sessions) })
+	w.remotes("link_attempts", "Attempts since the link was last up.", all, func(r *Remote) float64 { return float64(r.Attempts) })
+	w.remotes("link_rtt_seconds", "Round trip of the last ping; 0 if unknown.", all, func(r *Remote) float64 { return time.Duration(r.RTT).Seconds() })
+	w.remotes("link_messages_in_total", "Messages from the hub.", all, func(r *Remote) float64 { return float64(r.InMsgs) })
+	w.remotes("link_messages_out_total", "Messages to the hub.", all, func(r *Remote) float64 { return float64(r.OutMsgs) })
+	w.remotes("link_bytes_in_total", "Bytes from the hub.", all, func(r *Remote) float64 { return float64(r.InBytes) })
+	w.remotes("link_bytes_out_total", "Bytes to the hub.", all, func(r *Remote) float64 { return float64(r.OutBytes) })
 }
 
 func (w *metrics) outboxes(all []Outbox) {

@@ -2,7 +2,6 @@ package monitor
 
 import (
 	"bytes"
-	"fmt"
 	"math"
 	"os"
 	"runtime"
@@ -97,17 +96,15 @@ func memory() (resident, anonymous int64) {
 
 // uptime writes d as nats-server does: "5s", "4m5s", "2d3h4m5s", "1y2d3h4m5s".
 func uptime(d time.Duration) string {
-	s := int64(d / time.Second)
-	m, h, days := s/60, s/3600, s/86400
-	switch years := days / 365; {
-	case years > 0:
-		return fmt.Sprintf("%dy%dd%dh%dm%ds", years, days%365, h%24, m%60, s%60)
-	case days > 0:
-		return fmt.Sprintf("%dd%dh%dm%ds", days, h%24, m%60, s%60)
-	case h > 0:
-		return fmt.Sprintf("%dh%dm%ds", h, m%60, s%60)
-	case m > 0:
-		return fmt.Sprintf("%dm%ds", m, s%60)
+	left, text := int64(d/time.Second), ""
+	for _, unit := range []struct {
+		name string
+		of   int64 // the next one
+	}{{"s", 60}, {"m", 60}, {"h", 24}, {"d", 365}, {"y", math.MaxInt64}} {
+		text = strconv.FormatInt(left%unit.of, 10) + unit.name + text
+		if left /= unit.of; left == 0 {
+			break
+		}
 	}
-	return fmt.Sprintf("%ds", s)
+	return text
 }
