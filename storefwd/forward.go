@@ -81,12 +81,13 @@ type Forwarder struct {
 	o ForwarderOptions // owned by Run; while a session lasts it does not change
 
 	// Static after NewForwarder.
-	s      *Store
-	l      *Log
-	up     Uplink
-	inbox  []byte // "_INBOX.<random>."
-	origin []byte // of message ids
-	how    confirmer
+	s       *Store
+	l       *Log
+	up      Uplink
+	inbox   []byte   // "_INBOX.<random>."
+	origin  []byte   // of message ids
+	origins [][]byte // the same, and what it was under former names of the gateway
+	how     confirmer
 
 	// Static after Run opened it.
 	c *Cursor
@@ -187,10 +188,13 @@ func NewForwarder(o ForwarderOptions) *Forwarder {
 	f := &Forwarder{o: o, l: o.Log, s: o.Log.s, up: o.Uplink, recs: make([]Record, 0, 512),
 		answers: map[uint64]chan *msg.Msg{}, refusals: map[uint64]int{}, foreign: map[string]bool{}}
 	f.inbox = []byte("_INBOX." + hex.EncodeToString(random(11)) + ".")
-	f.origin = []byte(f.s.node)
-	if o.Class != "" {
-		f.origin = append(append(f.origin, '/'), o.Class...)
+	for _, node := range append([]string{f.s.node}, f.s.meta.Nodes...) {
+		if o.Class != "" {
+			node += "/" + o.Class
+		}
+		f.origins = append(f.origins, []byte(node))
 	}
+	f.origin = f.origins[0]
 	f.flow = flow{window: window{startWindow, startBytes}, most: window{o.Window, o.WindowBytes}, patience: o.AckTimeout}
 	f.setState(Connecting, "")
 	f.fit(o.MaxPayload)

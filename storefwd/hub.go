@@ -106,7 +106,7 @@ func (f *Forwarder) message(ctx context.Context, stream string, req getMsg) (m s
 	}
 	m.at, m.subject = resp.Message.Seq, resp.Message.Subject
 	m.rollup = string(headerValue(resp.Message.Header, []byte("Nats-Rollup")))
-	epoch, seq, named := parseID(headerValue(resp.Message.Header, msgID), f.origin)
+	epoch, seq, named := f.parseID(headerValue(resp.Message.Header, msgID))
 	m.epoch, m.seq, m.ours = epoch, seq, named && f.s.meta.made(epoch)
 	if mark := f.l.getMark(); !named || !m.ours && mark.At > 0 && m.at > mark.At {
 		f.mu.Lock()
@@ -115,6 +115,16 @@ func (f *Forwarder) message(ctx context.Context, stream string, req getMsg) (m s
 		f.l.noteForeign(stream)
 	}
 	return m, nil
+}
+
+// parseID reads an id of this gateway, under the name that it has or one that it had.
+func (f *Forwarder) parseID(id []byte) (epoch, seq uint64, ok bool) {
+	for _, origin := range f.origins {
+		if epoch, seq, ok = parseID(id, origin); ok {
+			return epoch, seq, true
+		}
+	}
+	return 0, 0, false
 }
 
 // parseID is the reverse of appendID for ids of one origin.

@@ -27,6 +27,7 @@ type meta struct {
 	Boots  uint64   `json:"boots"`           // opens under this base, and in the low drawBits what was drawn for this one
 	Opens  uint64   `json:"opens,omitempty"` // of the store
 	Node   string   `json:"node"`
+	Nodes  []string `json:"nodes,omitempty"`  // names before this one, on this board
 	Board  []string `json:"board,omitempty"`  // what Options.Board said since Base was drawn, the last ones
 	Former []uint32 `json:"former,omitempty"` // bases before this one, the last ones
 	Runs   []run    `json:"runs,omitempty"`   // the last ones, this one at the end
@@ -80,6 +81,12 @@ func (m *meta) note(board []string) {
 		}
 	}
 	m.Board = m.Board[max(0, len(m.Board)-maxParts):]
+}
+
+// rename keeps the name until now: the hub has messages under it.
+func (m *meta) rename(node string) {
+	m.Nodes = slices.DeleteFunc(append(slices.Clone(m.Nodes), m.Node), func(n string) bool { return n == node })
+	m.Nodes = m.Nodes[max(0, len(m.Nodes)-maxFormer):]
 }
 
 // rebase draws another base, above this one: epochs ascend (runOf).
@@ -169,7 +176,12 @@ func readMeta(dir, node string, board []string) (m meta, note string, err error)
 		}
 	}
 	m.Format = metaFormat
-	m.next(board)
+	base := m.Base
+	if m.next(board); m.Base != base {
+		m.Nodes = nil // who has the other board has that name
+	} else if node != "" && m.Node != "" && node != m.Node {
+		m.rename(node)
+	}
 	if node != "" {
 		m.Node = node
 	}

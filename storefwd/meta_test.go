@@ -150,3 +150,48 @@ func TestForwardersOfCopiedStores(t *testing.T) {
 		t.Errorf("%d stored of %d", len(h.stored), sent)
 	}
 }
+
+// A gateway that is given another name knows what the hub has of it under the old one: it was taken
+// for a hub that was set back, and all that was ever acknowledged was declared lost.
+func TestRenamedGateway(t *testing.T) {
+	dir := t.TempDir()
+	h := &fakeHub{takes: []string{"a.>"}, unacked: func(subject string) bool { return subject >= "a.3" }}
+	run := func(node string, more int, done func(l *Log) bool) {
+		t.Helper()
+		s, err := Open(dir, Options{Node: node, Board: []string{"board"}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer s.Close()
+		l, err := s.Log("OUT/c", Retention{Keep: UntilAcked, Grace: time.Hour, GraceBytes: 1 << 20, GapSubject: "a.gap"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		f := NewForwarder(ForwarderOptions{Log: l, Uplink: h, Filters: []string{"a.>"}, Class: "c", RetryMin: 1, RetryMax: 1, AckTimeout: testkit.Patience})
+		h.f = f
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan error, 1)
+		for range more {
+			if _, err := l.Append(&msg.Msg{Subject: fmt.Appendf(nil, "a.%d", l.Stats().Last)}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		go func() { ended <- f.Run(ctx) }()
+		testkit.Eventually(t, func() bool { return done(l) }, "it went out as %s", node)
+		cancel()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+		if st, l := f.Stats(), l.Stats(); st.WentBack > 0 || st.Duplicates > 0 || len(l.Lost) > 0 || st.Resent > 0 {
+			t.Errorf("%s: %+v %+v", node, st, l)
+		}
+	}
+	run("old", 6, func(*Log) bool { return len(h.subjects()) == 6 }) // three of them are not acknowledged
+	h.unacked = nil
+	for i, node := range []string{"new", "newer", "old"} {
+		run(node, 2*min(i, 1), func(l *Log) bool { return l.Stats().Msgs == 0 })
+	}
+	if n := len(h.subjects()); n != 10 {
+		t.Errorf("%d stored of 10: %v", n, h.subjects())
+	}
+}
