@@ -297,7 +297,7 @@ func readStore(b *block, s *Store) {
 		b.r.fail(b.join("dir"), fmt.Sprintf("%q is not an absolute path", s.Dir), "start it with /")
 	}
 	b.size(&s.JournalSize, 256<<10, 1<<30, "journal_size")
-	b.dur(&s.SpillAfter, 0, time.Minute, "spill_after")
+	b.dur(&s.SpillAfter, time.Millisecond, time.Minute, "spill_after")
 	b.dur(&s.CommitInterval, 10*time.Millisecond, time.Minute, "commit_interval")
 	b.size(&s.MaxSize, 16<<20, storeMaxSize, "max_size")
 	b.size(&s.Reserve, 0, 1<<30, "reserve")
@@ -334,6 +334,9 @@ func readOutbox(b *block, name string) Outbox {
 	b.dur(&o.Grace, 0, 24*time.Hour, "grace")
 	b.size(&o.GraceBytes, 0, 1<<30, "grace_bytes")
 	b.boolean(&o.GraceDisk, "grace_on_disk")
+	if o.GraceDisk && o.Grace == 0 {
+		b.r.fail(b.join("grace_on_disk"), `has nothing to write with grace: "0s"`, "remove one of them")
+	}
 	b.integer(&o.Window, 1, 65536, "window")
 	b.integer(&o.Priority, 0, 9, "priority")
 	b.size(&o.DrainRate, 0, 1<<40, "drain_rate")

@@ -494,6 +494,8 @@ var badConfigs = []struct{ text, want string }{
 	{hub + "outbox { a { subjects: x, order: newest, live_share: 10 } }", `is for order: "oldest"`},
 	{hub + "outbox { a { subjects: x, full: newest } }", `must be one of "old", "new", "refuse"`},
 	{hub + "outbox { a { subjects: x, commit_interval: \"2s\" } }", `is for durability: "interval"`},
+	{hub + "outbox { a { subjects: x, grace: \"0s\", grace_on_disk: true } }", `has nothing to write with grace`},
+	{`store { dir: "/s", spill_after: "0s" }`, `0s is out of range; use 1ms to 1m0s`},
 	{hub + "outbox { a { subjects: x, max_bytes: 100KB } }", "less than max_payload"},
 	{hub + "outbox { a { subjects: x, stream: a.b } }", "is not a stream name"},
 	{hub + "outbox { a { subjects: x, confirm: ping } }", `must be one of "stream", "flush"`},

@@ -191,7 +191,7 @@ func (v flagValue) IsBoolFlag() bool   { return v.bool }
 // usage is the text of -h.
 func usage(program string) string {
 	var s strings.Builder
-	fmt.Fprintf(&s, "usage: %s [flags]\n", program)
+	fmt.Fprintf(&s, "usage: %s [flags]\n       %s outbox help, for what is kept\n", program, program)
 	for _, g := range optionGroups {
 		fmt.Fprintf(&s, "\n%s:\n", g.title)
 		for _, o := range g.options {

@@ -83,6 +83,24 @@ func (c *Config) importLine() int {
 	return int(min(c.Store.JournalSize+512<<10, maxLine))
 }
 
+// parseLine reads one line. What it does not know is an error: "payload" in place of "data"
+// would be a message without data.
+func parseLine(b []byte) (*boxRecord, error) {
+	rec := &boxRecord{}
+	d := json.NewDecoder(bytes.NewReader(b))
+	d.DisallowUnknownFields()
+	if err := d.Decode(rec); err != nil {
+		return nil, err
+	}
+	if d.More() {
+		return nil, errors.New("something stands behind it")
+	}
+	if rec.QoS > 2 {
+		return nil, fmt.Errorf("there is no qos %d", rec.QoS)
+	}
+	return rec, nil
+}
+
 // recordLines reads what read and an export write, in lines of up to most bytes. Each
 // call returns the next record, which is the caller's, or io.EOF at the end.
 func recordLines(r io.Reader, most int) func() (*boxRecord, error) {
@@ -94,10 +112,11 @@ func recordLines(r io.Reader, most int) func() (*boxRecord, error) {
 			if n++; len(lines.Bytes()) == 0 {
 				continue
 			}
-			rec := &boxRecord{line: n}
-			if err := json.Unmarshal(lines.Bytes(), rec); err != nil {
+			rec, err := parseLine(lines.Bytes())
+			if err != nil {
 				return nil, &boxError{fmt.Sprintf("line %d is not a record of an export: %v", n, err)}
 			}
+			rec.line = n
 			return rec, nil
 		}
 		switch err := lines.Err(); {

@@ -86,6 +86,16 @@ func TestExportKeepsSubject(t *testing.T) {
 	}
 }
 
+// What a line has that no export has is an error, and not left out.
+func TestStrangeLines(t *testing.T) {
+	for _, line := range []string{`{"subject":"a","payload":"eA=="}`, `{"subject":"a","data":"eA==","qos":7}`,
+		`{"subject":"a","data":"eA=="}{}`, `{"subject":"a","data":"eA=="} x`, `[]`, `{"subject":7}`} {
+		if rec, err := recordLines(strings.NewReader(line), 4<<10)(); err == nil || !strings.Contains(err.Error(), "line 1 is not a record") {
+			t.Errorf("%s: %+v, %v", line, rec, err)
+		}
+	}
+}
+
 // A line that is too long is not read into memory, and the error says what to do.
 func TestLongLine(t *testing.T) {
 	cfg := defaultConfig()

@@ -30,8 +30,8 @@ const outboxUsage = `usage: leafd outbox ls                               what e
        leafd outbox verify                           read everything, compare checksums
        leafd outbox release                          close the store's files, to unmount and check the disk
 
--c FILE names the configuration, by default that in /etc/leafd/leafd.conf. A leafd
-that runs is asked; otherwise the store is opened.
+-c FILE, behind what is to be done, names the configuration, by default that in
+/etc/leafd/leafd.conf. A leafd that runs is asked; otherwise the store is opened.
 `
 
 const defaultConfigFile = "/etc/leafd/leafd.conf"
