@@ -76,13 +76,27 @@ func TestBehind(t *testing.T) {
 		{stored{ours: true, epoch: 3, seq: 40}, 40, true},
 		{stored{ours: true, epoch: 3, seq: 41}, 41, false},
 		{stored{ours: true, epoch: 3, seq: 99}, 41, false},
-		{stored{ours: true, epoch: 3, seq: 29}, 0, false},
+		{stored{ours: true, epoch: 3, seq: 29}, 29, false},
 		{stored{ours: true, epoch: 1, seq: 3}, 0, false},
 		{stored{ours: true, epoch: 4, seq: 35}, 0, false},
 		{stored{epoch: 3, seq: 35}, 0, false},
 	} {
 		if bound, wrote := l.behind(c.m); bound != c.bound || wrote != c.wrote {
 			t.Errorf("%+v: %d %v, want %d %v", c.m, bound, wrote, c.bound, c.wrote)
+		}
+	}
+}
+
+// A run of which nothing is left here, for the hub had acknowledged all before it was written, was
+// behind what earlier runs wrote all the same: a stream of last values got 200 older ones again.
+func TestBehindARunThatIsGone(t *testing.T) {
+	l := &Log{s: &Store{epoch: 9}, last: 40, epochs: []epochStart{{88, 2}, {2, 5}, {5, 30}}} // 88 is of another base
+	for _, epoch := range []uint64{1, 2, 3, 5, 6, 7, 8, 9} {
+		l.s.meta.Runs = append(l.s.meta.Runs, run{Epoch: epoch})
+	}
+	for epoch, want := range map[uint64]uint64{1: 5, 3: 30, 4: 0, 6: 41, 8: 41, 9: 0, 12: 0} {
+		if bound, wrote := l.behind(stored{ours: true, epoch: epoch, seq: 35}); bound != want || wrote {
+			t.Errorf("run %d: %d %v, want %d", epoch, bound, wrote, want)
 		}
 	}
 }

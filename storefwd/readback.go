@@ -180,6 +180,22 @@ func (l *Log) wrote(m stored) bool {
 	return wrote
 }
 
+// behindRun is the bound of the records that were handed out before the end of an earlier run of
+// which nothing is left here. 0 if it is not known: a store that was restored from a copy does not
+// know what it did since.
+func (l *Log) behindRun(epoch uint64) (bound uint64) {
+	known := func(epoch uint64) bool { _, ok := l.s.runOf(epoch); return ok }
+	if epoch >= l.s.epoch || !known(epoch) {
+		return 0
+	}
+	for _, e := range l.epochs {
+		if e.Epoch > epoch && known(e.Epoch) {
+			return e.First
+		}
+	}
+	return l.last + 1
+}
+
 // behind is the bound of the records that were handed out before a message that was seen in a
 // stream: they are less. If a crash made the log forget the message, that is where what is left of
 // its run ends: the next run gives the sequences behind again. 0 if the run is not known.
@@ -187,8 +203,14 @@ func (l *Log) behind(m stored) (bound uint64, wrote bool) {
 	l.s.mu.Lock()
 	defer l.s.mu.Unlock()
 	i := slices.IndexFunc(l.epochs, func(e epochStart) bool { return e.Epoch == m.epoch })
-	if !m.ours || i < 0 || m.seq < l.epochs[i].First {
+	if m.ours && i < 0 {
+		return l.behindRun(m.epoch), false
+	}
+	if !m.ours {
 		return 0, false
+	}
+	if m.seq < l.epochs[i].First { // of its run only later ones are left
+		return m.seq, false
 	}
 	end := l.last
 	if i+1 < len(l.epochs) {
