@@ -323,6 +323,8 @@ func (f *Forwarder) awaitLog(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
+		case <-f.s.done:
+			return ErrClosed
 		case <-time.After(50 * time.Millisecond):
 		}
 	}

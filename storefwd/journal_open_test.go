@@ -70,3 +70,30 @@ func TestJournalCutOff(t *testing.T) {
 		t.Errorf("%d of 20 held, lost %v, health %q", len(got), k.l.Stats().Lost, k.s.Health())
 	}
 }
+
+// The body of the journal cannot be read for a moment: it is read again before it is given up.
+func TestJournalBodyReadFailsForAMoment(t *testing.T) {
+	o := Options{JournalBytes: 256 << 10, FoldAfter: time.Hour}
+	dir := keptAndKilled(t, o)
+	var left atomic.Int64
+	left.Store(40) // the half whole, and each block of it
+	o.faults.journal = func(j journalFile) journalFile { return badBody{j, &left} }
+	k := openKeeper(t, dir, o)
+	defer k.s.Close()
+	if got := heldBy(t, k.l); len(got) != 20 || left.Load() >= 0 {
+		t.Errorf("%d bad reads to come: %d of 20 held, lost %v, health %q", left.Load(), len(got), k.l.Stats().Lost, k.s.Health())
+	}
+}
+
+// badBody fails reads of what is not a header.
+type badBody struct {
+	journalFile
+	left *atomic.Int64
+}
+
+func (f badBody) ReadAt(b []byte, at int64) (int, error) {
+	if at >= journalBlock && len(b) >= journalBlock && f.left.Add(-1) >= 0 {
+		return 0, syscall.EIO
+	}
+	return f.journalFile.ReadAt(b, at)
+}

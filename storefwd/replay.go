@@ -257,23 +257,28 @@ func (j *journal) readHalf(buf []byte, half int) (b []byte, bad int) {
 }
 
 // readAround reads what can be read; of blocks that cannot, it leaves zeroes. It counts
-// their sectors. A disk that fails for a moment gets a few more: what is not read now is lost.
+// their sectors. A disk that fails for a moment gets a few more tries at these: what is not read
+// now is lost.
 func (j *journal) readAround(b []byte, at int64) (unreadable int) {
+	left := [][2]int{{0, len(b)}} // from, to
 	for try, step := range []int{256 << 10, journalBlock, journalBlock, journalBlock} {
-		if try > 1 {
+		if try > 1 && len(left) > 0 {
 			time.Sleep(readPause)
 		}
-		unreadable = 0
-		for i := 0; i < len(b); i += step {
-			part := b[i:min(i+step, len(b))]
-			if _, err := j.f.ReadAt(part, at+int64(i)); err != nil {
-				clear(part)
-				unreadable += len(part) / sector
+		var bad [][2]int
+		for _, part := range left {
+			for i := part[0]; i < part[1]; i += step {
+				end := min(i+step, part[1])
+				if _, err := j.f.ReadAt(b[i:end], at+int64(i)); err != nil {
+					bad = append(bad, [2]int{i, end})
+				}
 			}
 		}
-		if unreadable == 0 {
-			break
-		}
+		left = bad
+	}
+	for _, block := range left {
+		clear(b[block[0]:block[1]])
+		unreadable += (block[1] - block[0]) / sector
 	}
 	return unreadable
 }

@@ -40,7 +40,7 @@ type salvage struct {
 	batch    foldBatch
 	bytes    int // read since a commit was let through, and of batch
 	unpacker unpacker
-	lost     map[uint32]int64 // what was declared, if this is tried again
+	lost     map[uint32]int64 // what was declared of logs that are settled, if this is tried again
 	bad      int              // pages that could not be read
 }
 
@@ -411,16 +411,18 @@ func (s *Store) settleLog(id uint32) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.seqFloor != 0 { // this run knows nothing of what was before
+	declared, again := s.salvage.lost[id]
+	if s.seqFloor != 0 && !again { // this run knows nothing of what was before
 		l.takeAccount(st)
 	}
 	l.takeSalvaged(st, first, found)
 	for i := 0; i < l.ram.len() && (*l.ram.at(i)).seq <= st.Folded; i++ {
 		have++ // the journal had it, too
 	}
-	if lost := st.Msgs - have; lost > s.salvage.lost[id] {
-		l.loseDamaged(hole.from, hole.to, uint64(lost-s.salvage.lost[id]))
-		s.salvage.lost[id] = lost
+	lost := max(st.Msgs-have, declared)
+	s.salvage.lost[id] = lost
+	if lost > declared {
+		l.loseDamaged(hole.from, hole.to, uint64(lost-declared))
 		s.note(fmt.Sprintf("log %q: %d messages could not be read from the damaged store.db and are lost, between sequence %d and %d",
 			l.name, lost, hole.from, hole.to))
 	}
