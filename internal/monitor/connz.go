@@ -108,23 +108,37 @@ func connzOptions(q *query) (o ConnzOptions) {
 	return o
 }
 
-// connOrder are the ways to sort. Only cid, start, uptime and reason ascend.
-var connOrder = map[string]func(a, b *Conn) int{
-	"":           byCid,
-	"cid":        byCid,
-	"start":      byCid,
-	"subs":       func(a, b *Conn) int { return cmp.Compare(b.NumSubs, a.NumSubs) },
-	"pending":    func(a, b *Conn) int { return cmp.Compare(b.Pending, a.Pending) },
-	"msgs_to":    func(a, b *Conn) int { return cmp.Compare(b.OutMsgs, a.OutMsgs) },
-	"msgs_from":  func(a, b *Conn) int { return cmp.Compare(b.InMsgs, a.InMsgs) },
-	"bytes_to":   func(a, b *Conn) int { return cmp.Compare(b.OutBytes, a.OutBytes) },
-	"bytes_from": func(a, b *Conn) int { return cmp.Compare(b.InBytes, a.InBytes) },
-	"last":       func(a, b *Conn) int { return b.LastActivity.Compare(a.LastActivity) },
-	"idle":       func(a, b *Conn) int { return a.LastActivity.Compare(b.LastActivity) },
-	"uptime":     func(a, b *Conn) int { return cmp.Compare(a.up, b.up) },
-	"stop":       func(a, b *Conn) int { return b.Stop.Compare(*a.Stop) },
-	"reason":     func(a, b *Conn) int { return cmp.Compare(a.Reason, b.Reason) },
-	"rtt":        func(a, b *Conn) int { return cmp.Compare(b.RTT, a.RTT) },
+// connOrder are the ways to sort. Only cid, start, uptime and reason ascend. It is no map: making one
+// at each start is a kilobyte of code.
+var connOrder = []struct {
+	name string
+	by   func(a, b *Conn) int
+}{
+	{"", byCid},
+	{"cid", byCid},
+	{"start", byCid},
+	{"subs", func(a, b *Conn) int { return cmp.Compare(b.NumSubs, a.NumSubs) }},
+	{"pending", func(a, b *Conn) int { return cmp.Compare(b.Pending, a.Pending) }},
+	{"msgs_to", func(a, b *Conn) int { return cmp.Compare(b.OutMsgs, a.OutMsgs) }},
+	{"msgs_from", func(a, b *Conn) int { return cmp.Compare(b.InMsgs, a.InMsgs) }},
+	{"bytes_to", func(a, b *Conn) int { return cmp.Compare(b.OutBytes, a.OutBytes) }},
+	{"bytes_from", func(a, b *Conn) int { return cmp.Compare(b.InBytes, a.InBytes) }},
+	{"last", func(a, b *Conn) int { return b.LastActivity.Compare(a.LastActivity) }},
+	{"idle", func(a, b *Conn) int { return a.LastActivity.Compare(b.LastActivity) }},
+	{"uptime", func(a, b *Conn) int { return cmp.Compare(a.up, b.up) }},
+	{"stop", func(a, b *Conn) int { return b.Stop.Compare(*a.Stop) }},
+	{"reason", func(a, b *Conn) int { return cmp.Compare(a.Reason, b.Reason) }},
+	{"rtt", func(a, b *Conn) int { return cmp.Compare(b.RTT, a.RTT) }},
+}
+
+// orderOf is nil for a name that is none.
+func orderOf(name string) func(a, b *Conn) int {
+	for _, o := range connOrder {
+		if o.name == name {
+			return o.by
+		}
+	}
+	return nil
 }
 
 func byCid(a, b *Conn) int { return cmp.Compare(a.Cid, b.Cid) }
@@ -139,7 +153,7 @@ func (c *Conn) upTo(now time.Time) time.Duration {
 
 func (o *ConnzOptions) check() error {
 	o.setDefaults()
-	if connOrder[o.Sort] == nil {
+	if orderOf(o.Sort) == nil {
 		return fmt.Errorf("invalid sorting option: %s", o.Sort)
 	}
 	if (o.Sort == "stop" || o.Sort == "reason") && o.State != Closed {
@@ -186,7 +200,7 @@ func (m *Monitor) Connz(o ConnzOptions) (*Connz, error) {
 	if o.State != Open {
 		gather(m.o.Closed, false)
 	}
-	slices.SortStableFunc(list, connOrder[o.Sort])
+	slices.SortStableFunc(list, orderOf(o.Sort))
 	from, to := o.cut(len(list))
 	for _, c := range list[from:to] {
 		c.show(&o, z.Now)
