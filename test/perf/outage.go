@@ -125,8 +125,8 @@ type streamInfo struct {
 }
 
 // publishNATS sends n numbered messages as requests, window outstanding, and
-// counts the acknowledgements.
-func publishNATS(addr string, pub int, n int64, size int, window int64, acked *atomic.Int64) error {
+// counts the acknowledgements. With ids each has a Nats-Msg-Id of its own.
+func publishNATS(addr string, pub int, n int64, size int, window int64, ids bool, acked *atomic.Int64) error {
 	c, err := natsDial(addr)
 	if err != nil {
 		return err
@@ -159,6 +159,10 @@ func publishNATS(addr string, pub int, n int64, size int, window int64, acked *a
 		}
 	}()
 	head := fmt.Appendf(nil, "PUB perf.out.%d %s %d\r\n", pub, inbox, size)
+	withID := func(seq int64) []byte {
+		header := fmt.Appendf(nil, "NATS/1.0\r\nNats-Msg-Id: perf/publisher.%d.%d\r\n\r\n", pub, seq)
+		return append(fmt.Appendf(nil, "HPUB perf.out.%d %s %d %d\r\n", pub, inbox, len(header), len(header)+size), header...)
+	}
 	payload := make([]byte, size)
 	binary.BigEndian.PutUint32(payload, uint32(pub))
 	noise := newNoise(pub)
@@ -168,6 +172,9 @@ func publishNATS(addr string, pub int, n int64, size int, window int64, acked *a
 		for seq < n && seq-mine.Load() < window && len(buf) < 64<<10 {
 			binary.BigEndian.PutUint64(payload[4:], uint64(seq))
 			noise.Read(payload[stampLen:])
+			if ids {
+				head = withID(seq)
+			}
 			buf = append(append(append(buf, head...), payload...), "\r\n"...)
 			seq++
 		}
@@ -382,7 +389,7 @@ func (o *outage) load() (acked int64, err error) {
 	var count atomic.Int64
 	errs := make(chan error, o.pubs)
 	for i := range o.pubs {
-		go func() { errs <- publishNATS(o.leafAddr, i, per, o.size, o.window, &count) }()
+		go func() { errs <- publishNATS(o.leafAddr, i, per, o.size, o.window, false, &count) }()
 	}
 	for range o.pubs {
 		err = errors.Join(err, <-errs)
@@ -439,20 +446,27 @@ func (o *outage) catchUp(r *result) (*natsConn, error) {
 	return hc, nil
 }
 
-// direct times a plain pipelined publisher at the hub, into an empty stream.
+// direct times a pipelined publisher at the hub, into an empty stream: a plain one, and one
+// whose messages have ids, which the hub remembers.
 func (o *outage) direct(r *result, hc *natsConn) error {
-	hc.js("STREAM.DELETE."+hubStream, nil, nil)
-	if err := hc.js("STREAM.CREATE."+hubStream, streamConfig(hubStream, obj{"subjects": []string{outageSubject}}), nil); err != nil {
-		return err
-	}
-	var acked atomic.Int64
-	begin := time.Now()
-	if err := publishNATS(o.hubAddr, 0, o.n, o.size, 4000, &acked); err != nil {
-		return err
-	}
-	r.M["hub_limit_s"] = float64(acked.Load()) / time.Since(begin).Seconds()
-	if d := r.M["drain_s"]; d > 0 {
-		r.M["drain_of_limit"] = d / r.M["hub_limit_s"]
+	for _, ids := range []bool{false, true} {
+		hc.js("STREAM.DELETE."+hubStream, nil, nil)
+		if err := hc.js("STREAM.CREATE."+hubStream, streamConfig(hubStream, obj{"subjects": []string{outageSubject}}), nil); err != nil {
+			return err
+		}
+		var acked atomic.Int64
+		begin := time.Now()
+		if err := publishNATS(o.hubAddr, 0, o.n, o.size, 4000, ids, &acked); err != nil {
+			return err
+		}
+		limit, share := "hub_limit_s", "drain_of_limit"
+		if ids {
+			limit, share = "id_limit_s", "drain_of_id_limit"
+		}
+		r.M[limit] = float64(acked.Load()) / time.Since(begin).Seconds()
+		if d := r.M["drain_s"]; d > 0 {
+			r.M[share] = d / r.M[limit]
+		}
 	}
 	return nil
 }
