@@ -73,27 +73,19 @@ func (w *metrics) each(name, help, label string, m map[string]uint64) {
 	}
 }
 
-// devices is a family with one sample for each device.
-func (w *metrics) devices(name, help string, all []Device, value func(*Device) float64) {
-	w.family(name, help)
-	for i := range all {
-		w.add(value(&all[i]), "device", all[i].Name)
-	}
+// kind is a family with one sample for each of several things.
+type kind[T any] struct {
+	name, help string
+	value      func(*T) float64
 }
 
-// remotes is a family with one sample for each link.
-func (w *metrics) remotes(name, help string, all []Remote, value func(*Remote) float64) {
-	w.family(name, help)
-	for i := range all {
-		w.add(value(&all[i]))
-	}
-}
-
-// boxes is a family with one sample for each outbox.
-func (w *metrics) boxes(name, help string, all []Outbox, value func(*Outbox) float64) {
-	w.family(name, help)
-	for i := range all {
-		w.add(value(&all[i]), "outbox", all[i].Class)
+// all writes these families; labels are those of one thing.
+func all[T any](w *metrics, things []T, labels func(*T) []string, kinds []kind[T]) {
+	for i := range kinds {
+		w.family(kinds[i].name, kinds[i].help)
+		for j := range things {
+			w.add(kinds[i].value(&things[j]), labels(&things[j])...)
+		}
 	}
 }
 
@@ -104,8 +96,8 @@ func appendMetrics(b []byte, v *Varz, u *Uplinkz) []byte {
 	if v.Leafd.MQTT != nil {
 		w.mqtt(v.Leafd.MQTT)
 	}
-	w.hardware(v.Leafd.Hardware)
-	w.links(u.Remotes)
+	all(w, v.Leafd.Hardware, func(d *Device) []string { return []string{"device", d.Name} }, deviceKinds)
+	all(w, u.Remotes, func(*Remote) []string { return nil }, linkKinds)
 	w.outboxes(u.Outboxes)
 	if u.Store != nil {
 		w.store(u.Store)
@@ -161,54 +153,58 @@ func (w *metrics) mqtt(m *MQTT) {
 	w.each("mqtt_faults_total", "Connections refused or ended by leafd.", "reason", m.Faults)
 }
 
-func (w *metrics) hardware(all []Device) {
-	w.devices("device_ok", "1 while the device works.", all, func(d *Device) float64 { return truth(d.State == "ok") })
-	w.devices("device_readings_total", "Readings published.", all, func(d *Device) float64 { return float64(d.Readings) })
-	w.devices("device_commands_total", "Commands obeyed.", all, func(d *Device) float64 { return float64(d.Commands) })
-	w.devices("device_failures_total", "Readings and commands that failed.", all, func(d *Device) float64 { return float64(d.Failures) })
+var deviceKinds = []kind[Device]{
+	{"device_ok", "1 while the device works.", func(d *Device) float64 { return truth(d.State == "ok") }},
+	{"device_readings_total", "Readings published.", func(d *Device) float64 { return float64(d.Readings) }},
+	{"device_commands_total", "Commands obeyed.", func(d *Device) float64 { return float64(d.Commands) }},
+	{"device_failures_total", "Readings and commands that failed.", func(d *Device) float64 { return float64(d.Failures) }},
 }
 
-func (w *metrics) links(all []Remote) {
-	w.remotes("link_up", "1 while the link to the hub is up.", all, func(r *Remote) float64 { return truth(r.State == "up") })
-	w.remotes("link_sessions_total", "How often the link came up.", all, func(r *Remote) float64 { return float64(r.Sessions) })
-	w.remotes("link_attempts", "Attempts since the link was last up.", all, func(r *Remote) float64 { return float64(r.Attempts) })
-	w.remotes("link_rtt_seconds", "Round trip of the last ping; 0 if unknown.", all, func(r *Remote) float64 { return time.Duration(r.RTT).Seconds() })
-	w.remotes("link_messages_in_total", "Messages from the hub.", all, func(r *Remote) float64 { return float64(r.InMsgs) })
-	w.remotes("link_messages_out_total", "Messages to the hub.", all, func(r *Remote) float64 { return float64(r.OutMsgs) })
-	w.remotes("link_bytes_in_total", "Bytes from the hub.", all, func(r *Remote) float64 { return float64(r.InBytes) })
-	w.remotes("link_bytes_out_total", "Bytes to the hub.", all, func(r *Remote) float64 { return float64(r.OutBytes) })
+var linkKinds = []kind[Remote]{
+	{"link_up", "1 while the link to the hub is up.", func(r *Remote) float64 { return truth(r.State == "up") }},
+	{"link_sessions_total", "How often the link came up.", func(r *Remote) float64 { return float64(r.Sessions) }},
+	{"link_attempts", "Attempts since the link was last up.", func(r *Remote) float64 { return float64(r.Attempts) }},
+	{"link_rtt_seconds", "Round trip of the last ping; 0 if unknown.", func(r *Remote) float64 { return time.Duration(r.RTT).Seconds() }},
+	{"link_messages_in_total", "Messages from the hub.", func(r *Remote) float64 { return float64(r.InMsgs) }},
+	{"link_messages_out_total", "Messages to the hub.", func(r *Remote) float64 { return float64(r.OutMsgs) }},
+	{"link_bytes_in_total", "Bytes from the hub.", func(r *Remote) float64 { return float64(r.InBytes) }},
+	{"link_bytes_out_total", "Bytes to the hub.", func(r *Remote) float64 { return float64(r.OutBytes) }},
 }
 
-func (w *metrics) outboxes(all []Outbox) {
+var outboxKinds = []kind[Outbox]{
+	{"outbox_messages", "Messages that the hub has not acknowledged.", func(o *Outbox) float64 { return float64(o.Messages) }},
+	{"outbox_bytes", "Bytes of these.", func(o *Outbox) float64 { return float64(o.Bytes) }},
+	{"outbox_max_bytes", "Bytes that there may be.", func(o *Outbox) float64 { return float64(o.MaxBytes) }},
+	{"outbox_oldest_age_seconds", "Age of the oldest.", func(o *Outbox) float64 { return time.Duration(o.OldestAge).Seconds() }},
+	{"outbox_in_flight", "Messages sent and not acknowledged.", func(o *Outbox) float64 { return float64(o.InFlight) }},
+	{"outbox_sent_total", "Messages sent, repeated ones included.", func(o *Outbox) float64 { return float64(o.Sent) }},
+	{"outbox_acked_total", "Messages acknowledged by the hub.", func(o *Outbox) float64 { return float64(o.Acked) }},
+	{"outbox_duplicates_total", "Messages sent twice and recognised by the hub.", func(o *Outbox) float64 { return float64(o.Duplicates) }},
+	{"outbox_resent_total", "Messages sent again.", func(o *Outbox) float64 { return float64(o.Resent) }},
+	{"outbox_rejected_total", "Messages that the hub will not take.", func(o *Outbox) float64 { return float64(o.Rejected) }},
+	{"outbox_conflated_total", "Messages superseded by newer ones of their subject before they were sent.", func(o *Outbox) float64 { return float64(o.Conflated) }},
+	{"outbox_reordered_total", "Messages stored behind later ones.", func(o *Outbox) float64 { return float64(o.Reordered) }},
+	{"outbox_hub_went_back_total", "Times that the hub had less than it had acknowledged.", func(o *Outbox) float64 { return float64(o.WentBack) }},
+	{"outbox_ack_rtt_seconds", "Round trip of acknowledgements, smoothed; 0 if unknown.", func(o *Outbox) float64 { return time.Duration(o.RTT).Seconds() }},
+}
+
+func (w *metrics) outboxes(boxes []Outbox) {
 	w.family("outbox_state", "1 for the state that the outbox is in.")
-	for i := range all {
-		w.add(1, "outbox", all[i].Class, "state", all[i].State)
+	for i := range boxes {
+		w.add(1, "outbox", boxes[i].Class, "state", boxes[i].State)
 	}
-	w.boxes("outbox_messages", "Messages that the hub has not acknowledged.", all, func(o *Outbox) float64 { return float64(o.Messages) })
-	w.boxes("outbox_bytes", "Bytes of these.", all, func(o *Outbox) float64 { return float64(o.Bytes) })
-	w.boxes("outbox_max_bytes", "Bytes that there may be.", all, func(o *Outbox) float64 { return float64(o.MaxBytes) })
-	w.boxes("outbox_oldest_age_seconds", "Age of the oldest.", all, func(o *Outbox) float64 { return time.Duration(o.OldestAge).Seconds() })
-	w.boxes("outbox_in_flight", "Messages sent and not acknowledged.", all, func(o *Outbox) float64 { return float64(o.InFlight) })
-	w.boxes("outbox_sent_total", "Messages sent, repeated ones included.", all, func(o *Outbox) float64 { return float64(o.Sent) })
-	w.boxes("outbox_acked_total", "Messages acknowledged by the hub.", all, func(o *Outbox) float64 { return float64(o.Acked) })
-	w.boxes("outbox_duplicates_total", "Messages sent twice and recognised by the hub.", all, func(o *Outbox) float64 { return float64(o.Duplicates) })
-	w.boxes("outbox_resent_total", "Messages sent again.", all, func(o *Outbox) float64 { return float64(o.Resent) })
-	w.boxes("outbox_rejected_total", "Messages that the hub will not take.", all, func(o *Outbox) float64 { return float64(o.Rejected) })
-	w.boxes("outbox_conflated_total", "Messages superseded by newer ones of their subject before they were sent.", all, func(o *Outbox) float64 { return float64(o.Conflated) })
-	w.boxes("outbox_reordered_total", "Messages stored behind later ones.", all, func(o *Outbox) float64 { return float64(o.Reordered) })
-	w.boxes("outbox_hub_went_back_total", "Times that the hub had less than it had acknowledged.", all, func(o *Outbox) float64 { return float64(o.WentBack) })
-	w.boxes("outbox_ack_rtt_seconds", "Round trip of acknowledgements, smoothed; 0 if unknown.", all, func(o *Outbox) float64 { return time.Duration(o.RTT).Seconds() })
+	all(w, boxes, func(o *Outbox) []string { return []string{"outbox", o.Class} }, outboxKinds)
 	w.family("outbox_resume", "1 for the way in which the outbox goes on after an interruption.")
-	for i := range all {
-		if all[i].Resume != "" {
-			w.add(1, "outbox", all[i].Class, "by", all[i].Resume)
+	for i := range boxes {
+		if boxes[i].Resume != "" {
+			w.add(1, "outbox", boxes[i].Class, "by", boxes[i].Resume)
 		}
 	}
 	w.family("outbox_lost_total", "Messages that were given to the outbox and will not reach the hub.")
-	for i := range all {
-		lost, inDoubt := all[i].Dropped, all[i].InDoubt
+	for i := range boxes {
+		lost, inDoubt := boxes[i].Dropped, boxes[i].InDoubt
 		for _, reason := range slices.Sorted(maps.Keys(lost)) {
-			w.add(float64(lost[reason]-inDoubt[reason]), "outbox", all[i].Class, "reason", reason)
+			w.add(float64(lost[reason]-inDoubt[reason]), "outbox", boxes[i].Class, "reason", reason)
 		}
 	}
 }
