@@ -211,6 +211,17 @@ func (s *Store) age(st stamp) (age time.Duration, ok bool) {
 	return max(0, since+time.Duration(s.early-r.Late-st.at)), true
 }
 
+// ageAtLeast is how old a stamp is. If that is not known, it is of an earlier boot.
+func (s *Store) ageAtLeast(st stamp) (age time.Duration, exact bool) {
+	if age, exact = s.age(st); exact {
+		return age, true
+	}
+	if _, known := s.runOf(st.epoch); known {
+		age = s.o.Clock.Boot()
+	}
+	return age, false
+}
+
 // stampFlags say how the time in a record that is made now is to be read.
 func (s *Store) stampFlags() uint8 {
 	if s.thisRun().Wall == 0 {

@@ -254,6 +254,28 @@ func TestAgeNeedsNoWallClock(t *testing.T) {
 	}
 }
 
+// What an earlier boot took is older than this boot, if no more is known.
+func TestAgeOfAnEarlierBoot(t *testing.T) {
+	m := &machine{t: t, dir: t.TempDir(), clk: &fakeClock{id: "one", wall: time.Unix(50, 0)}, born: map[string]time.Time{}, life: map[string]time.Duration{}, rng: rand.New(rand.NewPCG(1, 1))}
+	m.open()
+	m.append()
+	if err := m.s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	m.clk = &fakeClock{id: "two", wall: time.Unix(50, 0), boot: time.Hour}
+	m.open()
+	defer func() { m.s.Close() }()
+	if st := m.l.Stats(); st.Msgs != 1 || st.OldestAge != time.Hour || !st.OlderStill {
+		t.Errorf("%+v", st)
+	}
+	m.append()
+	m.l.Drop(1)
+	m.pass(time.Minute)
+	if st := m.l.Stats(); st.Msgs != 1 || st.OldestAge != time.Minute || st.OlderStill {
+		t.Errorf("%+v", st)
+	}
+}
+
 // lateClock knows the time once it was told.
 type lateClock struct {
 	Clock

@@ -418,6 +418,7 @@ type LogStats struct {
 	Msgs, Bytes int64
 	First, Last uint64 // sequences; First is Last+1 if the log is empty
 	OldestAge   time.Duration
+	OlderStill  bool // than OldestAge, which is since the boot: nobody knows how much
 	Live        bool
 
 	Appended, Acked, Written uint64            // since Open; Written counts records that went to the journal
@@ -433,7 +434,8 @@ func (l *Log) Stats() LogStats {
 	st := l.counts()
 	if o, ok := l.head(); ok {
 		st.First = o.seq
-		st.OldestAge, _ = l.s.age(o.stamp)
+		age, exact := l.s.ageAtLeast(o.stamp)
+		st.OldestAge, st.OlderStill = age, !exact
 	}
 	return st
 }

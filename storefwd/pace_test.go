@@ -59,6 +59,19 @@ func TestDrainRate(t *testing.T) {
 	}, ForwarderOptions{Rate: 10_000})
 }
 
+// A new rate holds from when it comes: what one that was much too small has sent is not waited for.
+func TestDrainRateChanged(t *testing.T) {
+	h := &fakeHub{}
+	paced(t, 100, h, func(*Store) {
+		<-time.After(5 * time.Second)
+		h.all[0].Retune(Tuning{Rate: 10_000})
+		<-time.After(5 * time.Second)
+		if n := len(h.subjects()); n < 40 || n > 65 {
+			t.Errorf("%d messages of about 1.1 KB in 5 s at 10 KB/s", n)
+		}
+	}, ForwarderOptions{Rate: 1})
+}
+
 // What is over a day's bytes goes on the next day, and people are told.
 func TestDailyBytes(t *testing.T) {
 	h := &fakeHub{}

@@ -33,6 +33,9 @@ func (f *Forwarder) retune() {
 	t := f.tuning
 	f.tuning = nil
 	if t != nil {
+		if t.Rate != f.o.Rate {
+			f.pacer.paid = 0
+		}
 		f.o.Stream, f.o.Domain, f.o.Window, f.o.Priority = t.Stream, t.Domain, t.Window, t.Priority
 		f.o.Rate, f.o.DailyBytes, f.o.AckTimeout = t.Rate, t.DailyBytes, t.AckTimeout
 		f.o.setDefaults()

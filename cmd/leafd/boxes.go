@@ -37,6 +37,7 @@ type boxStats struct {
 	First     uint64            `json:"first_seq"`
 	Last      uint64            `json:"last_seq"`
 	OldestAge time.Duration     `json:"oldest_age"` // nanoseconds
+	Older     bool              `json:"older_still,omitempty"`
 	Lost      map[string]uint64 `json:"lost,omitempty"`
 }
 
@@ -104,7 +105,7 @@ func (b *storeBoxes) list() ([]boxStats, error) {
 			state = "not configured"
 		}
 		all = append(all, boxStats{Name: name, State: state, Messages: l.Msgs, Bytes: l.Bytes, First: l.First, Last: l.Last,
-			OldestAge: l.OldestAge, Lost: l.Lost})
+			OldestAge: l.OldestAge, Older: l.OlderStill, Lost: l.Lost})
 	}
 	return all, nil
 }

@@ -255,6 +255,9 @@ func (c *outboxCmd) ls(b boxes) error {
 		if o.Messages > 0 {
 			oldest = o.OldestAge.Round(time.Second).String()
 		}
+		if o.Older {
+			oldest = ">" + oldest
+		}
 		var lost uint64
 		for _, n := range o.Lost {
 			lost += n

@@ -175,7 +175,7 @@ var outboxKinds = []kind[Outbox]{
 	{"outbox_messages", "Messages that the hub has not acknowledged.", func(o *Outbox) float64 { return float64(o.Messages) }},
 	{"outbox_bytes", "Bytes of these.", func(o *Outbox) float64 { return float64(o.Bytes) }},
 	{"outbox_max_bytes", "Bytes that there may be.", func(o *Outbox) float64 { return float64(o.MaxBytes) }},
-	{"outbox_oldest_age_seconds", "Age of the oldest.", func(o *Outbox) float64 { return time.Duration(o.OldestAge).Seconds() }},
+	{"outbox_oldest_age_seconds", "Age of the oldest; since the boot, if it is of an earlier one and the time is not known.", func(o *Outbox) float64 { return time.Duration(o.OldestAge).Seconds() }},
 	{"outbox_in_flight", "Messages sent and not acknowledged.", func(o *Outbox) float64 { return float64(o.InFlight) }},
 	{"outbox_sent_total", "Messages sent, repeated ones included.", func(o *Outbox) float64 { return float64(o.Sent) }},
 	{"outbox_acked_total", "Messages acknowledged by the hub.", func(o *Outbox) float64 { return float64(o.Acked) }},

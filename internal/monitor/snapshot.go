@@ -108,6 +108,7 @@ type Outbox struct {
 	Bytes      int64             `json:"bytes"`
 	MaxBytes   int64             `json:"max_bytes"`
 	OldestAge  Duration          `json:"oldest_age"`
+	OlderStill bool              `json:"older_still,omitempty"` // the oldest is of an earlier boot, and how old nobody knows yet
 	FirstSeq   uint64            `json:"first_seq"`
 	LastSeq    uint64            `json:"last_seq"`
 	AckedSeq   uint64            `json:"acked_seq"`
