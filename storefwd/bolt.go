@@ -29,7 +29,7 @@ import (
 type boltEngine struct {
 	path string // static
 	max  int64  // bytes that the file may have, static
-	most int64  // the same, or what it had when it was opened under a larger max; owned as packer is
+	most int64  // the same, or what it had when it was opened under a larger max, or salvaged; owned as packer is
 
 	renamed   bool      // the file took another's place, and the directory was not synced since; owned as packer is
 	packer    packer    // owned by the caller of Open, Fold, Reset and Compact
@@ -354,7 +354,10 @@ func (e *boltEngine) Fold(b *foldBatch) (written int64, err error) {
 		return 0, err
 	}
 	limit := e.most
-	if len(b.put) == 0 {
+	switch {
+	case b.salvaged: // it was all in a file that large, if not in these pages
+		limit = 0
+	case len(b.put) == 0:
 		limit += boltSlack // to remove takes pages, too
 	}
 	e.db.MaxSize = int(limit)
@@ -378,7 +381,9 @@ func (e *boltEngine) Fold(b *foldBatch) (written int64, err error) {
 		return 0, err
 	}
 	stats := tx.Stats()
-	e.measure()
+	if e.measure(); b.salvaged {
+		e.most = max(e.most, e.Size()-boltSlack)
+	}
 	if e.mapped.Add(stats.GetPageAlloc()) >= mapKeep {
 		e.db.View(func(tx *bolt.Tx) error { e.letGo(tx); return nil })
 	}

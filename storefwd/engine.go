@@ -53,6 +53,8 @@ type foldBatch struct {
 	states map[uint32]logState
 	folded uint64 // journal generations up to this one hold nothing new
 	wear   []byte // the meter as it stands, nil to leave it
+
+	salvaged bool // put is out of a damaged file, and may be more than fits
 }
 
 type foldRecord struct {

@@ -104,7 +104,7 @@ func (s *Store) removable() (bytes int64) {
 // costs only space, and a log that is drained to its end needs no removal at all.
 func (s *Store) removeAt() int64 {
 	size := s.eng.Size()
-	if s.full || size > s.o.MaxSize/2 {
+	if s.full != "" || size > s.o.MaxSize/2 {
 		return s.o.JournalBytes
 	}
 	return max(s.o.JournalBytes, size/4)
@@ -165,7 +165,7 @@ func (s *Store) fold() error {
 	s.stats.BoltBytes += n
 	s.stats.Folds++
 	s.foldErr, s.foldAgain, s.foldedAt = "", 0, s.mono()
-	s.setFull(false)
+	s.setFull(nil)
 	s.acquitted = false
 	s.dirtySince = 0
 	for _, r := range b.remove {
@@ -281,7 +281,7 @@ func (s *Store) foldFailed(err error) error {
 		}
 	}
 	s.foldErr = err.Error()
-	s.setFull(full)
+	s.setFull(err)
 	s.foldAgain = s.mono() + int64(foldRetry)
 	s.foldNow() // until one succeeds: readers may wait for the file
 	s.flushed()

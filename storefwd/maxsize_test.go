@@ -1,6 +1,8 @@
 package storefwd
 
 import (
+	"path/filepath"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -29,6 +31,9 @@ func TestMaxSizeIsLeftAgain(t *testing.T) {
 				if _, err = l.Append(&msg.Msg{Subject: []byte("a.b"), Data: payload(n)}); err == nil && n%100 == 0 {
 					err = s.await()
 				}
+			}
+			if h := strings.Join(s.Health(), "; "); full == Refuse && !strings.Contains(h, "store.max_size") {
+				t.Errorf("full, and the remedy is not told: %q", h)
 			}
 			c, err := l.Cursor("hub", CursorConfig{MaxPending: 1 << 20})
 			if err != nil {
@@ -77,5 +82,43 @@ func TestMaxSizeLowered(t *testing.T) {
 			t.Errorf("all that is left of %d messages is %d KB, lost %v", n, st.Bytes>>10, st.Lost)
 		}
 		s.Close()
+	}
+}
+
+// A store as large as it may be, or larger since max_size was lowered, is damaged: what can be read of
+// it is taken over all the same.
+func TestSalvageOfAFullStore(t *testing.T) {
+	for name, after := range map[string]int64{"full": 16 << 20, "lowered": 8 << 20} {
+		t.Run(name, func(t *testing.T) {
+			dir, n := t.TempDir(), uint64(0)
+			open := func(maxSize int64) (*Store, *Log) {
+				s, err := Open(dir, Options{Node: "n", JournalBytes: 1 << 20, FoldAfter: time.Hour, MaxSize: maxSize})
+				if err != nil {
+					t.Fatal(err)
+				}
+				l, err := s.Log("OUT/a", Retention{Keep: UntilAcked, Full: Refuse})
+				if err != nil {
+					t.Fatal(err)
+				}
+				return s, l
+			}
+			s, l := open(16 << 20)
+			for err := error(nil); err == nil; {
+				if _, err = l.Append(&msg.Msg{Subject: []byte("a.b"), Data: payload(n + 1)}); err == nil {
+					if n++; n%500 == 0 {
+						err = s.await()
+					}
+				}
+			}
+			if err := s.Close(); err != nil {
+				t.Fatal(err)
+			}
+			damage(t, filepath.Join(dir, "store.db"), 1<<20, make([]byte, 4096))
+			s, l = open(after)
+			defer s.Close()
+			if got := readBack(t, s, l); len(got) < int(n*9/10) {
+				t.Errorf("%d of %d messages are left: %q", len(got), n, s.Health())
+			}
+		})
 	}
 }

@@ -439,13 +439,13 @@ func (s *Store) recover() {
 	}
 	s.mu.Lock()
 	if err != nil {
-		s.setFull(errors.Is(err, errNoSpace))
+		s.setFull(err)
 		s.setFailed(fmt.Errorf("%w: %w", ErrFailed, err))
 		s.backOff()
 	} else {
 		s.failed, s.retryAt, s.pause = nil, 0, cmpOr(s.o.faults.retry, retryMin)
 		s.stats.Recoveries++
-		s.setFull(false)
+		s.setFull(nil)
 		s.o.Logger.Info("store: the disk works again, acknowledging goes on", "dir", s.dir)
 	}
 	s.wakeAll()

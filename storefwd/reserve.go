@@ -19,7 +19,7 @@ func (s *Store) letReserveGo() bool {
 	if os.Remove(s.path(reserveFile)) != nil {
 		return false
 	}
-	s.o.Logger.Warn("store: the disk is full, the reserve is let go", "dir", s.dir, "bytes", s.o.Reserve)
+	s.o.Logger.Warn("store: no room on the disk, the reserve is let go", "dir", s.dir, "bytes", s.o.Reserve)
 	return true
 }
 

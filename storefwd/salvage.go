@@ -308,7 +308,7 @@ func (s *Store) putSalvaged() error {
 			return put[i].log < put[j].log || put[i].log == put[j].log && put[i].seq < put[j].seq
 		})
 		put = slices.CompactFunc(put, func(a, b foldRecord) bool { return a.log == b.log && a.seq == b.seq }) // of older pages
-		n, err := s.eng.Fold(&foldBatch{put: put})
+		n, err := s.eng.Fold(&foldBatch{put: put, salvaged: true})
 		clear(put)
 		if err != nil {
 			return err

@@ -151,7 +151,7 @@ type Store struct {
 	refusing    int
 	failed      error // why nothing is acknowledged now; ErrClosed at last
 	closed      bool
-	full        bool          // the last fold or commit found no room on the disk
+	full        string        // why the last fold or commit found no room, and the remedy; "": it found some
 	foldErr     string        // why nothing goes from the journal into bbolt now
 	suspected   error         // what bbolt said when it could not be read, until it has been looked into
 	salvaging   chan struct{} // not nil while a damaged file is salvaged, and closed after: nothing can be read
@@ -189,7 +189,7 @@ type Stats struct {
 	Barriers                int   // waiting
 	BoltSize                int64 // of the bbolt file
 
-	Full     bool     // the disk is full: nothing new becomes safe until there is room
+	Full     bool     // no room on the disk or within max_size: nothing new becomes safe until there is
 	Salvaged []string // what was found damaged and moved aside, since Open
 	Failed   string   // why nothing is acknowledged now; empty while that is not so
 }
@@ -235,7 +235,7 @@ func (s *Store) open() (err error) {
 	if err = s.bring(); err == nil || stops(err) {
 		return err
 	}
-	s.setFull(errors.Is(err, errNoSpace))
+	s.setFull(err)
 	s.setFailed(fmt.Errorf("%w: %w", ErrFailed, err))
 	s.backOff()
 	s.wakeBy(s.retryAt)
@@ -331,11 +331,11 @@ func (s *Store) Health() []string {
 	if s.failed != nil && !s.closed {
 		h = append(h, fmt.Sprintf("nothing is acknowledged now: %v; it is tried again until it works, see to the disk", s.failed))
 	}
-	if s.foldErr != "" && !s.full {
+	if s.foldErr != "" && s.full == "" {
 		h = append(h, "store.db cannot be written, records stay in the journal while it has room: "+s.foldErr)
 	}
-	if s.full {
-		h = append(h, "the disk is full: records stay in the journal while it has room; free some space")
+	if s.full != "" {
+		h = append(h, s.full+": records stay in the journal while it has room")
 	}
 	h = append(h, s.unclaimed()...)
 	slices.Sort(h)
@@ -366,17 +366,23 @@ func (s *Store) note(text string) {
 	}
 }
 
-// setFull notes whether the disk has room, and logs when that changes. The caller
-// holds mu.
-func (s *Store) setFull(full bool) {
-	if full == s.full {
+// setFull notes whether err, nil too, is that there is no room, and logs when that changes. The
+// caller holds mu.
+func (s *Store) setFull(err error) {
+	why := ""
+	switch {
+	case errors.Is(err, errMaxSize):
+		why = "no room within store.max_size, raise it"
+	case errors.Is(err, errNoSpace):
+		why = "no room on the disk, free some space"
+	}
+	if why == s.full {
 		return
 	}
-	s.full = full
-	if full {
-		s.o.Logger.Warn("store: the disk is full, free some space", "dir", s.dir)
+	if s.full = why; why != "" {
+		s.o.Logger.Warn("store: "+why, "dir", s.dir)
 	} else {
-		s.o.Logger.Info("store: the disk has room again", "dir", s.dir)
+		s.o.Logger.Info("store: there is room again", "dir", s.dir)
 	}
 }
 
@@ -387,7 +393,7 @@ func (s *Store) Stats() Stats {
 	st := s.stats
 	st.Node, st.Epoch, st.Barriers, st.BoltSize = s.node, s.epoch, s.barriers.len(), s.eng.Size()
 	st.Salvaged = slices.Clone(s.health)
-	st.UnsafeBytes, st.Full = s.unsafeBytes, s.full
+	st.UnsafeBytes, st.Full = s.unsafeBytes, s.full != ""
 	if s.failed != nil {
 		st.Failed = s.failed.Error()
 	}

@@ -101,7 +101,7 @@ const (
 // allClears are the lines that say that a fault is over, and how the lines of that fault
 // begin: when it comes again, it is news.
 var allClears = map[string]string{
-	"store: the disk has room again":                     "store: the disk is full",
+	"store: there is room again":                         "store: no room ",
 	"store: the disk works again, acknowledging goes on": "store: nothing is acknowledged until the disk works again",
 	"link to the hub is up":                              "no link to the hub",
 	"device is ok":                                       "device is ",

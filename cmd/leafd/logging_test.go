@@ -119,11 +119,11 @@ func TestLogTellsTheLastRepeats(t *testing.T) {
 func TestLogAllClear(t *testing.T) {
 	var out bytes.Buffer
 	l := slog.New(newLogHandler(&out, slog.LevelInfo, true))
-	full := func() { l.Warn("store: the disk is full, free some space", "dir", "/d") }
+	full := func() { l.Warn("store: no room on the disk, free some space", "dir", "/d") }
 	full()
 	full()
 	l.Warn("store: another", "dir", "/d")
-	l.Info("store: the disk has room again", "dir", "/d")
+	l.Info("store: there is room again", "dir", "/d")
 	full()
 	l.Warn("store: another", "dir", "/d")
 	a, b := l.With("device", "a"), l.With("device", "b")
@@ -132,9 +132,9 @@ func TestLogAllClear(t *testing.T) {
 		b.Warn("device is failed", "err", "EIO")
 		a.Info("device is ok")
 	}
-	want := "<4>store: the disk is full, free some space dir=/d\n<4>store: another dir=/d\n" +
-		"<4>store: the disk is full, free some space dir=/d repeated=1\n<6>store: the disk has room again dir=/d\n" +
-		"<4>store: the disk is full, free some space dir=/d\n" +
+	want := "<4>store: no room on the disk, free some space dir=/d\n<4>store: another dir=/d\n" +
+		"<4>store: no room on the disk, free some space dir=/d repeated=1\n<6>store: there is room again dir=/d\n" +
+		"<4>store: no room on the disk, free some space dir=/d\n" +
 		"<4>device is failed device=a err=EIO\n<4>device is failed device=b err=EIO\n<6>device is ok device=a\n" +
 		"<4>device is failed device=a err=EIO\n<6>device is ok device=a\n"
 	if got := out.String(); got != want {
