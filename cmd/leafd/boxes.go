@@ -209,13 +209,16 @@ func gaveUp(before, after map[string]uint64) map[string]uint64 {
 	return lost
 }
 
+// plain hides what stands for itself in what a device publishes: topic "a/*" is subject "a.*".
+var plain = strings.NewReplacer("*", "x", ">", "x")
+
 // check says what is wrong with a record of an import. A subject that is not the
 // outbox's is one that the hub's stream need not take: the message, and all behind it,
 // would wait for ever.
 func (t *target) check(name string, r *boxRecord) error {
 	subject := string(r.subject())
 	switch {
-	case !msg.ValidSubject(subject):
+	case !msg.ValidSubject(plain.Replace(subject)):
 		return &boxError{fmt.Sprintf("line %d: %.256q is not a subject; correct it, or take the line out", r.line, subject)}
 	case !slices.ContainsFunc(t.subjects, func(f string) bool { return msg.Match(f, subject) }):
 		return &boxError{fmt.Sprintf("line %d: outbox %q takes %s, and not %.256q; import the line into the outbox of that subject, or take it out",
