@@ -154,6 +154,7 @@ func (f *Forwarder) noteRead(places []*place) {
 
 // survey learns how far one stream has come.
 func (f *Forwarder) survey(ctx context.Context, p *place) (err error) {
+	had := f.l.getMark() // before the question: what is acknowledged while it is answered is not in the answer
 	p.info, err = f.streamInfo(ctx, p.name)
 	if p.blind != "" {
 		return nil
@@ -175,7 +176,7 @@ func (f *Forwarder) survey(ctx context.Context, p *place) (err error) {
 	if r := p.info.Config.Retention; r != "" && r != "limits" {
 		p.blind = fmt.Sprintf("stream %q has %s retention, and does not keep what was consumed", p.name, r)
 	}
-	if err = f.giveBack(ctx, p); err != nil {
+	if err = f.giveBack(ctx, p, had); err != nil {
 		return f.mute(p, err)
 	}
 	if err = f.readBack(ctx, p); errors.Is(err, errTooMany) {

@@ -10,9 +10,9 @@ import (
 // log still has of that is sent again, under the ids it had.
 
 // giveBack takes back the acknowledgements of what the hub no longer has. Only a
-// class with one stream, which keeps what was consumed, can be judged.
-func (f *Forwarder) giveBack(ctx context.Context, p *place) error {
-	m := f.l.getMark()
+// class with one stream, which keeps what was consumed, can be judged. m is the mark as it was
+// when the stream was asked.
+func (f *Forwarder) giveBack(ctx context.Context, p *place, m mark) error {
 	if m.Stream == "" || p.blind != "" {
 		return nil
 	}

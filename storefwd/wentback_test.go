@@ -2,9 +2,12 @@ package storefwd
 
 import (
 	"slices"
+	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
+	"github.com/leafd/leafd/internal/msg"
 	"github.com/leafd/leafd/internal/testkit"
 )
 
@@ -300,4 +303,54 @@ func TestAnotherDomainIsNotSetBack(t *testing.T) {
 			})
 		}
 	}
+}
+
+// busyStream stores what waits in its queue just after it has said where it stands.
+type busyStream struct {
+	*fakeHub
+	holds bool
+	queue []*msg.Msg
+}
+
+func (h *busyStream) Send(m *msg.Msg) error {
+	subject := string(m.Subject)
+	switch {
+	case h.holds && strings.HasPrefix(subject, "a."):
+		h.queue = append(h.queue, m.Clone())
+		return nil
+	case h.holds && strings.HasSuffix(subject, "INFO.S"):
+		info := h.serve(subject, m)
+		h.holds = false
+		for _, m := range h.queue {
+			h.fakeHub.Send(m)
+		}
+		h.f.Deliver(&msg.Msg{Subject: m.Reply, Data: []byte(info)}, nil)
+		return nil
+	}
+	return h.fakeHub.Send(m)
+}
+
+// A session ends with messages in the queue of the stream, whose acknowledgements come after the next
+// session has asked where the stream stands, and before it has compared. That looked as if the
+// stream was set back behind them. What expired before it was found there was declared lost.
+func TestNotSetBackByWhatComesMeanwhile(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, l := openWith(t, t.TempDir(), "a.1")
+		defer s.Close()
+		h := &busyStream{fakeHub: &fakeHub{takes: []string{"a.>", "other"}}}
+		f := NewForwarder(ForwarderOptions{Log: l, Uplink: h, Filters: []string{"a.>"}, Class: "c", RetryMin: 1, RetryMax: 1})
+		h.f = f
+		stop := start(t, f)
+		later(time.Second)
+		h.holds = true
+		put(t, l, "a.2", "a.3")
+		later(time.Second)
+		f.Retune(Tuning{}) // an interruption
+		later(time.Second)
+		stop()
+		wantSubjects(t, h.fakeHub, "a.1", "a.2", "a.3")
+		if st := f.Stats(); st.WentBack != 0 || l.Stats().Msgs != 0 || h.holds || len(h.queue) != 2 {
+			t.Errorf("%+v, %d wait", st, l.Stats().Msgs)
+		}
+	})
 }
