@@ -38,7 +38,7 @@ func TestDroppedAndAtTheHub(t *testing.T) {
 	}
 	s, l, c = tailLog(t, dir, ret)
 	defer s.Close()
-	if floor, doubt := c.ambiguous(); floor != 2 || !doubt {
+	if floor, doubt := c.ambiguous(); floor != 2 || doubt == 0 {
 		t.Errorf("the hub is asked for what is above %d, %v; want 2", floor, doubt)
 	}
 	lost(6, 6, 7) // seq 2 was counted by the run before
@@ -252,7 +252,7 @@ func TestFoundLate(t *testing.T) {
 	c.reset() // the link broke
 	appendN(t, l, 3)
 	l.settleDoubt(false)
-	if from, doubt := c.ambiguous(); from != 0 || !doubt {
+	if from, doubt := c.ambiguous(); from != 0 || doubt == 0 {
 		t.Errorf("asked again it is for what is above %d, %v; want 0", from, doubt)
 	}
 	c.Ack(2)

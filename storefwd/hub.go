@@ -85,6 +85,8 @@ type getMsg struct {
 	Seq    uint64 `json:"seq,omitempty"`          // this one, or with NextOf the first from here on
 	NextOf string `json:"next_by_subj,omitempty"` // a filter
 	LastOf string `json:"last_by_subj,omitempty"` // a filter
+
+	anyone bool // what others have under other subjects is no sign that the stream is shared
 }
 
 // message asks the leader of a stream for a message; at is 0 if there is none.
@@ -108,7 +110,7 @@ func (f *Forwarder) message(ctx context.Context, stream string, req getMsg) (m s
 	m.rollup = string(headerValue(resp.Message.Header, []byte("Nats-Rollup")))
 	epoch, seq, named := f.parseID(headerValue(resp.Message.Header, msgID))
 	m.epoch, m.seq, m.ours = epoch, seq, named && f.s.meta.made(epoch)
-	if mark := f.l.getMark(); !named || !m.ours && mark.At > 0 && m.at > mark.At {
+	if mark := f.l.getMark(); (!named || !m.ours && mark.At > 0 && m.at > mark.At) && !(req.anyone && !f.asksFor(m.subject)) {
 		f.mu.Lock()
 		f.foreign[stream] = true // a store that was here before this one wrote nothing behind it
 		f.mu.Unlock()

@@ -24,27 +24,15 @@ var errTooMany = errors.New("too many messages to read")
 func (f *Forwarder) readBack(ctx context.Context, p *place) error {
 	floor, doubt := f.c.ambiguous()
 	p.top, _ = f.l.behind(p.last)
-	if !doubt || p.info.State.Messages == 0 {
+	if doubt == 0 || p.info.State.Messages == 0 {
 		return nil
 	}
-	var found []stored
-	var asked []string
-	whole := false
-	for i := range p.filters {
-		if p.lasts[i].at == 0 || slices.Contains(asked, p.query(i)) {
-			continue
-		}
-		asked = append(asked, p.query(i))
-		from, known, err := f.lowest(ctx, p, i, floor)
-		if err != nil {
-			return err
-		}
-		whole = whole || known
-		more, err := f.walk(ctx, p.name, p.query(i), from, p.lasts[i].at)
-		if err != nil {
-			return err
-		}
-		found = append(found, more...)
+	found, whole, err := f.readAll(ctx, p, doubt)
+	if !whole && err == nil {
+		found, whole, err = f.readOurs(ctx, p, floor)
+	}
+	if err != nil {
+		return err
 	}
 	sort.SliceStable(found, func(i, j int) bool { return found[i].at < found[j].at })
 	if !f.l.scattered() {
@@ -55,6 +43,43 @@ func (f *Forwarder) readBack(ctx context.Context, p *place) error {
 	}
 	f.ackStored(p, slices.DeleteFunc(found, func(m stored) bool { return !f.l.wrote(m) }))
 	return nil
+}
+
+// mostPlaces is how many messages of a stream are read whoever wrote them.
+const mostPlaces = 1 << 12
+
+// readAll reads all that came since the mark, if of that ours in doubt may be half: it has what the
+// stream took as ours and stored under another subject, by a transform that was taken back since.
+// whole says that it was read, and that nothing was dropped from the stream's beginning.
+func (f *Forwarder) readAll(ctx context.Context, p *place, doubt uint64) (found []stored, whole bool, err error) {
+	m, at := f.l.getMark(), p.info.State
+	if m.Stream != p.name || m.Read == 0 || len(f.earlier) > 0 || at.FirstSeq > m.Read+1 || at.LastSeq > m.Read+min(2*doubt+256, mostPlaces) {
+		return nil, false, nil
+	}
+	found, err = f.walk(ctx, p.name, getMsg{NextOf: ">", anyone: true}, max(at.FirstSeq, m.Read), at.LastSeq)
+	return found, true, err
+}
+
+// readOurs reads what is ours by its subject.
+func (f *Forwarder) readOurs(ctx context.Context, p *place, floor uint64) (found []stored, whole bool, err error) {
+	var asked []string
+	for i := range p.filters {
+		if p.lasts[i].at == 0 || slices.Contains(asked, p.query(i)) {
+			continue
+		}
+		asked = append(asked, p.query(i))
+		from, known, err := f.lowest(ctx, p, i, floor)
+		if err != nil {
+			return nil, false, err
+		}
+		whole = whole || known
+		more, err := f.walk(ctx, p.name, getMsg{NextOf: p.query(i)}, from, p.lasts[i].at)
+		if err != nil {
+			return nil, false, err
+		}
+		found = append(found, more...)
+	}
+	return found, whole, nil
 }
 
 // ackStored acknowledges the messages that were found.
@@ -112,9 +137,9 @@ func (f *Forwarder) lowest(ctx context.Context, p *place, filter int, floor uint
 	}
 }
 
-// walk collects ours among the messages of a filter from one sequence to another,
+// walk collects ours among the messages that are asked for, from one sequence to another,
 // with several readers, each on a stretch of its own.
-func (f *Forwarder) walk(ctx context.Context, stream, filter string, from, to uint64) (found []stored, err error) {
+func (f *Forwarder) walk(ctx context.Context, stream string, ask getMsg, from, to uint64) (found []stored, err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	stretch := (to-from)/readers + 8
@@ -139,7 +164,9 @@ func (f *Forwarder) walk(ctx context.Context, stream, filter string, from, to ui
 	for start := from; start <= to; start += stretch {
 		all.Go(func() {
 			for at, end := start, min(start+stretch-1, to); at <= end; {
-				m, err := f.message(ctx, stream, getMsg{Seq: at, NextOf: filter})
+				ask := ask
+				ask.Seq = at
+				m, err := f.message(ctx, stream, ask)
 				if err == nil && (m.at == 0 || m.at > end) || !take(m, err) {
 					return
 				}
@@ -151,9 +178,9 @@ func (f *Forwarder) walk(ctx context.Context, stream, filter string, from, to ui
 	return found, err
 }
 
-// ambiguous reports whether the hub may have records without our knowing it: those of
+// ambiguous is how many records the hub may have without our knowing it: those of
 // an earlier run, and those that were handed out before. All of them are above floor.
-func (c *Cursor) ambiguous() (floor uint64, doubt bool) {
+func (c *Cursor) ambiguous() (floor, doubt uint64) {
 	l := c.l
 	l.s.mu.Lock()
 	defer l.s.mu.Unlock()
@@ -166,10 +193,15 @@ func (c *Cursor) ambiguous() (floor uint64, doubt bool) {
 	if o, ok := l.head(); ok && o.seq > 0 {
 		floor = max(floor, o.seq-1)
 	}
-	if from := l.doubtFrom(); from > 0 {
-		return min(floor, from-1), true
+	doubt = c.sent.n
+	if floor < most {
+		doubt += most - floor
 	}
-	return floor, floor < most || len(c.sent.s) > 0
+	if from := l.doubtFrom(); from > 0 {
+		doubt++
+		floor = min(floor, from-1)
+	}
+	return floor, doubt
 }
 
 // wrote reports whether a message that was seen in a stream is the log's own. After a crash, or

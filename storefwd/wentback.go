@@ -98,7 +98,7 @@ func (f *Forwarder) leftAtEnd(ctx context.Context, p *place) (left []stored, who
 	last := p.info.State.LastSeq
 	from := max(p.info.State.FirstSeq, last-min(last, lookBack), 1)
 	for i := range p.filters {
-		found, err := f.walk(ctx, p.name, p.query(i), from, last)
+		found, err := f.walk(ctx, p.name, getMsg{NextOf: p.query(i)}, from, last)
 		if err != nil {
 			return left, false
 		}
