@@ -53,7 +53,7 @@ const mostPlaces = 1 << 12
 // whole says that it was read, and that nothing was dropped from the stream's beginning.
 func (f *Forwarder) readAll(ctx context.Context, p *place, doubt uint64) (found []stored, whole bool, err error) {
 	m, at := f.l.getMark(), p.info.State
-	if m.Stream != p.name || m.Read == 0 || len(f.earlier) > 0 || at.FirstSeq > m.Read+1 || at.LastSeq > m.Read+min(2*doubt+256, mostPlaces) {
+	if m.Stream != p.name || m.Read == 0 || len(f.earlier) > 0 || at.FirstSeq > m.Read+1 || at.LastSeq > m.Read+min(2*doubt+16, mostPlaces) {
 		return nil, false, nil
 	}
 	found, err = f.walk(ctx, p.name, getMsg{NextOf: ">", anyone: true}, max(at.FirstSeq, m.Read), at.LastSeq)
@@ -180,7 +180,7 @@ func (f *Forwarder) walk(ctx context.Context, stream string, ask getMsg, from, t
 
 // ambiguous is how many records the hub may have without our knowing it: those of
 // an earlier run, and those that were handed out before. All of them are above floor.
-func (c *Cursor) ambiguous() (floor, doubt uint64) {
+func (c *Cursor) ambiguous() (floor, n uint64) {
 	l := c.l
 	l.s.mu.Lock()
 	defer l.s.mu.Unlock()
@@ -193,15 +193,18 @@ func (c *Cursor) ambiguous() (floor, doubt uint64) {
 	if o, ok := l.head(); ok && o.seq > 0 {
 		floor = max(floor, o.seq-1)
 	}
-	doubt = c.sent.n
+	n = c.sent.n
 	if floor < most {
-		doubt += most - floor
+		n += most - floor
 	}
 	if from := l.doubtFrom(); from > 0 {
-		doubt++
+		for _, d := range []*doubt{&l.doubt, &l.late} {
+			seqs := d.seqs()
+			n += seqs.n
+		}
 		floor = min(floor, from-1)
 	}
-	return floor, doubt
+	return floor, n
 }
 
 // wrote reports whether a message that was seen in a stream is the log's own. After a crash, or
