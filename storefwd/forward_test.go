@@ -34,6 +34,7 @@ type fakeHub struct {
 	unacked   func(subject string) bool   // stored, and the acknowledgement is lost
 	never     string                      // a subject that the link will not carry
 	replies   map[string]int              // publishes with each reply subject
+	late      chan func()                 // takes what delivers the answers to publishes; nil: they come at once
 }
 
 type fakeMsg struct{ subject, id, header string }
@@ -48,12 +49,20 @@ func (h *fakeHub) Send(m *msg.Msg) error {
 	if subject == h.never {
 		return never{}
 	}
-	if body := h.serve(subject, m); body != "" {
+	body, reply := h.serve(subject, m), bytes.Clone(m.Reply)
+	deliver := func() {
 		for _, f := range append(h.all, h.f) {
-			if f != nil && bytes.HasPrefix(m.Reply, f.inbox) {
-				f.Deliver(&msg.Msg{Subject: m.Reply, Data: []byte(body)}, nil)
+			if f != nil && bytes.HasPrefix(reply, f.inbox) {
+				f.Deliver(&msg.Msg{Subject: reply, Data: []byte(body)}, nil)
 			}
 		}
+	}
+	switch {
+	case body == "":
+	case h.late != nil && !strings.HasPrefix(subject, "$JS."):
+		h.late <- deliver
+	default:
+		deliver()
 	}
 	return nil
 }

@@ -88,25 +88,72 @@ func TestDailyBytes(t *testing.T) {
 	}, ForwarderOptions{DailyBytes: 20_000})
 }
 
-// The higher priority drains first; nothing of the lower one comes before its end.
+// Nothing of a lower priority is sent while one that is higher drains; nobody else is held up.
 func TestPriority(t *testing.T) {
-	h := &fakeHub{}
-	paced(t, 1000, h, func(*Store) {
-		<-time.After(time.Minute)
-		got := h.subjects()
-		if len(got) != 2000 {
-			t.Fatalf("%d messages", len(got))
-		}
-		between := 0
-		for _, s := range got[:1000] {
-			if s != "a1.x" {
-				between++
+	for _, c := range []struct{ mine, other, sent int }{{1, 5, 0}, {5, 5, 1000}, {5, 1, 1000}} {
+		h := &fakeHub{}
+		synctest.Test(t, func(t *testing.T) {
+			s, err := Open(t.TempDir(), Options{Node: "n", Clock: SystemClock("always")})
+			if err != nil {
+				t.Fatal(err)
 			}
+			defer s.Close()
+			log := func(name string) *Log {
+				l, err := s.Log(name, Retention{Keep: UntilAcked})
+				if err != nil {
+					t.Fatal(err)
+				}
+				for range 1000 {
+					put(t, l, "a.x")
+				}
+				return l
+			}
+			other := NewForwarder(ForwarderOptions{Log: log("OUT/other"), Uplink: h, Class: "other", Priority: c.other})
+			s.busy(other, true)
+			f := NewForwarder(ForwarderOptions{Log: log("OUT/mine"), Uplink: h, Filters: []string{"a.>"}, Class: "mine", Priority: c.mine})
+			h.f = f
+			stop := start(t, f)
+			defer stop()
+			later(time.Minute)
+			if n := len(h.subjects()); n != c.sent {
+				t.Errorf("%d messages of priority %d sent while one of priority %d drains", n, c.mine, c.other)
+			}
+			s.busy(other, false)
+			later(time.Minute)
+			if n := len(h.subjects()); n != 1000 {
+				t.Errorf("%d messages sent afterwards", n)
+			}
+		})
+	}
+}
+
+// Who drains says so, until all is sent.
+func TestPriorityIsTold(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, l := openWith(t, t.TempDir())
+		defer s.Close()
+		h := &fakeHub{late: make(chan func(), 1<<16)}
+		f := NewForwarder(ForwarderOptions{Log: l, Uplink: h, Filters: []string{"a.>"}, Class: "c", Priority: 5})
+		h.f = f
+		low := NewForwarder(ForwarderOptions{Log: l, Uplink: h, Class: "low"})
+		for range 1000 {
+			put(t, l, "a.x")
 		}
-		if between > 512 { // a stride that was on its way when the higher one began
-			t.Errorf("%d of the lower priority came first", between)
+		stop := start(t, f)
+		defer stop()
+		later(time.Second) // a window is on its way, and not acknowledged
+		if s.busy(low, false) == nil {
+			t.Error("it drains and does not say so")
 		}
-	}, ForwarderOptions{Priority: 1, Rate: 1 << 20}, ForwarderOptions{Priority: 5, Rate: 1 << 20})
+		for len(h.subjects()) < 1000 || len(h.late) > 0 {
+			(<-h.late)()
+			synctest.Wait()
+		}
+		later(time.Second)
+		if s.busy(low, false) != nil {
+			t.Error("all is sent, and it still says that it drains")
+		}
+	})
 }
 
 // A backlog whose rest expires is over: the log is live, and one of a lower priority drains.
