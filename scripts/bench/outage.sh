@@ -54,9 +54,9 @@ record_outage() {
 		hub's stream sources. Seconds count from the start of the hub, or from the mending of the link; the hub accepts
 		connections after `hub_ready_s`. `hub_limit_s` is what the same hub takes per second from a plain pipelined
 		JetStream publisher of its own, with 4,000 messages on their way; `drain_of_limit` the share of it that the drain reached.
-		`id_limit_s` and `drain_of_id_limit` are the same for a publisher whose messages have a `Nats-Msg-Id`, as those of leafd.
+		`once_limit_s` and `drain_of_once_limit` are the same for a publisher whose messages have a `Nats-Msg-Id` and a `Nats-Expected-Last-Sequence`, as those of leafd.
 
 	RECORD
 	table -cmd outage -base stock-leaf -ratios first_s,all_s \
-		-cols hub_ready_s,first_s,all_s,drain_s,hub_limit_s,drain_of_limit,id_limit_s,drain_of_id_limit,drain_us_msg,store_s,srv_peak_mb,lost,dups,ooo
+		-cols hub_ready_s,first_s,all_s,drain_s,hub_limit_s,drain_of_limit,once_limit_s,drain_of_once_limit,drain_us_msg,store_s,srv_peak_mb,lost,dups,ooo
 }

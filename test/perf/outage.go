@@ -125,8 +125,9 @@ type streamInfo struct {
 }
 
 // publishNATS sends n numbered messages as requests, window outstanding, and
-// counts the acknowledgements. With ids each has a Nats-Msg-Id of its own.
-func publishNATS(addr string, pub int, n int64, size int, window int64, ids bool, acked *atomic.Int64) error {
+// counts the acknowledgements. With once each has an id, and says what it must come behind: the
+// stream is empty and nobody else writes to it.
+func publishNATS(addr string, pub int, n int64, size int, window int64, once bool, acked *atomic.Int64) error {
 	c, err := natsDial(addr)
 	if err != nil {
 		return err
@@ -159,8 +160,8 @@ func publishNATS(addr string, pub int, n int64, size int, window int64, ids bool
 		}
 	}()
 	head := fmt.Appendf(nil, "PUB perf.out.%d %s %d\r\n", pub, inbox, size)
-	withID := func(seq int64) []byte {
-		header := fmt.Appendf(nil, "NATS/1.0\r\nNats-Msg-Id: perf/publisher.%d.%d\r\n\r\n", pub, seq)
+	withHeader := func(seq int64) []byte {
+		header := fmt.Appendf(nil, "NATS/1.0\r\nNats-Msg-Id: perf/publisher.%d.%d\r\nNats-Expected-Last-Sequence: %d\r\n\r\n", pub, seq+1, seq)
 		return append(fmt.Appendf(nil, "HPUB perf.out.%d %s %d %d\r\n", pub, inbox, len(header), len(header)+size), header...)
 	}
 	payload := make([]byte, size)
@@ -172,8 +173,8 @@ func publishNATS(addr string, pub int, n int64, size int, window int64, ids bool
 		for seq < n && seq-mine.Load() < window && len(buf) < 64<<10 {
 			binary.BigEndian.PutUint64(payload[4:], uint64(seq))
 			noise.Read(payload[stampLen:])
-			if ids {
-				head = withID(seq)
+			if once {
+				head = withHeader(seq)
 			}
 			buf = append(append(append(buf, head...), payload...), "\r\n"...)
 			seq++
@@ -447,21 +448,21 @@ func (o *outage) catchUp(r *result) (*natsConn, error) {
 }
 
 // direct times a pipelined publisher at the hub, into an empty stream: a plain one, and one
-// whose messages have ids, which the hub remembers.
+// whose messages the hub stores once, in order, as those of leafd.
 func (o *outage) direct(r *result, hc *natsConn) error {
-	for _, ids := range []bool{false, true} {
+	for _, once := range []bool{false, true} {
 		hc.js("STREAM.DELETE."+hubStream, nil, nil)
 		if err := hc.js("STREAM.CREATE."+hubStream, streamConfig(hubStream, obj{"subjects": []string{outageSubject}}), nil); err != nil {
 			return err
 		}
 		var acked atomic.Int64
 		begin := time.Now()
-		if err := publishNATS(o.hubAddr, 0, o.n, o.size, 4000, ids, &acked); err != nil {
+		if err := publishNATS(o.hubAddr, 0, o.n, o.size, 4000, once, &acked); err != nil {
 			return err
 		}
 		limit, share := "hub_limit_s", "drain_of_limit"
-		if ids {
-			limit, share = "id_limit_s", "drain_of_id_limit"
+		if once {
+			limit, share = "once_limit_s", "drain_of_once_limit"
 		}
 		r.M[limit] = float64(acked.Load()) / time.Since(begin).Seconds()
 		if d := r.M["drain_s"]; d > 0 {
