@@ -451,6 +451,9 @@ func (o *outage) catchUp(r *result) (*natsConn, error) {
 // whose messages the hub stores once, in order, as those of leafd.
 func (o *outage) direct(r *result, hc *natsConn) error {
 	for _, once := range []bool{false, true} {
+		if once && o.setup != "hub" { // the leaf's stream takes what the hub's does, and other places there
+			continue
+		}
 		hc.js("STREAM.DELETE."+hubStream, nil, nil)
 		if err := hc.js("STREAM.CREATE."+hubStream, streamConfig(hubStream, obj{"subjects": []string{outageSubject}}), nil); err != nil {
 			return err
