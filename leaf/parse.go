@@ -78,10 +78,7 @@ var (
 	}
 )
 
-// verbKey packs a verb of at most eight bytes, letters in lower case. Only the tables call it: in
-// line it would be there for each entry.
-//
-//go:noinline
+// verbKey packs a verb of at most eight bytes, letters in lower case.
 func verbKey(s string) (key uint64) {
 	for i := range len(s) {
 		key = key<<8 | uint64(s[i]|0x20)
