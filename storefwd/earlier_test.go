@@ -10,7 +10,7 @@ import (
 // acknowledged. They are found there as well: 108 to 134 of 400 were stored twice.
 func TestSubjectsTakenOutWhileInDoubt(t *testing.T) {
 	dir := t.TempDir()
-	s, l := openWith(t, dir, "b.1", "a.1", "b.2", "b.3")
+	s, _ := openWith(t, dir, "b.1", "a.1", "b.2", "b.3")
 	h := &fakeHub{takes: []string{"a.>", "b.>"}}
 	for i, subject := range []string{"b.1", "a.1", "b.2"} {
 		h.stored = append(h.stored, fakeMsg{subject, string(appendID(nil, []byte("n/c"), s.Epoch(), uint64(i+1))), ""})
@@ -19,7 +19,7 @@ func TestSubjectsTakenOutWhileInDoubt(t *testing.T) {
 	if err := s.Close(); err != nil {
 		t.Fatal(err)
 	}
-	s, l = openWith(t, dir, "a.2")
+	s, l := openWith(t, dir, "a.2")
 	f := NewForwarder(ForwarderOptions{Log: l, Uplink: h, Filters: []string{"a.>"}, Class: "c", RetryMin: 1, RetryMax: 1})
 	h.f = f
 	drain(t, f, h)
@@ -40,7 +40,7 @@ func TestManySubjectsTakenOut(t *testing.T) {
 		want = append(want, fmt.Sprint("b.", i%200))
 	}
 	dir := t.TempDir()
-	s, l := openWith(t, dir, want...)
+	s, _ := openWith(t, dir, want...)
 	h := &fakeHub{takes: []string{"a.>", "b.>"}}
 	for i, subject := range want[:100] { // in doubt
 		h.stored = append(h.stored, fakeMsg{subject, string(appendID(nil, []byte("n/c"), s.Epoch(), uint64(i+1))), ""})
@@ -49,7 +49,7 @@ func TestManySubjectsTakenOut(t *testing.T) {
 	if err := s.Close(); err != nil {
 		t.Fatal(err)
 	}
-	s, l = openWith(t, dir, "a.1")
+	s, l := openWith(t, dir, "a.1")
 	f := NewForwarder(ForwarderOptions{Log: l, Uplink: h, Filters: []string{"a.>"}, Class: "c", RetryMin: 1, RetryMax: 1})
 	h.f = f
 	drain(t, f, h)

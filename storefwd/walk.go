@@ -148,13 +148,11 @@ func (w *walker) turn(by int) (bool, error) {
 // before and two behind: bbolt merges a leaf with one beside it, and the first key behind
 // high may go too, if it is that of a block.
 func (w *walker) sound(low, high []byte) error {
-	err := w.seek(low)
-	if err != nil {
-		return err
+	back, err := false, w.seek(low)
+	if err == nil {
+		back, err = w.turn(-1)
 	}
-	if back, err := w.turn(-1); err != nil {
-		return err
-	} else if back {
+	if back && err == nil {
 		_, err = w.turn(1)
 	}
 	more, behind := true, 0
