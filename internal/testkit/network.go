@@ -35,6 +35,7 @@ func StartNetwork(t T) (n *Network, ok bool) {
 	}
 	t.Cleanup(func() { n.ip("netns", "del", n.ns) })
 	n.ip("link", "add", "leafd-test0", "type", "veth", "peer", "name", "leafd-test1", "netns", n.ns)
+	t.Cleanup(func() { n.ip("link", "del", "leafd-test0") }) // with the namespace it would go some time later, and the next one not find room
 	n.ip("addr", "add", networkHere+"/24", "dev", "leafd-test0")
 	n.ip("link", "set", "leafd-test0", "up")
 	n.ip("-n", n.ns, "link", "set", "lo", "up")
