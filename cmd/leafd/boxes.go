@@ -36,8 +36,8 @@ type boxStats struct {
 	Bytes     int64             `json:"bytes"`
 	First     uint64            `json:"first_seq"`
 	Last      uint64            `json:"last_seq"`
-	OldestAge time.Duration     `json:"oldest_age"` // nanoseconds
-	Older     bool              `json:"older_still,omitempty"`
+	OldestAge time.Duration     `json:"oldest_age"`            // nanoseconds
+	Older     bool              `json:"older_still,omitempty"` // than that; nobody knows how much
 	Lost      map[string]uint64 `json:"lost,omitempty"`
 }
 
