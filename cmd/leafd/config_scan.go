@@ -482,18 +482,31 @@ func isDigits(v string) bool {
 	return strings.Trim(v, "0123456789") == ""
 }
 
-// sizeUnits are the suffixes of a whole number (nats-server configuration,
-// "size suffixes"): a lone letter counts in thousands, the others in 1024s.
-var sizeUnits = map[string]int64{
-	"": 1, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12, "p": 1e15, "e": 1e18,
-	"kb": 1 << 10, "mb": 1 << 20, "gb": 1 << 30, "tb": 1 << 40, "pb": 1 << 50, "eb": 1 << 60,
-	"ki": 1 << 10, "mi": 1 << 20, "gi": 1 << 30, "ti": 1 << 40, "pi": 1 << 50, "ei": 1 << 60,
-	"kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "tib": 1 << 40, "pib": 1 << 50, "eib": 1 << 60,
+// sizeUnit is what the suffix of a whole number multiplies it by (nats-server
+// configuration, "size suffixes"): a lone letter counts in thousands, KB, Ki and KiB
+// in 1024s. ok is false for what is none.
+func sizeUnit(suffix string) (n int64, ok bool) {
+	if suffix = strings.ToLower(suffix); suffix == "" {
+		return 1, true
+	}
+	power, base := strings.IndexByte("kmgtpe", suffix[0]), int64(1000)
+	switch suffix[1:] {
+	case "":
+	case "b", "i", "ib":
+		base = 1024
+	default:
+		return 0, false
+	}
+	n = base
+	for range power {
+		n *= base
+	}
+	return n, power >= 0
 }
 
 var errTooBig = errors.New("is out of range")
 
-// parseSize reads "64MB": digits and a suffix of sizeUnits.
+// parseSize reads "64MB": digits and a suffix that sizeUnit knows.
 func parseSize(v string) (int64, error) {
 	end := len(v)
 	for i := range len(v) {
@@ -506,7 +519,7 @@ func parseSize(v string) (int64, error) {
 	if errors.Is(err, strconv.ErrRange) {
 		return 0, errTooBig
 	}
-	unit, known := sizeUnits[strings.ToLower(strings.TrimSpace(v[end:]))]
+	unit, known := sizeUnit(strings.TrimSpace(v[end:]))
 	if err != nil || !known {
 		return 0, errors.New("is not a number with a unit such as KB, MB or GB")
 	}
