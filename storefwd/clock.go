@@ -118,8 +118,11 @@ func (s *Store) watchClock() {
 	}
 	m := s.meta
 	m.Runs = slices.Clone(m.Runs)
+	s.dropping = false
 	for _, l := range s.logs {
-		l.expireOld()
+		if l.dropOld() {
+			s.dropping = true
+		}
 		l.declare(now)
 	}
 	s.unlockAndFire()
@@ -137,6 +140,9 @@ func (s *Store) watchClock() {
 
 // clockDue is when watchClock has something to do, by mono.
 func (s *Store) clockDue(at int64) int64 {
+	if s.dropping {
+		return s.mono()
+	}
 	if s.thisRun().Wall == 0 || s.clockNews {
 		at = min(at, max(s.lookAt, s.mono()+int64(clockLook)))
 	}

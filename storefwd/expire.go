@@ -63,21 +63,27 @@ func appendTTL(b []byte, ttl time.Duration) []byte {
 	return append(b, crlf...)
 }
 
-// expireOld drops what is older than the log keeps.
-func (l *Log) expireOld() {
+// dropMost is how many records are dropped at once, for their age or for narrower bounds: who
+// appends waits for that, and a whole backlog may have grown old while the power was away.
+const dropMost = 512
+
+// expireOld drops what is older than the log keeps, as much as may be at once. It reports
+// whether there may be more.
+func (l *Log) expireOld() (more bool) {
 	if l.ret.MaxAge == 0 {
-		return
+		return false
 	}
-	for {
+	for range dropMost {
 		o, ok := l.head()
 		if !ok {
-			return
+			return false
 		}
 		if age, known := l.s.age(o.stamp); !known || age <= l.ret.MaxAge {
-			return
+			return false
 		}
 		l.drop(o, LostExpired)
 	}
+	return true
 }
 
 // expireDead drops the oldest messages as long as their own life is over: a full log is not to

@@ -72,3 +72,57 @@ func TestMarkerExpires(t *testing.T) {
 		t.Errorf("to be declared %+v, %+v", l.gaps, st)
 	}
 }
+
+// A backlog that has grown old while nobody looked, or is more than the outbox may hold from now
+// on, is dropped a piece at a time: all at once it kept everybody waiting, for seconds with a
+// million messages. What is dropped is not removed before it is known whether anything is left,
+// for then the file is exchanged.
+func TestBacklogIsDroppedInPieces(t *testing.T) {
+	const n = 2*dropMost + dropMost/2
+	for why, now := range map[Loss]Retention{
+		LostExpired: {Keep: UntilAcked, MaxAge: time.Hour},
+		LostOldest:  {Keep: UntilAcked, MaxMsgs: 1, Full: DropOldest},
+	} {
+		dir := t.TempDir()
+		k := &fakeClock{id: "one", wall: time.Unix(1800000000, 0), boot: time.Minute, trusted: true}
+		s, err := Open(dir, Options{Node: "n", Clock: k})
+		if err != nil {
+			t.Fatal(err)
+		}
+		l, err := s.Log("OUT/c", Retention{Keep: UntilAcked})
+		if err != nil {
+			t.Fatal(err)
+		}
+		appendN(t, l, n)
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+		k.boot += 2 * time.Hour
+		if s, err = Open(dir, Options{Node: "n", Clock: k}); err != nil {
+			t.Fatal(err)
+		}
+		var left []int64
+		onCommitter(s, func() {
+			if l, err = s.Log("OUT/c", now); err == nil {
+				left = append(left, l.Stats().Msgs)
+				s.watchClock()
+				left = append(left, l.Stats().Msgs)
+			}
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		onCommitter(s, func() {})
+		onCommitter(s, func() { left = append(left, l.Stats().Msgs) })
+		want := []int64{n - dropMost, n - 2*dropMost, 0}
+		if why == LostOldest {
+			want[2] = 1
+		}
+		if st := l.Stats(); !slices.Equal(left, want) || int64(st.Lost[why.String()]) != n-want[2] {
+			t.Errorf("%v: left %v of %d, want %v; %+v", why, left, n, want, st.Lost)
+		}
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+}

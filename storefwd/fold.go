@@ -45,7 +45,8 @@ func (s *Store) foldDue() {
 		if aged && s.foldErr == "" && !s.sealedUsed() && !s.pendingFold() {
 			s.dirtySince, aged = 0, false // all that was in the journal is gone: write nothing
 		}
-		due := (s.sealedUsed() || aged || s.removable() >= s.removeAt()) && now >= s.foldAgain
+		removes := !s.dropping && s.removable() >= s.removeAt() // perhaps all is dropped, and the file exchanged
+		due := (s.sealedUsed() || aged || removes) && now >= s.foldAgain
 		s.mu.Unlock()
 		if !due {
 			return

@@ -83,6 +83,7 @@ type Log struct {
 
 	told, toldFolding [][]byte // what of told.go the journal alone knows; what a fold that runs makes known
 
+	narrowed     bool   // it may hold more than its bounds: they have become narrower
 	cut, cutSaid uint64 // what is before was dropped for newer ones; the journal knows, or will with cutRec
 	cutRec       *rec   // waits to be written
 	cutBefore    uint64 // what is before was, by an earlier run
@@ -274,7 +275,8 @@ func (l *Log) admit(m *msg.Msg, size int64) (Loss, error) {
 	case !l.ret.Memory && s.unsafeBytes+size > s.limit:
 		return LostNoRoom, fmt.Errorf("%w: the disk is behind", ErrFull)
 	}
-	l.expireOld()
+	for l.expireOld() && (l.overWith(m, size) || l.squeezed(size)) {
+	}
 	if l.overWith(m, size) || l.squeezed(size) {
 		l.expireDead()
 	}
@@ -321,18 +323,37 @@ func (l *Log) overWith(m *msg.Msg, size int64) bool {
 	return l.over(1, size)
 }
 
-// enforce applies bounds that have become narrower, and what the journal says was dropped.
+// enforce applies what the journal says was dropped, and bounds that have become narrower.
 func (l *Log) enforce() {
 	for o, ok := l.head(); ok && o.seq < l.cutBefore; o, ok = l.head() {
 		l.drop(o, LostOldest)
 	}
-	for l.over(0, 0) && l.ret.Full == DropOldest {
+	if l.narrowed = true; l.dropOld() {
+		l.s.dropsMore()
+	}
+}
+
+// dropOld drops what is older than the log keeps, and what is too much since its bounds have
+// become narrower, as much as may be at once. It reports whether there may be more.
+func (l *Log) dropOld() (more bool) {
+	if more = l.expireOld(); more || !l.narrowed {
+		return more
+	}
+	for range dropMost {
 		o, ok := l.head()
-		if !ok {
-			return
+		if !ok || !l.over(0, 0) || l.ret.Full != DropOldest {
+			l.narrowed = false
+			return false
 		}
 		l.drop(o, LostOldest)
 	}
+	return true
+}
+
+// dropsMore has the committer drop the rest.
+func (s *Store) dropsMore() {
+	s.dropping = true
+	s.wakeBy(s.mono())
 }
 
 // insert puts a record with the next sequence into RAM and the accounts.

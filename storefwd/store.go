@@ -163,6 +163,7 @@ type Store struct {
 	lookAt      int64         // when the clock is looked at next, by mono
 	saveAt      int64         // when what it said may be written next, by mono
 	clockNews   bool          // … and that there is something to write
+	dropping    bool          // there is more to drop than was at once
 	unfinished  error         // why Close left work in the journal
 	health      []string
 	stats       Stats
