@@ -384,7 +384,11 @@ func (e *boltEngine) Fold(b *foldBatch) (written int64, err error) {
 	if e.measure(); b.salvaged {
 		e.most = max(e.most, e.Size()-boltSlack)
 	}
-	if e.mapped.Add(stats.GetPageAlloc()) >= mapKeep {
+	seen := stats.GetPageAlloc()
+	if len(b.remove) > 0 {
+		seen += mapKeep // pages that are gone now were looked at, about so many
+	}
+	if e.mapped.Add(seen) >= mapKeep {
 		e.db.View(func(tx *bolt.Tx) error { e.letGo(tx); return nil })
 	}
 	return stats.GetPageAlloc() + boltPage, nil // the pages of the tree, and one meta page
