@@ -285,9 +285,12 @@ func (l *Log) admit(m *msg.Msg, size int64) (Loss, error) {
 			return LostRefused, err
 		}
 	}
-	for l.ret.Full != DropNewest && l.overWith(m, size) {
+	for n := 0; l.ret.Full != DropNewest && l.overWith(m, size); n++ {
 		if l.ret.Full == Refuse {
 			return LostRefused, ErrFull
+		}
+		if l.narrowed && n == dropMost {
+			break // the committer drops the rest
 		}
 		o, ok := l.head()
 		if !ok {
