@@ -1,6 +1,7 @@
 package storefwd
 
 import (
+	"math"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -52,6 +53,37 @@ func TestMaxSizeIsLeftAgain(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A store that says that there is room again takes messages. Until the pause ran out that the last
+// refusal had begun it went on refusing them.
+func TestRoomIsTakenAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, err := Open(t.TempDir(), Options{JournalBytes: 1 << 20, FoldAfter: time.Hour, MaxSize: 16 << 20, faults: faults{retry: time.Hour}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer s.Close()
+		l, err := s.Log("OUT/a", Retention{Keep: UntilAcked, Full: Refuse})
+		if err != nil {
+			t.Fatal(err)
+		}
+		n := uint64(0)
+		for err == nil {
+			n++
+			if _, err = l.Append(&msg.Msg{Subject: []byte("a.b"), Data: payload(n)}); err == nil && n%100 == 0 {
+				err = s.await()
+			}
+		}
+		l.Drop(math.MaxUint64)
+		later(time.Minute)
+		if _, err = l.Append(&msg.Msg{Subject: []byte("a.b"), Data: payload(n + 1)}); err == nil {
+			err = s.await()
+		}
+		if st := s.Stats(); err != nil || st.Full {
+			t.Errorf("all is dropped, and a minute later: %v, full %v", err, st.Full)
+		}
+	})
 }
 
 // max_size is lowered below what is stored: no more goes for that than does not fit. With these
