@@ -329,7 +329,7 @@ func (s *Store) commit(h haste) {
 			continue
 		}
 		s.mu.Lock()
-		s.retryAt, s.pause = 0, cmpOr(s.o.faults.retry, retryMin)
+		s.atOnce()
 		s.committed(n)
 		s.siblings.written(s.barriers.len(), began, s.mono())
 		s.unlockAndFire()

@@ -75,8 +75,7 @@ func TestMarkerExpires(t *testing.T) {
 
 // A backlog that has grown old while nobody looked, or is more than the outbox may hold from now
 // on, is dropped a piece at a time: all at once it kept everybody waiting, for seconds with a
-// million messages. What is dropped is not removed before it is known whether anything is left,
-// for then the file is exchanged.
+// million messages.
 func TestBacklogIsDroppedInPieces(t *testing.T) {
 	const n = 2*dropMost + dropMost/2
 	for why, now := range map[Loss]Retention{
@@ -120,26 +119,5 @@ func TestBacklogIsDroppedInPieces(t *testing.T) {
 		if err := s.Close(); err != nil {
 			t.Error(err)
 		}
-	}
-}
-
-// What a fold removes it has looked at through the memory map: those pages are let go after each.
-// A backlog of 935 MB that was dropped for narrower bounds left 188 MB of the map in RAM.
-func TestRemovedPagesAreLetGo(t *testing.T) {
-	e := newBolt(t.TempDir()+"/db", 1<<24)
-	if _, err := e.Open(); err != nil {
-		t.Fatal(err)
-	}
-	defer e.Close()
-	states := map[uint32]logState{7: {Name: "a", Last: 42}}
-	rec := sampleRecord("a.b", "", "hello")
-	if _, err := e.Fold(&foldBatch{states: states, put: []foldRecord{{7, 1, rec}, {7, 2, rec}}}); err != nil {
-		t.Fatal(err)
-	}
-	if e.mapped.Load() == 0 {
-		t.Fatal("nothing is counted")
-	}
-	if _, err := e.Fold(&foldBatch{states: states, remove: []seqRange{{7, 1, 1}}}); err != nil || e.mapped.Load() != 0 {
-		t.Errorf("%d bytes of the map are counted, %v", e.mapped.Load(), err)
 	}
 }

@@ -167,7 +167,7 @@ func (s *Store) fold() error {
 	s.stats.Folds++
 	s.foldErr, s.foldAgain, s.foldedAt = "", 0, s.mono()
 	s.setFull(nil)
-	s.retryAt, s.pause = 0, cmpOr(s.o.faults.retry, retryMin) // a commit that found no room may find some
+	s.atOnce() // a commit that found no room may find some
 	s.acquitted = false
 	s.dirtySince = 0
 	for _, r := range b.remove {

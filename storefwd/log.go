@@ -332,7 +332,8 @@ func (l *Log) enforce() {
 		l.drop(o, LostOldest)
 	}
 	if l.narrowed = true; l.dropOld() {
-		l.s.dropsMore()
+		l.s.dropping = true // the committer goes on
+		l.s.wakeBy(l.s.mono())
 	}
 }
 
@@ -351,12 +352,6 @@ func (l *Log) dropOld() (more bool) {
 		l.drop(o, LostOldest)
 	}
 	return true
-}
-
-// dropsMore has the committer drop the rest.
-func (s *Store) dropsMore() {
-	s.dropping = true
-	s.wakeBy(s.mono())
 }
 
 // insert puts a record with the next sequence into RAM and the accounts.

@@ -11,6 +11,17 @@ import (
 	"github.com/leafd/leafd/internal/msg"
 )
 
+// fillUp appends until no more is taken, and says how many that were, with the one refused.
+func fillUp(s *Store, l *Log) (n uint64) {
+	for err := error(nil); err == nil; {
+		n++
+		if _, err = l.Append(&msg.Msg{Subject: []byte("a.b"), Data: payload(n)}); err == nil && n%100 == 0 {
+			err = s.await()
+		}
+	}
+	return n
+}
+
 // A store that has reached max_size takes messages again once most of what is in it was
 // acknowledged. It stayed full for ever: pages are free only after the transaction that frees them,
 // and each one wanted to put something, too.
@@ -26,13 +37,7 @@ func TestMaxSizeIsLeftAgain(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			n := uint64(0)
-			for err == nil {
-				n++
-				if _, err = l.Append(&msg.Msg{Subject: []byte("a.b"), Data: payload(n)}); err == nil && n%100 == 0 {
-					err = s.await()
-				}
-			}
+			n := fillUp(s, l)
 			if h := strings.Join(s.Health(), "; "); full == Refuse && !strings.Contains(h, "store.max_size") {
 				t.Errorf("full, and the remedy is not told: %q", h)
 			}
@@ -68,13 +73,7 @@ func TestRoomIsTakenAtOnce(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		n := uint64(0)
-		for err == nil {
-			n++
-			if _, err = l.Append(&msg.Msg{Subject: []byte("a.b"), Data: payload(n)}); err == nil && n%100 == 0 {
-				err = s.await()
-			}
-		}
+		n := fillUp(s, l)
 		l.Drop(math.MaxUint64)
 		later(time.Minute)
 		if _, err = l.Append(&msg.Msg{Subject: []byte("a.b"), Data: payload(n + 1)}); err == nil {

@@ -387,11 +387,14 @@ func (s *Store) fail(err error) {
 	s.cached = s.cached || errors.Is(err, syscall.EINVAL) // it was direct, in spite of what the file system said
 	s.mu.Lock()
 	s.stats.Faults++
-	s.retryAt, s.pause = 0, cmpOr(s.o.faults.retry, retryMin)
+	s.atOnce()
 	s.setFailed(fmt.Errorf("%w: %w", ErrFailed, err))
 	s.wakeAll()
 	s.unlockAndFire()
 }
+
+// atOnce has the committer try again without a pause. The caller holds mu.
+func (s *Store) atOnce() { s.retryAt, s.pause = 0, cmpOr(s.o.faults.retry, retryMin) }
 
 // backOff says when the committer tries again.
 func (s *Store) backOff() {
@@ -443,7 +446,8 @@ func (s *Store) recover() {
 		s.setFailed(fmt.Errorf("%w: %w", ErrFailed, err))
 		s.backOff()
 	} else {
-		s.failed, s.retryAt, s.pause = nil, 0, cmpOr(s.o.faults.retry, retryMin)
+		s.failed = nil
+		s.atOnce()
 		s.stats.Recoveries++
 		s.setFull(nil)
 		s.o.Logger.Info("store: the disk works again, acknowledging goes on", "dir", s.dir)

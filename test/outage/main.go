@@ -88,7 +88,7 @@ type outcome struct {
 	declared, overstated                               int    // by gap markers, as missing; more than are missing
 	expired                                            int    // no sooner than they might; counts for none of the others
 	said                                               uplink // what leafd says of itself
-	mayReorder, mayRepeat, lastOnly                    bool
+	mayReorder, mayRepeat, lastOnly, drops             bool
 	rows                                               int // ascending rows that a publisher's messages may come in
 	took                                               time.Duration
 }

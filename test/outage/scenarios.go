@@ -112,7 +112,7 @@ func (s scenario) play(t testkit.T, msgs int, chance *rand.Rand) outcome {
 		p.drained(t)
 	}
 	p.whole(t)
-	o := outcome{name: s.name, lastOnly: s.lastOnly, faults: p.faults, said: p.uplink(), mayReorder: s.loses, mayRepeat: s.core, rows: max(s.rows, 1)}
+	o := outcome{name: s.name, lastOnly: s.lastOnly, drops: s.bounded, faults: p.faults, said: p.uplink(), mayReorder: s.loses, mayRepeat: s.core, rows: max(s.rows, 1)}
 	o.said.Reordered += p.reordered
 	o.verify(t, p.rig, p.all)
 	if s.bounded {
