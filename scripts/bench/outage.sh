@@ -42,6 +42,7 @@ run_outage() {
 			outage $name restart -pub mqtt -pubs 4
 			outage $name cut -pub nats
 		done
+		outage leafd restart,async -pub mqtt -pubs 4 -persist async
 	done
 }
 record_outage() {
@@ -54,6 +55,7 @@ record_outage() {
 		hub's stream sources. Seconds count from the start of the hub, or from the mending of the link; the hub accepts
 		connections after `hub_ready_s`. `hub_limit_s` is what the same hub takes per second from a plain pipelined
 		JetStream publisher of its own, with 4,000 messages on their way; `drain_of_limit` the share of it that the drain reached.
+		In `restart,async` the stream at the hub has `persist_mode: async`: it acknowledges first and writes then.
 		`once_limit_s` and `drain_of_once_limit` are the same for a publisher whose messages have a `Nats-Msg-Id` and a `Nats-Expected-Last-Sequence`, as those of leafd.
 
 	RECORD

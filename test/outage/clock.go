@@ -63,7 +63,7 @@ func playClock(t testkit.T, msgs int, chance *rand.Rand) outcome {
 	p := &clockPlay{T: t, chance: chance, file: filepath.Join(t.TempDir(), "clock"), ids: map[string]int{}, ahead: 24 * time.Hour}
 	p.boot(-time.Since(time.Unix(100, 0)), false)
 	bin := testkit.BuildLeafd(t, "TAGS=leafdtestclock")
-	p.rig = newRig(t, 1, false, shortWindow, boxes("", ""), testkit.LeafdOptions{Bin: bin, Run: []string{"env", "LEAFD_TEST_CLOCK=" + p.file}})
+	p.rig = newRig(t, 1, false, jetstream.StreamConfig{Duplicates: shortWindow}, boxes("", ""), testkit.LeafdOptions{Bin: bin, Run: []string{"env", "LEAFD_TEST_CLOCK=" + p.file}})
 	if _, err := p.nc.Subscribe("out.>", p.arrived); err != nil {
 		t.Fatalf("%v", err)
 	}

@@ -105,8 +105,8 @@ func (o outcome) String() string {
 	if !o.held() {
 		verdict = "BROKEN"
 	}
-	return fmt.Sprintf("%-38s %s: %d faults, %d acked checked, %d lost, %d duplicated, %d out of order, %d wrong; resumed %s, %d recognised by the hub, %d filled behind, %d sent again by publishers, %d expired, %d declared lost, %d too many; %.0f s",
-		o.name, verdict, o.faults, o.acked, o.lost, o.duplicated, o.disordered, o.wrong, o.said.Resume, o.said.Duplicates,
+	return fmt.Sprintf("%-38s %s: %d faults, %d acked checked, %d lost, %d duplicated, %d out of order, %d wrong; resumed %s, the hub set back %d times, %d recognised by it, %d filled behind, %d sent again by publishers, %d expired, %d declared lost, %d too many; %.0f s",
+		o.name, verdict, o.faults, o.acked, o.lost, o.duplicated, o.disordered, o.wrong, o.said.Resume, o.said.WentBack, o.said.Duplicates,
 		o.said.Reordered, o.again, o.expired, o.declared, o.overstated, o.took.Seconds())
 }
 

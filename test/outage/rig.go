@@ -57,7 +57,7 @@ func boxes(first, second string) string {
 // newRig starts n hubs, a stream on them that takes out.> and more, or with core a
 // subscriber, and a leafd with o and these outboxes, whose links go through cables that can be
 // cut.
-func newRig(t testkit.T, n int, core bool, window time.Duration, boxes string, o testkit.LeafdOptions, more ...string) *rig {
+func newRig(t testkit.T, n int, core bool, stream jetstream.StreamConfig, boxes string, o testkit.LeafdOptions) *rig {
 	r := &rig{core: core}
 	if n == 1 {
 		r.hubs = []*testkit.Hub{testkit.StartHub(t, testkit.HubOptions{JetStream: !core})}
@@ -80,7 +80,7 @@ func newRig(t testkit.T, n int, core bool, window time.Duration, boxes string, o
 	if core {
 		r.listen(t)
 	} else {
-		r.createStream(t, n, window, more)
+		r.createStream(t, n, stream)
 	}
 	o.Config = fmt.Sprintf(config, strings.Join(links, ", "), boxes)
 	r.leafd = testkit.StartLeafd(t, o)
@@ -102,14 +102,13 @@ func (r *rig) listen(t testkit.T) {
 	}
 }
 
-func (r *rig) createStream(t testkit.T, n int, window time.Duration, more []string) {
+func (r *rig) createStream(t testkit.T, n int, c jetstream.StreamConfig) {
 	var err error
 	if r.js, err = jetstream.New(r.nc); err != nil {
 		t.Fatalf("%v", err)
 	}
-	_, err = r.js.CreateStream(context.Background(), jetstream.StreamConfig{Name: streamName,
-		Subjects: append([]string{"out.>"}, more...), Replicas: n, Duplicates: window, AllowMsgTTL: true})
-	if err != nil {
+	c.Name, c.Subjects, c.Replicas, c.AllowMsgTTL = streamName, append(c.Subjects, "out.>"), n, true
+	if _, err = r.js.CreateStream(context.Background(), c); err != nil {
 		t.Fatalf("create the stream: %v", err)
 	}
 }

@@ -8,6 +8,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/nats-io/nats.go/jetstream"
+
 	"github.com/leafd/leafd/internal/testkit"
 )
 
@@ -21,6 +23,7 @@ type scenario struct {
 	second   string // … of a second one's, if there is one: they share the publishers
 	rows     int    // ascending rows that a publisher's messages may come in; 0: one, anyOrder: any number
 	others   bool   // write to the stream
+	behind   bool   // the hub acknowledges first and writes then (persist_mode async)
 	loses    bool   // the hub may lose one message and take the next: what others write to has no chain
 	lastOnly bool   // of each publisher's subject the newest is kept
 	refuses  bool   // the outbox refuses what is too much
@@ -34,12 +37,15 @@ type scenario struct {
 var scenarios = []scenario{
 	{name: "cuts while a backlog drains", hubs: 1, window: shortWindow, run: cutsInMidDrain},
 	{name: "hub killed under load", hubs: 1, window: shortWindow, run: hubKilled},
+	{name: "hub that writes behind: killed in mid-drain", hubs: 1, window: shortWindow, run: hubKilledInMidDrain, behind: true},
+	{name: "hub that writes behind: all at once", hubs: 1, window: shortWindow, run: mixed, behind: true},
 	{name: "acknowledgements lost", hubs: 1, window: shortWindow, run: acksLost(3 * shortWindow)},
 	{name: "acknowledgements lost for 2 min", hubs: 1, window: 2 * time.Minute, run: acksLost(130 * time.Second), long: true},
 	{name: "cluster: leader killed", hubs: 3, window: shortWindow, run: nodesKilled((*rig).leader)},
 	{name: "cluster: node of the link killed", hubs: 3, window: shortWindow, run: nodesKilled((*rig).linked)},
 	{name: "cluster: cuts while a backlog drains", hubs: 3, window: shortWindow, run: cutsInMidDrain},
 	{name: "shared: hub killed under load", hubs: 1, window: shortWindow, run: hubKilled, others: true},
+	{name: "shared, hub that writes behind: killed in mid-drain", hubs: 1, window: shortWindow, run: hubKilledInMidDrain, behind: true, others: true, loses: true},
 	{name: "shared: leader killed", hubs: 3, window: shortWindow, run: nodesKilled((*rig).leader), others: true, loses: true},
 	{name: "hub restored from a copy", hubs: 1, window: shortWindow, box: `grace_bytes: 16MB`, run: restored}, // what it lost is more than the default keeps
 	{name: "core hub, confirm flush: cuts", hubs: 1, box: `confirm: "flush"`, run: cutsInMidDrain, core: true},
@@ -95,11 +101,14 @@ func (s scenario) play(t testkit.T, msgs int, chance *rand.Rand) outcome {
 	}
 	began := time.Now()
 	p := &play{T: t, msgs: msgs, chance: chance, refuses: s.refuses}
-	var more []string
+	stream := jetstream.StreamConfig{Duplicates: s.window}
 	if s.others {
-		more = []string{"others.>"}
+		stream.Subjects = []string{"others.>"}
 	}
-	p.rig = newRig(t, s.hubs, s.core, s.window, boxes(s.box, s.second), testkit.LeafdOptions{}, more...)
+	if s.behind {
+		stream.PersistMode = jetstream.AsyncPersistMode
+	}
+	p.rig = newRig(t, s.hubs, s.core, stream, boxes(s.box, s.second), testkit.LeafdOptions{})
 	if s.others {
 		t.Cleanup(p.write("others.a"))
 	}
@@ -209,6 +218,23 @@ func hubKilled(p *play) {
 		p.faults++
 		p.all.reach(p, int(p.all.acked.Load())+p.chance.IntN(step)+1)
 		p.wait(3 * shortWindow)
+		p.hubs[0].Restart()
+	}
+}
+
+// hubKilledInMidDrain lets most messages wait, then kills the hub while it takes them as
+// fast as it can, again and again.
+func hubKilledInMidDrain(p *play) {
+	p.cut()
+	p.all = startLoad(p, p.leafd, p.msgs, perSecond)
+	p.all.reach(p, 2*p.msgs/3)
+	p.restore()
+	for p.uplink().Messages > 0 || !p.all.finished() {
+		p.goesOn(1)
+		p.wait(time.Duration(p.chance.Int64N(int64(shortWindow))))
+		p.hubs[0].Kill()
+		p.faults++
+		p.wait(2 * shortWindow)
 		p.hubs[0].Restart()
 	}
 }

@@ -207,7 +207,7 @@ func publishNATS(addr string, pub int, n int64, size int, window int64, once boo
 type outage struct {
 	common
 	hubCmd, leafCmd, hubAddr, leafAddr, mqttAddr string
-	setup, domain, pub, sig, proxy, dev          string
+	setup, domain, persist, pub, sig, proxy, dev string
 	pubs, size                                   int
 	n, window                                    int64
 	hold, limit                                  time.Duration
@@ -227,6 +227,7 @@ func (o *outage) flags(args []string) {
 	fs.StringVar(&o.mqttAddr, "mqtt-addr", "127.0.0.1:1883", "leaf's MQTT address, for -pub mqtt")
 	fs.StringVar(&o.setup, "setup", "source", "source: stream on leaf, sourced by hub stream | hub: hub stream only, the leaf forwards by itself | none")
 	fs.StringVar(&o.domain, "domain", "leaf", "JetStream domain of the leaf, for -setup source")
+	fs.StringVar(&o.persist, "persist", "default", "persist_mode of the hub's stream, for -setup hub: default | async, which acknowledges first and writes then")
 	fs.StringVar(&o.pub, "pub", "nats", "nats (acknowledged publish) | mqtt (QoS 1)")
 	fs.IntVar(&o.pubs, "pubs", 1, "publishers")
 	fs.Int64Var(&o.n, "n", 200000, "messages")
@@ -344,9 +345,14 @@ func (o *outage) streams() error {
 		return hc.js("STREAM.CREATE."+hubStream, streamConfig(hubStream, obj{"sources": []obj{src}}), nil)
 	case "hub":
 		hc.js("STREAM.DELETE."+hubStream, nil, nil)
-		return hc.js("STREAM.CREATE."+hubStream, streamConfig(hubStream, obj{"subjects": []string{outageSubject}}), nil)
+		return o.createHubStream(hc)
 	}
 	return nil
+}
+
+// createHubStream makes the stream that takes what is published at the hub.
+func (o *outage) createHubStream(hc *natsConn) error {
+	return hc.js("STREAM.CREATE."+hubStream, streamConfig(hubStream, obj{"subjects": []string{outageSubject}, "persist_mode": o.persist}), nil)
 }
 
 // takeAway cuts the link or stops the hub and says which.
@@ -462,7 +468,7 @@ func (o *outage) direct(r *result, hc *natsConn) error {
 			continue
 		}
 		hc.js("STREAM.DELETE."+hubStream, nil, nil)
-		if err := hc.js("STREAM.CREATE."+hubStream, streamConfig(hubStream, obj{"subjects": []string{outageSubject}}), nil); err != nil {
+		if err := o.createHubStream(hc); err != nil {
 			return err
 		}
 		var acked atomic.Int64
