@@ -64,6 +64,8 @@ type mark struct {
 	At     uint64 `json:"at,omitempty"`     // its sequence in the stream; 0: there is none
 	Seq    uint64 `json:"seq,omitempty"`    // ours
 	Read   uint64 `json:"read,omitempty"`   // up to here the stream has nothing of ours that is not acknowledged
+
+	Elsewhere bool `json:"elsewhere,omitempty"` // what was acknowledged before is in another stream, which is still there
 }
 
 // acked notes that the hub's stream has seq.

@@ -106,7 +106,7 @@ func (f *Forwarder) single(ctx context.Context, places []*place) error {
 			return nil
 		}
 	}
-	f.l.setMark(mark{Stream: only, Domain: domain})
+	f.l.setMark(mark{Stream: only, Domain: domain, Elsewhere: m.Elsewhere || m.At > 0})
 	return nil
 }
 

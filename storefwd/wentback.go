@@ -156,7 +156,7 @@ func (f *Forwarder) hasLess(ctx context.Context, p *place, m mark) (bool, error)
 		return true, nil
 	}
 	switch {
-	case m.At == 0 && f.c.mixes():
+	case m.At == 0 && (m.Elsewhere || f.c.mixes()):
 		return false, nil
 	case m.At == 0:
 		floor, _ := f.c.ambiguous()

@@ -1,0 +1,83 @@
+package test
+
+import (
+	"fmt"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/leafd/leafd/internal/testkit"
+)
+
+// TestHubsInTurns has the link move from one hub to another in a domain of its own, and back. Each
+// stream gets what was published while the link was on it, once: that the first one lacks
+// what went to the second does not mean that it was set back.
+func TestHubsInTurns(t *testing.T) {
+	var streams [2]jetstream.Stream
+	var cables [2]*testkit.Proxy
+	for i, domain := range []string{"one", "two"} {
+		hub := testkit.StartHub(t, testkit.HubOptions{JetStream: true, Domain: domain})
+		js, err := jetstream.New(connect(t, hub.ClientURL()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if streams[i], err = js.CreateStream(t.Context(), jetstream.StreamConfig{Name: "R", Subjects: []string{"r.>"}}); err != nil {
+			t.Fatal(err)
+		}
+		cables[i] = testkit.StartProxy(t, hub.LeafAddr())
+	}
+	cables[1].Cut()
+	leafd := testkit.StartLeafd(t, testkit.LeafdOptions{
+		Env: map[string]string{"LEAFD_HUB_ONE": "nats-leaf://" + cables[0].Addr(), "LEAFD_HUB_TWO": "nats-leaf://" + cables[1].Addr()}, Config: `
+server_name: turns
+host: "127.0.0.1", port: $LEAFD_NATS_PORT
+http: $LEAFD_HTTP_PORT
+leafnodes { reconnect: "250ms", remotes: [ { urls: [ $LEAFD_HUB_ONE, $LEAFD_HUB_TWO ] } ] }
+store { dir: $LEAFD_STORE }
+outbox { r { subjects: ["r.>"], ack_timeout: "1s" } }
+`})
+	r := &remade{T: t, leafd: leafd}
+	want := [2][]string{}
+	for turn := range 6 {
+		at := turn % 2
+		cables[1-at].Cut()
+		cables[at].Restore()
+		for n := range 50 {
+			want[at] = append(want[at], fmt.Sprint(50*turn+n))
+		}
+		r.publish()
+		r.drained()
+		if turn == 3 {
+			leafd.Stop()
+			leafd.Restart()
+		}
+	}
+	for i, s := range streams {
+		if got := contents(t, s); !slices.Equal(got, want[i]) {
+			t.Errorf("stream %d has %d messages, want %d: %q", i+1, len(got), len(want[i]), got)
+		}
+	}
+}
+
+// contents is the data of all messages of a stream, in order.
+func contents(t *testing.T, s jetstream.Stream) (all []string) {
+	t.Helper()
+	info, err := s.Info(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	consumer, err := s.OrderedConsumer(t.Context(), jetstream.OrderedConsumerConfig{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range info.State.Msgs {
+		m, err := consumer.Next(jetstream.FetchMaxWait(10 * time.Second))
+		if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, string(m.Data()))
+	}
+	return all
+}
