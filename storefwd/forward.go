@@ -104,7 +104,7 @@ type Forwarder struct {
 	unanswered int   // resumes in a row in which a stream did not answer
 	probed     bool  // it acknowledged a message since
 	stuck      bool  // the last session ended, and nothing had been acknowledged in it
-	unguarded  int   // sessions in a row that ended with the guard of their head
+	outOfTurn  int   // sessions that ended with a guard, since one in which something was acknowledged; see contradictions
 	recs       []Record
 	header     []byte
 	expect     []byte // header lines of the publish that is being made
@@ -301,8 +301,11 @@ func (f *Forwarder) session(ctx context.Context) (went bool, err error) {
 	if cause := context.Cause(ctx); cause != nil {
 		err = cause
 	}
-	if f.unguarded++; went || !errors.Is(err, errOutOfTurn) {
-		f.unguarded = 0
+	switch {
+	case errors.Is(err, errDown), went && f.outOfTurn < contradictions:
+		f.outOfTurn = 0
+	case errors.Is(err, errOutOfTurn):
+		f.outOfTurn++
 	}
 	return went, err
 }

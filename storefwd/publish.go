@@ -188,7 +188,7 @@ func (f *Forwarder) guard(p *place, filter int) (alone bool) {
 		return false
 	case !f.head:
 		return false
-	case p.own && len(p.lasts) > 0 && f.unguarded < 2 && !p.info.Config.Counter:
+	case p.own && len(p.lasts) > 0 && f.outOfTurn < 2 && !p.info.Config.Counter:
 		f.expect = append(f.expect, "Nats-Expected-Last-Subject-Sequence: "...)
 		f.expect = strconv.AppendUint(f.expect, p.lasts[filter].at, 10)
 		f.expect = append(f.expect, "\r\nNats-Expected-Last-Subject-Sequence-Subject: "...)

@@ -152,6 +152,12 @@ func (f *Forwarder) noteRead(places []*place) {
 	f.l.setMark(m)
 }
 
+// contradictions is after how many sessions, 10 s at least, there is no chain until the link is made anew: the
+// stream says where it stands, and then that it stands elsewhere. nats-server 2.10 counts what it refuses in a
+// full account as if it had stored it, until it is started again. A leader that has lost its cluster is
+// none any more by then.
+const contradictions = 12
+
 // survey learns how far one stream has come.
 func (f *Forwarder) survey(ctx context.Context, p *place) (err error) {
 	had := f.l.getMark() // before the question: what is acknowledged while it is answered is not in the answer
@@ -172,7 +178,7 @@ func (f *Forwarder) survey(ctx context.Context, p *place) (err error) {
 		f.mu.Unlock()
 	}
 	tail := p.last.at == p.info.State.LastSeq || p.info.State.Messages == 0
-	p.chained, p.next = p.own && tail && f.exclusive(p) && !p.info.Config.Counter && !f.repeated(), p.info.State.LastSeq
+	p.chained, p.next = p.own && tail && f.exclusive(p) && !p.info.Config.Counter && !f.repeated() && f.outOfTurn < contradictions, p.info.State.LastSeq
 	if r := p.info.Config.Retention; r != "" && r != "limits" {
 		p.blind = fmt.Sprintf("stream %q has %s retention, and does not keep what was consumed", p.name, r)
 	}

@@ -18,10 +18,14 @@ var built struct {
 }
 
 // NATSServer returns the path of the stock nats-server, of the version that
-// go.mod pins. The go command builds it the first time (20 to 30 s) and keeps it
-// in its cache, safe against other test processes that ask at once.
+// go.mod pins, or the one that LEAFD_TEST_HUB names, to try another version by hand. The go command
+// builds it the first time (20 to 30 s) and keeps it in its cache, safe against other test processes that
+// ask at once.
 func NATSServer(t T) string {
 	t.Helper()
+	if path := os.Getenv("LEAFD_TEST_HUB"); path != "" {
+		return path
+	}
 	return strings.TrimSpace(goCommand(t, nil, "tool", "-n", "github.com/nats-io/nats-server/v2"))
 }
 
