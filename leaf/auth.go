@@ -63,8 +63,8 @@ type User struct {
 
 // Why a login fails; the texts are what a NATS client is told.
 var (
-	ErrNotAuthorized error = &ProtoError{Text: "Authorization Violation", Fatal: true}
-	ErrAccountFull   error = &ProtoError{Text: "maximum account active connections exceeded", Fatal: true}
+	ErrNotAuthorized error = &ProtoError{Text: "Authorization Violation", Fatal: true, ended: "Authentication Failure"}
+	ErrAccountFull   error = &ProtoError{Text: "maximum account active connections exceeded", Fatal: true, ended: "Maximum Account Connections Exceeded"}
 )
 
 // Login is what a client shows of itself.

@@ -247,7 +247,7 @@ func (s *Server) closeReason(err error) string {
 	case err == errPanicked:
 		return "Unknown State"
 	case errors.As(err, &pe):
-		return cmp.Or(protoReasons[pe.Text], "Protocol Violation")
+		return cmp.Or(pe.ended, "Protocol Violation")
 	case errors.As(err, &he):
 		return "TLS Handshake Failure"
 	case errors.Is(err, ErrSlowConsumer):
@@ -264,19 +264,6 @@ func (s *Server) closeReason(err error) string {
 		return "Write Error"
 	}
 	return "Read Error"
-}
-
-var protoReasons = map[string]string{
-	ErrNotAuthorized.Error():        "Authentication Failure",
-	ErrAccountFull.Error():          "Maximum Account Connections Exceeded",
-	errAuthTimeout.Text:             "Authentication Timeout",
-	errStale.Text:                   "Stale Connection",
-	errTooManyConns.Text:            "Maximum Connections Exceeded",
-	errTooManySubs.Text:             "Maximum Subscriptions Exceeded",
-	errMaxPayload.Text:              "Maximum Message Payload Exceeded",
-	errControlLine.Text:             "Maximum Control Line Exceeded",
-	errHeadersOff.Text:              "Message Header Violation",
-	errNoRespondersNeedHeaders.Text: "No Responders Requires Headers",
 }
 
 // ClosedRing keeps the connections that ended last, for monitoring. It is safe for

@@ -180,6 +180,8 @@ type ProtoError struct {
 	Text   string
 	Detail string // for the log
 	Fatal  bool
+
+	ended string // how nats-server's /connz calls the end of a connection for it; "": Protocol Violation
 }
 
 func (e *ProtoError) Error() string {
@@ -190,16 +192,16 @@ func (e *ProtoError) Error() string {
 }
 
 var (
-	errAuthTimeout           = &ProtoError{Text: "Authentication Timeout", Fatal: true}
-	errStale                 = &ProtoError{Text: "Stale Connection", Fatal: true}
-	errTooManyConns          = &ProtoError{Text: "maximum connections exceeded", Fatal: true}
-	errTooManySubs           = &ProtoError{Text: "maximum subscriptions exceeded"}
+	errAuthTimeout           = &ProtoError{Text: "Authentication Timeout", Fatal: true, ended: "Authentication Timeout"}
+	errStale                 = &ProtoError{Text: "Stale Connection", Fatal: true, ended: "Stale Connection"}
+	errTooManyConns          = &ProtoError{Text: "maximum connections exceeded", Fatal: true, ended: "Maximum Connections Exceeded"}
+	errTooManySubs           = &ProtoError{Text: "maximum subscriptions exceeded", ended: "Maximum Subscriptions Exceeded"}
 	errInvalidSubject        = &ProtoError{Text: "Invalid Subject"}
 	errInvalidPublishSubject = &ProtoError{Text: "Invalid Publish Subject"}
-	errHeadersOff            = &ProtoError{Text: "message headers not supported", Fatal: true}
+	errHeadersOff            = &ProtoError{Text: "message headers not supported", Fatal: true, ended: "Message Header Violation"}
 
 	errUserGone = errors.New("its user was removed, or is in another account now")
 	errKicked   = errors.New("it was kicked by a system request")
 
-	errNoRespondersNeedHeaders = &ProtoError{Text: "no responders requires headers support", Fatal: true}
+	errNoRespondersNeedHeaders = &ProtoError{Text: "no responders requires headers support", Fatal: true, ended: "No Responders Requires Headers"}
 )

@@ -88,8 +88,8 @@ func verbKey(s string) (key uint64) {
 
 var (
 	errUnknownVerb = &ProtoError{Text: "Unknown Protocol Operation", Fatal: true}
-	errControlLine = &ProtoError{Text: "maximum control line exceeded", Fatal: true}
-	errMaxPayload  = &ProtoError{Text: "Maximum Payload Violation", Fatal: true}
+	errControlLine = &ProtoError{Text: "maximum control line exceeded", Fatal: true, ended: "Maximum Control Line Exceeded"}
+	errMaxPayload  = &ProtoError{Text: "Maximum Payload Violation", Fatal: true, ended: "Maximum Message Payload Exceeded"}
 	errNoCRLF      = &ProtoError{Text: errUnknownVerb.Text, Detail: "payload does not end in CR LF", Fatal: true}
 )
 

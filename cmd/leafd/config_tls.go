@@ -1,10 +1,11 @@
 package main
 
 import (
+	"crypto/sha256"
 	"crypto/tls"
+	"encoding/hex"
 	"errors"
 	"fmt"
-	"regexp"
 	"strconv"
 	"strings"
 	"time"
@@ -93,12 +94,10 @@ func readHandshakeFirst(b *block, c *secure.Config) {
 	}
 }
 
-var sha256Hex = regexp.MustCompile(`^[0-9a-f]{64}$`)
-
 func readPinned(b *block, c *secure.Config) {
 	for _, h := range b.words("pinned_certs") {
 		h = strings.ToLower(h)
-		if !sha256Hex.MatchString(h) {
+		if _, err := hex.DecodeString(h); err != nil || len(h) != 2*sha256.Size {
 			b.r.fail(b.join("pinned_certs"), fmt.Sprintf("%q is not a SHA-256 in hexadecimal", h),
 				"openssl x509 -in cert.pem -noout -pubkey | openssl pkey -pubin -outform der | sha256sum shows it")
 			continue

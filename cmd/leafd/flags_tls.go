@@ -41,8 +41,18 @@ func tlsFile(field func(*tlsFlags) *string) func(*flags, string) error {
 	}
 }
 
-// tlsFlagOf is the flag that stands for a key of the block.
-var tlsFlagOf = map[string]string{"cert_file": "--tlscert", "key_file": "--tlskey", "ca_file": "--tlscacert"}
+// tlsFlagOf is the flag that stands for a key of the block, if there is one.
+func tlsFlagOf(key string) string {
+	switch key {
+	case "cert_file":
+		return "--tlscert"
+	case "key_file":
+		return "--tlskey"
+	case "ca_file":
+		return "--tlscacert"
+	}
+	return ""
+}
 
 // lay puts them over the file's tls block. What no flag can say, such as timeout,
 // pinned_certs or min_version, stays as it is there.
@@ -62,7 +72,7 @@ func (f *tlsFlags) lay(c *Config, r *reader) {
 	_, warnings, err := secure.Load(t, time.Now())
 	var ke *secure.KeyError
 	if errors.As(err, &ke) {
-		r.fail("tls", strings.TrimSpace(tlsFlagOf[ke.Key]+" "+ke.Reason), ke.Remedy)
+		r.fail("tls", strings.TrimSpace(tlsFlagOf(ke.Key)+" "+ke.Reason), ke.Remedy)
 	}
 	r.warnings = append(r.warnings, warnings...)
 }

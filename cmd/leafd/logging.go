@@ -98,13 +98,15 @@ const (
 	maxRepeats   = 64 // different lines remembered
 )
 
-// allClears are the lines that say that a fault is over, and how the lines of that fault
+// allClear is a line that says that a fault is over, and how the lines of that fault
 // begin: when it comes again, it is news.
-var allClears = map[string]string{
-	"store: there is room again":                         "store: no room ",
-	"store: the disk works again, acknowledging goes on": "store: nothing is acknowledged until the disk works again",
-	"link to the hub is up":                              "no link to the hub",
-	"device is ok":                                       "device is ",
+type allClear struct{ over, fault string }
+
+var allClears = []allClear{
+	{"store: there is room again", "store: no room "},
+	{"store: the disk works again, acknowledging goes on", "store: nothing is acknowledged until the disk works again"},
+	{"link to the hub is up", "no link to the hub"},
+	{"device is ok", "device is "},
 }
 
 // logHandler is a slog.Handler. Those made by WithAttrs share its logOut.
@@ -185,10 +187,9 @@ func (h *logHandler) Handle(_ context.Context, r slog.Record) error {
 	}
 	h.out.mu.Lock()
 	defer h.out.mu.Unlock()
-	fault, over := allClears[r.Message]
-	over = over && r.Level == slog.LevelInfo
+	ends := slices.IndexFunc(allClears, func(c allClear) bool { return c.over == r.Message && r.Level == slog.LevelInfo })
 	err := h.out.tell(now, func(line string, r *repeat) bool {
-		return r.over(now) || over && strings.HasPrefix(line, fault) && strings.Contains(line, h.attrs)
+		return r.over(now) || ends >= 0 && strings.HasPrefix(line, allClears[ends].fault) && strings.Contains(line, h.attrs)
 	})
 	if err != nil {
 		return err

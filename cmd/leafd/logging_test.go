@@ -158,7 +158,8 @@ func TestAllClearsAreLogged(t *testing.T) {
 			source = append(source, text...)
 		}
 	}
-	for over, fault := range allClears {
+	for _, c := range allClears {
+		over, fault := c.over, c.fault
 		if !bytes.Contains(source, []byte(`.Info("`+over+`"`)) {
 			t.Errorf("nothing logs %q", over)
 		}
