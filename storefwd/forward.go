@@ -104,7 +104,7 @@ type Forwarder struct {
 	unanswered int   // resumes in a row in which a stream did not answer
 	probed     bool  // it acknowledged a message since
 	stuck      bool  // the last session ended, and nothing had been acknowledged in it
-	outOfTurn  int   // sessions that ended with a guard, since one in which something was acknowledged; see contradictions
+	outOfTurn  int   // sessions in a row that ended with a guard and nothing acknowledged; see contradictions
 	recs       []Record
 	header     []byte
 	expect     []byte // header lines of the publish that is being made
@@ -302,10 +302,10 @@ func (f *Forwarder) session(ctx context.Context) (went bool, err error) {
 		err = cause
 	}
 	switch {
-	case errors.Is(err, errDown), went && f.outOfTurn < contradictions:
-		f.outOfTurn = 0
-	case errors.Is(err, errOutOfTurn):
+	case errors.Is(err, errOutOfTurn) && !went:
 		f.outOfTurn++
+	case f.outOfTurn < contradictions || errors.Is(err, errDown):
+		f.outOfTurn = 0
 	}
 	return went, err
 }
