@@ -301,12 +301,7 @@ func (f *Forwarder) session(ctx context.Context) (went bool, err error) {
 	if cause := context.Cause(ctx); cause != nil {
 		err = cause
 	}
-	switch {
-	case errors.Is(err, errOutOfTurn) && !went:
-		f.outOfTurn++
-	case f.outOfTurn < contradictions || errors.Is(err, errDown):
-		f.outOfTurn = 0
-	}
+	f.countOutOfTurn(went, err)
 	return went, err
 }
 

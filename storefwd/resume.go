@@ -158,6 +158,19 @@ func (f *Forwarder) noteRead(places []*place) {
 // none any more by then.
 const contradictions = 12
 
+// countOutOfTurn counts the sessions in a row that a guard ended.
+func (f *Forwarder) countOutOfTurn(went bool, err error) {
+	if went || !errors.Is(err, errOutOfTurn) {
+		if f.outOfTurn < contradictions || errors.Is(err, errDown) {
+			f.outOfTurn = 0
+		}
+		return
+	}
+	if f.outOfTurn++; f.outOfTurn == contradictions {
+		f.o.Logger.Warn("forwarder: the hub's stream refuses what comes behind its own last sequence; it goes on without that check until the link is made anew, and a restart of the hub mends it", "log", f.l.name)
+	}
+}
+
 // survey learns how far one stream has come.
 func (f *Forwarder) survey(ctx context.Context, p *place) (err error) {
 	had := f.l.getMark() // before the question: what is acknowledged while it is answered is not in the answer
