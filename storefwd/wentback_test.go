@@ -273,7 +273,7 @@ func TestSetBackThatCannotTell(t *testing.T) {
 
 // The link moves to a hub in another JetStream domain, whose stream has the same name and less in it:
 // nothing, or what was sent there before the link moved away from it. That is no stream that was set
-// back, not after a restart either. A mark of an earlier version has no domain and counts in any.
+// back, nor is it at the next interruption. A mark of an earlier version has no domain and counts in any.
 func TestAnotherDomainIsNotSetBack(t *testing.T) {
 	for _, at := range []struct {
 		before string // the domain of the mark
