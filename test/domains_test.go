@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"slices"
 	"testing"
-	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
 
@@ -59,25 +58,4 @@ outbox { r { subjects: ["r.>"], ack_timeout: "1s" } }
 			t.Errorf("stream %d has %d messages, want %d: %q", i+1, len(got), len(want[i]), got)
 		}
 	}
-}
-
-// contents is the data of all messages of a stream, in order.
-func contents(t *testing.T, s jetstream.Stream) (all []string) {
-	t.Helper()
-	info, err := s.Info(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	consumer, err := s.OrderedConsumer(t.Context(), jetstream.OrderedConsumerConfig{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	for range info.State.Msgs {
-		m, err := consumer.Next(jetstream.FetchMaxWait(10 * time.Second))
-		if err != nil {
-			t.Fatal(err)
-		}
-		all = append(all, string(m.Data()))
-	}
-	return all
 }

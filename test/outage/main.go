@@ -5,10 +5,13 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"os/exec"
 	"runtime"
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/leafd/leafd/internal/testkit"
 )
 
 func main() {
@@ -110,8 +113,17 @@ func (o outcome) String() string {
 		o.said.Reordered, o.again, o.expired, o.declared, o.overstated, o.took.Seconds())
 }
 
+// hubVersion is what the hub says of itself: it may be another one than go.mod names.
+func hubVersion() string {
+	v, err := exec.Command(testkit.NATSServer(&oneRun{}), "-v").Output()
+	if err != nil {
+		return "nats-server: " + err.Error()
+	}
+	return strings.TrimSpace(string(v))
+}
+
 func table(all []outcome) {
-	fmt.Printf("\n%s, %d cores, nats-server 2.15.2\n\n", time.Now().UTC().Format(time.DateOnly), runtime.NumCPU())
+	fmt.Printf("\n%s, %d cores, %s\n\n", time.Now().UTC().Format(time.DateOnly), runtime.NumCPU(), hubVersion())
 	fmt.Println("| scenario | faults tried | acked checked | lost | duplicated | out of order | silently wrong | resumed by |")
 	fmt.Println("|---|---|---|---|---|---|---|---|")
 	var sum outcome

@@ -15,8 +15,8 @@ import (
 )
 
 // verify reads the stream and compares it with what was promised. What a publisher
-// itself sent twice may be there twice, and where the outbox
-// drops what is too much the first may be gone: it has no place of its own in the order then.
+// itself sent twice may be there twice, and where the outbox drops what is too much the
+// first may be gone: it has no place of its own in the order then.
 func (o *outcome) verify(t testkit.T, r *rig, all *load) {
 	got := map[int][]int{}
 	for _, b := range r.readAll(t) {
