@@ -425,11 +425,12 @@ func (l *Link) Hears(filter string) bool {
 	return false
 }
 
-// Delay returns how long what the hub's machine takes now was on its way, here and in the
-// kernel, as it was seen in the last half second; 0 if the line does not move.
+// Delay returns how long what the hub's machine takes now was on its way at most, here and in
+// the kernel; 0 if the line does not move. It is too long by a second at most, for the line is
+// looked at every half second, and never too short.
 func (l *Link) Delay() time.Duration {
 	if s := l.live.Load(); s != nil {
-		return time.Duration(s.delay.Load())
+		return s.delay()
 	}
 	return 0
 }

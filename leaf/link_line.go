@@ -52,20 +52,27 @@ func control(nc net.Conn, do func(fd int)) {
 // lineClock tells how long bytes are on their way, by what is looked at now and then. It
 // belongs to a session's keeper.
 type lineClock struct {
-	marks []lineMark // of what is on its way, oldest first
-	acked uint64
-	moved time.Time // when acked grew last, or nothing was on its way
+	marks  []lineMark // of what is on its way, oldest first
+	acked  uint64
+	moved  time.Time // when acked grew last, or nothing was on its way
+	looked time.Time // the last time
 }
 
-// lineMark says when a byte, counted from the first, was seen on its way.
+// lineMark says since when a byte, counted from the first, is on its way: it was not, when the
+// look before was taken.
 type lineMark struct {
 	byte uint64
 	at   time.Time
 }
 
-// look returns how long what the hub's machine takes now was on its way: 0 if nothing is, or
-// the line does not move. waiting is how many bytes were not taken, here and in the kernel.
-func (c *lineClock) look(now time.Time, acked uint64, waiting int) time.Duration {
+// look returns since when, at the earliest, what the hub's machine takes now is on its way: zero
+// if nothing is, or the line does not move. waiting is how many bytes were not taken, here and
+// in the kernel.
+func (c *lineClock) look(now time.Time, acked uint64, waiting int) time.Time {
+	before := c.looked
+	if c.looked = now; before.IsZero() {
+		before = now
+	}
 	if acked != c.acked || waiting == 0 {
 		c.acked, c.moved = acked, now
 	}
@@ -75,14 +82,22 @@ func (c *lineClock) look(now time.Time, acked uint64, waiting int) time.Duration
 	}
 	c.marks = append(c.marks[:0], c.marks[n:]...)
 	if waiting == 0 {
-		return 0
+		return time.Time{}
 	}
 	last := acked + uint64(waiting)
 	if k := len(c.marks); k == 0 || k < lineMarks && c.marks[k-1].byte < last {
-		c.marks = append(c.marks, lineMark{last, now})
+		c.marks = append(c.marks, lineMark{last, before})
 	}
 	if now.Sub(c.moved) >= lineStalls {
-		return 0
+		return time.Time{}
 	}
-	return now.Sub(c.marks[0].at)
+	return c.marks[0].at
+}
+
+// delay is [Link.Delay] of this session.
+func (s *session) delay() time.Duration {
+	if since := s.waits.Load(); since != nil && !since.IsZero() {
+		return time.Since(*since)
+	}
+	return 0
 }

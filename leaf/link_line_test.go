@@ -16,18 +16,22 @@ func TestLineClock(t *testing.T) {
 		want    time.Duration
 	}{
 		{0, 100, 0, 0},
-		{1 * time.Second, 100, 50, 0},               // just come
-		{2 * time.Second, 110, 40, time.Second},     // a part is taken
-		{3 * time.Second, 140, 60, 2 * time.Second}, // and more has come
-		{4 * time.Second, 151, 49, time.Second},     // the first are through, what came after waits
-		{5 * time.Second, 190, 10, 2 * time.Second},
-		{9 * time.Second, 190, 10, 6 * time.Second},
+		{1 * time.Second, 100, 50, time.Second},     // just come, after the look before
+		{2 * time.Second, 110, 40, 2 * time.Second}, // a part is taken
+		{3 * time.Second, 140, 60, 3 * time.Second}, // and more has come
+		{4 * time.Second, 151, 49, 2 * time.Second}, // the first are through, what came after waits
+		{5 * time.Second, 190, 10, 3 * time.Second},
+		{9 * time.Second, 190, 10, 7 * time.Second},
 		{10 * time.Second, 190, 10, 0}, // it does not move
-		{11 * time.Second, 191, 9, 8 * time.Second},
+		{11 * time.Second, 191, 9, 9 * time.Second},
 		{12 * time.Second, 200, 0, 0},
-		{13 * time.Second, 200, 7, 0},
+		{13 * time.Second, 200, 7, time.Second},
 	} {
-		if got := c.look(start.Add(look.at), look.acked, look.waiting); got != look.want {
+		now, got := start.Add(look.at), time.Duration(0)
+		if since := c.look(now, look.acked, look.waiting); !since.IsZero() {
+			got = now.Sub(since)
+		}
+		if got != look.want {
 			t.Errorf("look %d: %v, want %v", i, got, look.want)
 		}
 	}

@@ -49,7 +49,7 @@ type session struct {
 	perms      atomic.Pointer[permissions] // nil before joined
 	maxPayload atomic.Int64                // that the hub takes; 0: no limit known
 	pings      atomic.Int32                // sent with nothing heard since
-	delay      atomic.Int64                // of what is on its way to the hub, ns; the keeper's
+	waits      atomic.Pointer[time.Time]   // since when what the hub takes now is on its way; the keeper's
 	missed     atomic.Bool                 // an outbox needs what perms leave out
 	asked      asked
 
@@ -290,7 +290,8 @@ func (s *session) keep(done <-chan struct{}) {
 			s.out.Flush()
 		case <-look.C:
 			line := s.link.line(s.nc)
-			s.delay.Store(int64(clock.look(time.Now(), line.acked, line.queued+s.out.Pending())))
+			since := clock.look(time.Now(), line.acked, line.queued+s.out.Pending())
+			s.waits.Store(&since)
 			// A line that loses much is not made better by new connections all the time.
 			if line.unheard && time.Since(began) >= stableAfter {
 				probe.try()
@@ -301,7 +302,7 @@ func (s *session) keep(done <-chan struct{}) {
 				return
 			}
 		case <-t.C:
-			if s.delay.Load() > int64(lineStalls) { // the last PING is hardly there yet
+			if s.delay() > lineStalls { // the last PING is hardly there yet
 				continue
 			}
 			if int(s.pings.Add(1)) > s.link.opts.PingMax {

@@ -26,7 +26,7 @@ type Uplink interface {
 	Down() <-chan struct{} // closed once the session that is up now has ended, or if there is none
 	Hub() (domain string, maxPayload int)
 	Hears(filter string) bool // the hub lets through what it sends there
-	Delay() time.Duration     // how long what the hub takes now has waited on the way to it; 0 if it takes nothing
+	Delay() time.Duration     // how long what the hub takes now has waited on the way to it at most; 0 if it takes nothing
 }
 
 // ForwarderOptions say what goes where. Log, Uplink and Filters are required.

@@ -159,12 +159,14 @@ func (f *Forwarder) ask(ctx context.Context, call string, req, resp any) error {
 	wait := f.o.AckTimeout / 5
 	again := time.NewTicker(wait) // a stream without a leader hears nothing
 	defer again.Stop()
+	var asked time.Time
 	for tries := 0; tries < 5; {
-		if tries == 0 || f.up.Delay() < wait { // or the last one may not be there yet
+		if tries == 0 || time.Since(asked) > f.up.Delay()+wait/2 { // or the last one may not be there yet
 			if err := f.up.Send(m); err != nil {
 				return err
 			}
 			f.up.Flush()
+			asked = time.Now()
 			tries++
 		}
 		select {
