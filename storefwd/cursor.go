@@ -309,6 +309,7 @@ type acked struct {
 	inOrder bool          // all that was handed out before it is settled, too
 	full    bool          // half of what may be pending was, with it
 	less    bool          // it has a place in the stream that was one's before it: that was set back
+	unread  error         // it may be here, unacknowledged as before, and cannot be read now
 }
 
 // ack acknowledges seq. If that is in order, the hub's stream has nothing of ours that is
@@ -320,7 +321,7 @@ func (c *Cursor) ack(seq, at uint64) (a acked) {
 	if seq < c.l.first { // it was dropped
 		c.l.found(seq)
 	}
-	a.took, a.known, a.inOrder = c.mark(seq)
+	a.took, a.known, a.inOrder, a.unread = c.mark(seq)
 	if from := c.l.doubt.from(); from > 0 && (from < seq || c.mixes()) {
 		a.inOrder = a.inOrder && c.mixes() // one before it was dropped on its way: it may be there, and is not acknowledged
 	} else if m := &c.l.hub; a.inOrder && at > m.At && m.Stream != "" && !c.l.setBack {
@@ -347,13 +348,12 @@ func (c *Cursor) lose(seq uint64, why Loss) {
 		c.l.missed(seq)
 	}
 	if i >= 0 && c.pending.at(i).gap {
-		if !c.pending.at(i).acked {
-			c.l.undeclareUntaken(seq)
+		if c.pending.at(i).acked || c.l.undeclareUntaken(seq) {
+			c.mark(seq)
 		}
-		c.mark(seq)
 	} else {
 		c.l.forgo(seq)
-		if _, ok, _ := c.mark(seq); ok {
+		if _, ok, _, _ := c.mark(seq); ok {
 			c.l.acked--
 			c.l.loseOnce(why, seq)
 		}
@@ -364,7 +364,7 @@ func (c *Cursor) lose(seq uint64, why Loss) {
 
 // mark notes the acknowledgement of one record. One that comes for what is not pending
 // is believed, as long as there is room to remember it.
-func (c *Cursor) mark(seq uint64) (took time.Duration, ok, inOrder bool) {
+func (c *Cursor) mark(seq uint64) (took time.Duration, ok, inOrder bool, unread error) {
 	l := c.l
 	c.catchUp()
 	if i := c.find(seq); i >= 0 {
@@ -376,16 +376,16 @@ func (c *Cursor) mark(seq uint64) (took time.Duration, ok, inOrder bool) {
 			c.acknowledge(seq, int64(p.size))
 		}
 		c.advance()
-		return took, ok, number < c.popped
+		return took, ok, number < c.popped, nil
 	}
 	if seq > c.floor && seq <= l.last && !c.taken.has(seq) && len(c.done.s) < mostSpans {
-		if size, there := l.sizeOf(seq); there {
-			ok = true
+		size := int64(0)
+		if unread = l.lookAt(seq, func(b []byte) { size, ok = int64(len(b)), true }); ok {
 			c.acknowledge(seq, size)
 			c.advance()
 		}
 	}
-	return took, ok, !c.mixes() && c.floor >= seq
+	return took, ok, !c.mixes() && c.floor >= seq, unread
 }
 
 // find is the index of seq in pending, -1 if it is not there.

@@ -1,7 +1,5 @@
 package storefwd
 
-import "errors"
-
 // This file is about records that are acknowledged while an older one is not: in an
 // outbox that drains its newest first, or live traffic beside a backlog. They count for
 // no bound from that moment. Their place in the log is kept for as long as a hub that
@@ -35,27 +33,22 @@ func (l *Log) isEarly(o ref) bool {
 	return c != nil && len(c.done.s) > 0 && c.done.has(o.seq)
 }
 
-// sizeOf is what a record weighs. ok is false if it is not there or cannot be read now.
-func (l *Log) sizeOf(seq uint64) (size int64, ok bool) {
-	ok = l.lookAt(seq, func(b []byte) { size = int64(len(b)) })
-	return size, ok
-}
-
-// lookAt lends a record's bytes to look. ok is false if it is not there or cannot be read now.
-func (l *Log) lookAt(seq uint64, look func(b []byte)) (ok bool) {
+// lookAt lends a record's bytes to look, if it is there. An error says that it may be, and
+// cannot be read now.
+func (l *Log) lookAt(seq uint64, look func(b []byte)) error {
 	if r := l.inRAM(seq); r != nil {
-		look(r.buf)
-		return !r.dead
+		if !r.dead {
+			look(r.buf)
+		}
+		return nil
 	}
-	if seq > l.folded || !l.s.readable || l.buriedInEngine(seq) {
-		return false
+	if seq > l.folded || l.buriedInEngine(seq) {
+		return nil
 	}
-	err := l.s.eng.Read(l.id, seq, seq, func(_ uint64, b []byte) bool {
+	return l.fromEngine(seq, seq, func(_ uint64, b []byte) bool {
 		look(b)
-		ok = true
 		return false
 	})
-	return ok && err == nil
 }
 
 // settleEarly takes a record that was just acknowledged out of the accounts.
@@ -216,8 +209,8 @@ func (l *Log) wasAcked(seq uint64) bool {
 }
 
 // retakeEarly makes unacknowledged again what was acknowledged early, is above to, and
-// is still in its place.
-func (l *Log) retakeEarly(c *Cursor, to uint64) {
+// is still in its place. With an error that is done in part.
+func (l *Log) retakeEarly(c *Cursor, to uint64) (err error) {
 	var rest deque[earlySpan]
 	for l.early.len() > 0 {
 		k := l.early.pop()
@@ -230,7 +223,10 @@ func (l *Log) retakeEarly(c *Cursor, to uint64) {
 		if !l.s.readable { // the disk fails
 			from = max(from, l.folded+1)
 		}
-		if from > k.To {
+		if from <= k.To && err == nil {
+			err = l.recountEarly(from, k.To)
+		}
+		if from > k.To || err != nil {
 			rest.push(k)
 			continue
 		}
@@ -240,37 +236,35 @@ func (l *Log) retakeEarly(c *Cursor, to uint64) {
 		}
 		c.done.remove(from, k.To)
 		c.sent.add(from, k.To)
-		l.recountEarly(from, k.To)
 	}
 	l.early = rest
+	return err
 }
 
-func (l *Log) recountEarly(from, to uint64) {
-	count := func(size int64) {
-		l.msgs++
-		l.bytes += size
-		l.acked--
+// recountEarly counts again what is there from…to; all of it, or nothing.
+func (l *Log) recountEarly(from, to uint64) error {
+	var all weight
+	if from <= l.folded {
+		err := l.fromEngine(from, min(to, l.folded), func(seq uint64, b []byte) bool {
+			if !l.buriedInEngine(seq) {
+				all.msgs, all.bytes = all.msgs+1, all.bytes+int64(len(b))
+			}
+			return true
+		})
+		if err != nil {
+			return err
+		}
 	}
 	for i := l.find(from); i < l.ram.len() && (*l.ram.at(i)).seq <= to; i++ {
 		if r := *l.ram.at(i); r.early && !r.dead {
 			r.early = false
 			l.ramMsgs++
 			l.ramBytes += int64(len(r.buf))
-			count(int64(len(r.buf)))
+			all.msgs, all.bytes = all.msgs+1, all.bytes+int64(len(r.buf))
 		}
 	}
-	if from > l.folded {
-		return
-	}
-	err := l.s.eng.Read(l.id, from, min(to, l.folded), func(seq uint64, b []byte) bool {
-		if !l.buriedInEngine(seq) {
-			count(int64(len(b)))
-		}
-		return true
-	})
-	if err != nil && !errors.Is(err, errEngineDown) {
-		l.s.suspect(err)
-	}
+	l.msgs, l.bytes, l.acked = l.msgs+all.msgs, l.bytes+all.bytes, l.acked-all.msgs
+	return nil
 }
 
 // salvageEarly takes over what a state found in a damaged file knows to be acknowledged,

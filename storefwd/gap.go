@@ -156,15 +156,20 @@ func (l *Log) undeclare(g gap) {
 }
 
 // undeclareUntaken takes back a marker that the hub does not take. The stream may be changed, so
-// there is another one later: soon if there is another loss, or the hub was asked anew.
-func (l *Log) undeclareUntaken(seq uint64) {
+// there is another one later: soon if there is another loss, or the hub was asked anew. It reports
+// false if the marker cannot be read now.
+func (l *Log) undeclareUntaken(seq uint64) bool {
 	var g gap
 	marker := false
-	if l.lookAt(seq, func(b []byte) { g, marker = gapOf(b) }); marker {
+	if err := l.lookAt(seq, func(b []byte) { g, marker = gapOf(b) }); err != nil {
+		return false
+	}
+	if marker {
 		wait := l.notTaken
 		l.undeclare(g)
 		l.notTaken = min(max(2*wait, gapEvery), gapLatest)
 	}
+	return true
 }
 
 // gapOf is what a marker's bytes declare; ok is false for any other record.

@@ -1,9 +1,6 @@
 package storefwd
 
-import (
-	"errors"
-	"fmt"
-)
+import "fmt"
 
 // This file is about the oldest record of a log: where it is, in the engine or in RAM, and
 // how it leaves. What waits for removal from the engine is accounted for here.
@@ -27,6 +24,9 @@ func (l *Log) head() (ref, bool) {
 	}
 	if o, ok := l.headInEngine(); ok {
 		return o, true
+	}
+	if l.first <= l.folded { // it is there, and could not be read
+		return ref{}, false
 	}
 	for l.ram.len() > 0 && (*l.ram.at(0)).dead {
 		r := l.ram.pop()
@@ -69,7 +69,7 @@ func (l *Log) headInEngine() (ref, bool) {
 
 func (l *Log) readAhead() {
 	room := readBytes
-	err := l.s.eng.Read(l.id, l.first, l.folded, func(seq uint64, b []byte) bool {
+	err := l.fromEngine(l.first, l.folded, func(seq uint64, b []byte) bool {
 		o := ref{seq: seq, size: int64(len(b))}
 		if len(b) >= recHeader {
 			o.stamp = recordStamp(b)
@@ -84,11 +84,7 @@ func (l *Log) readAhead() {
 		room -= len(b)
 		return l.oldest.len() < 512 && room > 0
 	})
-	if errors.Is(err, errEngineDown) {
-		return
-	} else if err != nil {
-		l.s.suspect(err)
-	} else if l.oldest.len() == 0 { // only gaps were left
+	if err == nil && l.oldest.len() == 0 { // only gaps were left
 		from := l.first
 		l.first = l.folded + 1
 		l.settleMissing(from)

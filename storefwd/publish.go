@@ -84,8 +84,7 @@ func (f *Forwarder) send(ctx context.Context, r *Record, most int) error {
 	}
 	p, filter := f.placeOf(r.Subject)
 	if p.took(r) {
-		f.resumed(r.Seq)
-		return nil
+		return f.resumed(r.Seq)
 	}
 	if r.ageless && r.Seq < p.top && !f.c.mixes() {
 		// It had its turn in an earlier run: it was stored and has expired there, or it had

@@ -1,9 +1,6 @@
 package storefwd
 
-import (
-	"errors"
-	"fmt"
-)
+import "fmt"
 
 // This file reads records, from the engine and from RAM, for a cursor or for people.
 
@@ -53,7 +50,7 @@ func (l *Log) read(dst []Record, from, to uint64, limit int) ([]Record, error) {
 	s := l.s
 	for len(dst) < cap(dst) && from <= to {
 		s.mu.Lock()
-		folded, folds, holes := l.folded, s.stats.Folds, l.conf != nil || len(l.hollow.s) > 0
+		folded, folds, files, holes := l.folded, s.stats.Folds, s.files, l.conf != nil || len(l.hollow.s) > 0
 		if s.salvaging != nil {
 			s.mu.Unlock()
 			return dst, errEngineDown
@@ -67,13 +64,16 @@ func (l *Log) read(dst []Record, from, to uint64, limit int) ([]Record, error) {
 		had := len(dst)
 		var err error
 		if dst, err = l.readEngine(dst, from, min(to, folded), limit); err != nil {
-			if errors.Is(err, errEngineDown) {
-				return dst, err
-			}
 			s.mu.Lock()
-			s.suspect(err)
+			s.failedRead(err)
 			s.mu.Unlock()
 			return dst, errEngineDown
+		}
+		s.mu.Lock()
+		fresh := s.files != files // that is not the file that has them
+		s.mu.Unlock()
+		if fresh {
+			return dst[:had], errEngineDown
 		}
 		last := folded
 		if len(dst) > had {
@@ -88,6 +88,18 @@ func (l *Log) read(dst []Record, from, to uint64, limit int) ([]Record, error) {
 		}
 	}
 	return dst, nil
+}
+
+// fromEngine calls fn for records of the engine, from…to, until it returns false. An error says
+// that they are there and cannot be read now: readers wait until they can. The caller holds mu, so
+// no fresh file takes the place of a damaged one meanwhile.
+func (l *Log) fromEngine(from, to uint64, fn func(seq uint64, b []byte) bool) error {
+	if !l.s.readable {
+		return errEngineDown
+	}
+	err := l.s.eng.Read(l.id, from, to, fn)
+	l.s.failedRead(err)
+	return err
 }
 
 func (l *Log) readRAM(dst []Record, from, to uint64, limit int) []Record {

@@ -41,8 +41,7 @@ func (f *Forwarder) readBack(ctx context.Context, p *place) error {
 	if p.gone.mixed = f.c.mixes(); f.l.ret.Conflate {
 		p.gone.supersedes(f.l, found)
 	}
-	f.ackStored(p, slices.DeleteFunc(found, func(m stored) bool { return !f.l.wrote(m) }))
-	return nil
+	return f.ackStored(p, slices.DeleteFunc(found, func(m stored) bool { return !f.l.wrote(m) }))
 }
 
 // mostPlaces is how many messages of a stream are read whoever wrote them.
@@ -83,10 +82,12 @@ func (f *Forwarder) readOurs(ctx context.Context, p *place, floor uint64) (found
 }
 
 // ackStored acknowledges the messages that were found.
-func (f *Forwarder) ackStored(p *place, found []stored) {
+func (f *Forwarder) ackStored(p *place, found []stored) error {
 	for _, m := range found {
 		p.top = max(p.top, m.seq)
-		f.resumed(m.seq)
+		if err := f.resumed(m.seq); err != nil {
+			return fmt.Errorf("the stream has seq %d, which cannot be read here now: %w", m.seq, err)
+		}
 	}
 	have := f.l.getMark()
 	for _, m := range found { // what is still missing is nowhere up to here
@@ -95,15 +96,19 @@ func (f *Forwarder) ackStored(p *place, found []stored) {
 		}
 	}
 	f.l.setMark(have)
+	return nil
 }
 
-// resumed acknowledges what the stream has, or had.
-func (f *Forwarder) resumed(seq uint64) {
-	if f.c.ack(seq, 0).known {
+// resumed acknowledges what the stream has, or had. The error is that of a store which cannot be
+// read: then seq would be sent again.
+func (f *Forwarder) resumed(seq uint64) error {
+	a := f.c.ack(seq, 0)
+	if a.known {
 		f.mu.Lock()
 		f.st.Resumed++
 		f.mu.Unlock()
 	}
+	return a.unread
 }
 
 // lowest is where in the stream to begin to read: behind the mark, or at one of

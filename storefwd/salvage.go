@@ -44,6 +44,13 @@ type salvage struct {
 	bad      int              // pages that could not be read
 }
 
+// failedRead notes why reading from bbolt failed, nil too.
+func (s *Store) failedRead(err error) {
+	if err != nil && !errors.Is(err, errEngineDown) {
+		s.suspect(err)
+	}
+}
+
 // suspect notes that reading from bbolt failed. The committer looks into it.
 func (s *Store) suspect(err error) {
 	if s.suspected == nil && s.salvaging == nil {
@@ -146,6 +153,7 @@ func (s *Store) findDamaged() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.salvaging, s.readable = make(chan struct{}), false
+	s.files++
 	if !s.loaded {
 		s.seqFloor = s.meta.Opens * seqsPerBoot
 	}

@@ -155,6 +155,7 @@ type Store struct {
 	foldErr     string        // why nothing goes from the journal into bbolt now
 	suspected   error         // what bbolt said when it could not be read, until it has been looked into
 	salvaging   chan struct{} // not nil while a damaged file is salvaged, and closed after: nothing can be read
+	files       int           // damaged ones that a fresh one took the place of
 	sharers     int           // logs that want room in bbolt's file
 	crowded     bool          // … and have no more than what the shares of some of them lack
 	diskRoom    int64         // what the file system had left after the last fold, without the reserve, in bytes

@@ -1,9 +1,6 @@
 package storefwd
 
-import (
-	"errors"
-	"math"
-)
+import "math"
 
 // This file keeps what the hub has acknowledged for a while longer. A stock hub's
 // acknowledgement is up to two minutes from its own disk: after a power cut there,
@@ -220,8 +217,9 @@ func (l *Log) tailToDisk() bool {
 // rewind makes everything above to unacknowledged again: the hub does not have it
 // any more. What is still there Next hands out again, under the same epochs and
 // sequences; the result is what is not, from 0 if that is nothing. Sequences in it
-// may never have been. It may wait for the disk; nobody may be in Next.
-func (c *Cursor) rewind(to uint64) (missing seqRange) {
+// may never have been. It may wait for the disk; nobody may be in Next. With an error, which
+// says that the store cannot be read now, it is to be called again.
+func (c *Cursor) rewind(to uint64) (missing seqRange, err error) {
 	l, s := c.l, c.l.s
 	l.surface(to)
 	defer s.mu.Unlock()
@@ -240,14 +238,15 @@ func (c *Cursor) rewind(to uint64) (missing seqRange) {
 	l.declared = min(l.declared, to+1) // to lose what is taken back is news
 	l.cutBefore = min(l.cutBefore, to+1)
 	l.cut, l.cutSaid = min(l.cut, to+1), 0
-	l.retakeEarly(c, to)
-	l.retake(start)
+	if err = l.retakeEarly(c, to); err == nil {
+		err = l.retake(start)
+	}
 	c.again(to)
 	if !l.ret.Memory && l.last > 0 { // an acknowledgement that was taken back must not stand on the disk
 		l.rewound, l.rewoundFolding = true, false
 		s.foldNow()
 	}
-	return missing
+	return missing, err
 }
 
 // buried is the first record of the tail above to that is in RAM only while later
@@ -298,18 +297,20 @@ func (s *Store) flushed() {
 
 // retake makes the tail from start on part of the log again. It will be in the
 // engine soon: the hub had it, so nobody may have written it.
-func (l *Log) retake(start uint64) {
+func (l *Log) retake(start uint64) error {
 	t := &l.tail
 	if old := l.first; start < old {
+		if err := l.retakeEngine(start, min(old-1, l.folded)); err != nil {
+			return err
+		}
 		l.first = start
-		l.retakeEngine(start, min(old-1, l.folded))
 		var rest, again deque[*rec]
 		for t.ram.len() > 0 {
 			if r := t.ram.pop(); r.seq < start {
 				rest.push(r)
 			} else {
 				again.push(r)
-				l.recount(r.seq, int64(len(r.buf)), false)
+				l.recount(l.markOf(r.seq), weight{1, int64(len(r.buf))}, false)
 				l.ramMsgs++
 				l.ramBytes += int64(len(r.buf))
 			}
@@ -322,7 +323,7 @@ func (l *Log) retake(start uint64) {
 		l.oldest.clear()
 	}
 	if l.ret.Memory {
-		return
+		return nil
 	}
 	for i := range l.ram.len() { // what was safe with the hub is to be safe here
 		if r := *l.ram.at(i); r.gone && !r.dead && !r.early {
@@ -333,50 +334,60 @@ func (l *Log) retake(start uint64) {
 	if l.unsaid() || l.ram.len() > 0 && (*l.ram.at(0)).seq <= l.journaled {
 		l.s.foldNow()
 	}
+	return nil
 }
 
-// retakeEngine counts again what is in the engine from start up to to.
-func (l *Log) retakeEngine(start, to uint64) {
+// weight is so many records, and their bytes.
+type weight struct{ msgs, bytes int64 }
+
+// retakeEngine counts again what is in the engine from start up to to; all of it, or nothing.
+func (l *Log) retakeEngine(start, to uint64) error {
 	if l.tail.engFrom == 0 {
-		return
+		return nil
 	}
-	err := l.s.eng.Read(l.id, start, to, func(seq uint64, b []byte) bool {
+	found := make([]weight, max(l.tail.marks.len(), 1))
+	err := l.fromEngine(start, to, func(seq uint64, b []byte) bool {
 		if !l.buriedInEngine(seq) {
-			l.recount(seq, int64(len(b)), true)
+			w := &found[l.markOf(seq)]
+			w.msgs, w.bytes = w.msgs+1, w.bytes+int64(len(b))
 		}
 		return true
 	})
-	if err != nil && !errors.Is(err, errEngineDown) {
-		l.s.suspect(err)
+	if err != nil {
+		return err
 	}
+	for i, w := range found {
+		l.recount(i, w, true)
+	}
+	return nil
 }
 
-// recount moves one record from the accounts of the tail to those of the log.
-func (l *Log) recount(seq uint64, size int64, inEngine bool) {
-	l.msgs++
-	l.bytes += size
-	l.acked--
+// recount moves records from the accounts of a mark of the tail to those of the log.
+func (l *Log) recount(mark int, w weight, inEngine bool) {
+	l.msgs += w.msgs
+	l.bytes += w.bytes
+	l.acked -= w.msgs
 	if l.tail.marks.len() == 0 {
 		return
 	}
-	m := l.tail.marks.at(l.markOf(seq))
-	size = min(size, m.bytes)
+	m := l.tail.marks.at(mark)
+	size := min(w.bytes, m.bytes)
 	l.tail.bytes -= size
 	m.bytes -= size
 	if inEngine {
-		m.engMsgs--
+		m.engMsgs -= w.msgs
 		m.engBytes -= min(size, m.engBytes)
 	}
 }
 
-// markOf is the index of the mark that accounts for seq, or of the last one.
+// markOf is the index of the mark that accounts for seq, or of the last one; 0 if there is none.
 func (l *Log) markOf(seq uint64) int {
 	for i := range l.tail.marks.len() - 1 {
 		if l.tail.marks.at(i).to >= seq {
 			return i
 		}
 	}
-	return l.tail.marks.len() - 1
+	return max(l.tail.marks.len()-1, 0)
 }
 
 // cutMarks ends the accounts of the tail before start.

@@ -99,7 +99,7 @@ func TestRewindWithoutDisk(t *testing.T) {
 	if st := s.Stats(); st.JournalBytes+st.BoltBytes != 0 {
 		t.Fatalf("%d bytes written online", st.JournalBytes+st.BoltBytes)
 	}
-	if missing := c.rewind(3); missing.from != 0 {
+	if missing, _ := c.rewind(3); missing.from != 0 {
 		t.Fatalf("missing %+v", missing)
 	}
 	if st := l.Stats(); st.Msgs != 7 || st.Acked != 3 {
@@ -121,7 +121,7 @@ func TestRewindPutsBuriedRecordsOnDisk(t *testing.T) {
 	s.mu.Lock()
 	s.foldNow()
 	s.mu.Unlock()
-	if missing := c.rewind(2); missing.from != 0 {
+	if missing, _ := c.rewind(2); missing.from != 0 {
 		t.Fatalf("missing %+v", missing)
 	}
 	wantSeqs(t, take(t, c, 4), 3, 6)
@@ -135,7 +135,7 @@ func TestTailIsBounded(t *testing.T) {
 	if l.tail.bytes > 6400 || l.tail.bytes < 5000 {
 		t.Fatalf("the tail holds %d bytes", l.tail.bytes)
 	}
-	missing := c.rewind(500)
+	missing, _ := c.rewind(500)
 	if missing.from != 501 || missing.to < 800 || missing.to > 950 {
 		t.Fatalf("missing %+v", missing)
 	}
@@ -153,7 +153,7 @@ func TestTailExpires(t *testing.T) {
 		ackAll(t, c, 1)
 		time.Sleep(45 * time.Second)
 		synctest.Wait()
-		if missing := c.rewind(0); missing != (seqRange{l.id, 1, 1}) {
+		if missing, _ := c.rewind(0); missing != (seqRange{l.id, 1, 1}) {
 			t.Fatalf("missing %+v", missing)
 		}
 		wantSeqs(t, take(t, c, 2), 2, 3)
@@ -172,7 +172,7 @@ func TestTailOnDiskSurvives(t *testing.T) {
 	s, l, c = tailLog(t, dir, r)
 	defer s.Close()
 	appendN(t, l, 1)
-	if missing := c.rewind(2); missing.from != 0 {
+	if missing, _ := c.rewind(2); missing.from != 0 {
 		t.Fatalf("missing %+v", missing)
 	}
 	recs, err := c.Next(t.Context(), make([]Record, 0, 1))

@@ -32,7 +32,10 @@ func (f *Forwarder) giveBack(ctx context.Context, p *place, m mark) error {
 		}
 	}
 	before := f.l.Stats().Msgs
-	missing := f.c.rewind(to)
+	missing, err := f.c.rewind(to)
+	if err != nil {
+		return fmt.Errorf("take back what stream %q has lost: %w", p.name, err)
+	}
 	again := f.l.Stats().Msgs - before
 	if again <= 0 && m.At == 0 {
 		return nil // an earlier run's: what was dropped since looks the same
