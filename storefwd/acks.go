@@ -159,6 +159,12 @@ func (f *Forwarder) refused(attempt, seq uint64, e *apiError) {
 		return
 	}
 	resync := f.resync
+	if e.ErrCode == notThatStream && f.alone != nil && f.aloneSeq == seq { // to a probe: it does answer
+		close(f.alone)
+		f.alone = nil
+		f.mu.Unlock()
+		return
+	}
 	if e.outOfTurn() {
 		f.mu.Unlock()
 		f.l.setLive(false, 0)
@@ -186,7 +192,10 @@ func (f *Forwarder) refused(attempt, seq uint64, e *apiError) {
 	resync(fmt.Errorf("%w: the hub refused seq %d: %s", errResync, seq, e))
 }
 
-const noTTLHere = 10166 // per-message TTL is disabled
+const (
+	noTTLHere     = 10166 // per-message TTL is disabled
+	notThatStream = 10060 // expected stream does not match
+)
 
 // errOutOfTurn says that a guard held: something else is last in the stream.
 var errOutOfTurn = errors.New("the stream is not where it was expected to be")

@@ -261,6 +261,9 @@ func (s *Store) next() int64 {
 	if s.markAt != 0 {
 		at = min(at, s.markAt)
 	}
+	if s.acksAt != 0 {
+		at = min(at, s.acksAt)
+	}
 	for _, l := range s.logs {
 		at = min(at, l.tailDue(), l.scanDue())
 	}

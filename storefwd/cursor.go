@@ -325,7 +325,9 @@ func (c *Cursor) ack(seq, at uint64) (a acked) {
 	if from := c.l.doubt.from(); from > 0 && (from < seq || c.mixes()) {
 		a.inOrder = a.inOrder && c.mixes() // one before it was dropped on its way: it may be there, and is not acknowledged
 	} else if m := &c.l.hub; a.inOrder && at > m.At && m.Stream != "" && !c.l.setBack {
-		m.At, m.Seq, m.Read = at, seq, at // of an earlier session, too: it is settled
+		if m.At, m.Seq = at, seq; !c.l.blind { // of an earlier session, too: it is settled
+			m.Read = at
+		}
 	} else {
 		a.less = a.known && a.inOrder && at > 0 && m.Stream != ""
 	}

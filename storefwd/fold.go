@@ -16,6 +16,7 @@ const (
 	maxRemove  = 8192     // … and sequences it removes: bounds its memory
 	resetAbove = 16 << 20 // an engine file without records is exchanged above this size
 	foldRetry  = time.Second
+	saveAcks   = 5 * time.Minute // between transactions for acknowledgements alone
 )
 
 // dirty notes that there is something to fold.
@@ -43,7 +44,11 @@ func (s *Store) foldDue() {
 		now := s.mono()
 		aged := s.dirtySince != 0 && now >= s.foldAt()
 		if aged && s.foldErr == "" && !s.sealedUsed() && !s.pendingFold() {
-			s.dirtySince, aged = 0, false // all that was in the journal is gone: write nothing
+			s.dirtySince, aged = 0, false // all that was in the journal is gone: write nothing …
+			s.saveAcksAt(now)
+		}
+		if s.acksAt != 0 && now >= s.acksAt {
+			s.acksAt, aged = 0, s.comesBack()
 		}
 		removes := !s.dropping && s.removable() >= s.removeAt() // perhaps all is dropped, and the file exchanged
 		due := (s.sealedUsed() || aged || removes) && now >= s.foldAgain
@@ -62,6 +67,26 @@ func (s *Store) foldDue() {
 			return
 		}
 	}
+}
+
+// saveAcksAt says when it is saved that all is acknowledged which a crash would bring back. The
+// hub would have to be asked for it again, however much it took since.
+func (s *Store) saveAcksAt(now int64) {
+	if !s.comesBack() {
+		return
+	}
+	if s.acksAt = now; s.stats.Folds > 0 {
+		s.acksAt = max(now, s.foldedAt+int64(saveAcks))
+	}
+}
+
+func (s *Store) comesBack() bool {
+	for _, l := range s.logs {
+		if l.comesBack() {
+			return true
+		}
+	}
+	return false
 }
 
 // sealedUsed reports whether a half of the journal waits to be folded.
@@ -169,7 +194,7 @@ func (s *Store) fold() error {
 	s.setFull(nil)
 	s.atOnce() // a commit that found no room may find some
 	s.acquitted = false
-	s.dirtySince = 0
+	s.dirtySince, s.acksAt = 0, 0
 	for _, r := range b.remove {
 		s.logs[r.log].removed(r.to)
 	}

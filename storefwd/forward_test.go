@@ -120,6 +120,9 @@ func (h *fakeHub) store(subject string, m *msg.Msg) string {
 	if h.lost != nil && h.lost(subject) {
 		return ""
 	}
+	if bytes.Contains(m.Header, []byte("Nats-Expected-Stream: ")) {
+		return `{"error":{"code":400,"err_code":10060,"description":"expected stream does not match"}}`
+	}
 	if want, _, _ = strings.Cut(want, "\r\n"); guarded && want != strconv.Itoa(len(h.stored)) {
 		return `{"error":{"code":400,"err_code":10071,"description":"wrong last sequence"}}`
 	}
@@ -688,6 +691,29 @@ func TestSilentStreamIsProbedUntilItAcknowledges(t *testing.T) {
 			t.Errorf("question %d: %v, probe %v", i, err, p.probe)
 		}
 		f.probed = i >= 6
+	}
+}
+
+// A stream without a leader takes messages, and acknowledges none; then it answers to nothing. What it
+// has is not sent again when it comes back, and neither is what it was probed with.
+func TestProbeIsNotStored(t *testing.T) {
+	h, probed := &fakeHub{takes: []string{"a.>"}}, false
+	h.unacked = func(subject string) bool {
+		if subject == "a.1" || probed {
+			return false
+		}
+		h.deaf = "INFO.S"
+		return true
+	}
+	h.answer = func(string) string { // called with the lock held
+		if h.deaf != "" && !h.guarded {
+			h.deaf, probed = "", true
+		}
+		return ""
+	}
+	forward(t, h, "a.1", "a.2", "a.3", "a.4")
+	if wantSubjects(t, h, "a.1", "a.2", "a.3", "a.4"); !probed {
+		t.Error("it was not probed")
 	}
 }
 

@@ -53,6 +53,7 @@ type Log struct {
 	scatter, scatterSaid         bool   // records may have been handed out while older ones waited; the engine knows that
 	hub                          mark   // where the hub's stream stands
 	foreign, foreignSaid         string // a stream that others were seen to write to; the engine knows of it
+	blind                        bool   // it was not read up to what is acknowledged there: mark.Read stays
 	setBack                      bool   // … and it was set back while the link was up: the mark stays until the next resume
 
 	epochs  []epochStart // ascending by First; who appended what

@@ -158,7 +158,12 @@ func (l *Log) unsaved() bool {
 		return false
 	}
 	return l.rewound || l.scatter && !l.scatterSaid ||
-		n > 0 && l.s.closed || n >= saveEvery && (l.scatter || l.first <= max(l.folded, l.journaled))
+		n > 0 && l.s.closed || n >= saveEvery && (l.scatter || l.comesBack())
+}
+
+// comesBack reports whether a crash would bring back what is acknowledged.
+func (l *Log) comesBack() bool {
+	return l.first > l.stated && l.stated <= max(l.folded, l.journaled) && !l.ret.Memory
 }
 
 // setMark notes where the one stream stands that takes this log's messages; "" if
@@ -167,6 +172,14 @@ func (l *Log) setMark(m mark) {
 	l.s.mu.Lock()
 	defer l.s.mu.Unlock()
 	l.hub = m
+}
+
+// setBlind notes whether the hub could not be asked what it has: then what is acknowledged says
+// nothing of what was sent before.
+func (l *Log) setBlind(blind bool) {
+	l.s.mu.Lock()
+	defer l.s.mu.Unlock()
+	l.blind = blind
 }
 
 func (l *Log) getMark() mark {

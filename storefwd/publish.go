@@ -187,6 +187,8 @@ func (f *Forwarder) guard(p *place, filter int) (alone bool) {
 		return false
 	case !f.head:
 		return false
+	case p.probe: // no stream has that name: it answers, and stores nothing
+		f.expect = append(f.expect, "Nats-Expected-Stream: .\r\n"...)
 	case p.own && len(p.lasts) > 0 && f.outOfTurn < 2 && !p.info.Config.Counter:
 		f.expect = append(f.expect, "Nats-Expected-Last-Subject-Sequence: "...)
 		f.expect = strconv.AppendUint(f.expect, p.lasts[filter].at, 10)

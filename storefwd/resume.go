@@ -37,7 +37,7 @@ type place struct {
 	own   bool      // nobody else's message is the last of a filter
 	top   uint64    // records before this one were handed out before what it has of ours
 	gone  forgotten // … and of these it has dropped some
-	probe bool      // it did not answer: ask again once the first publish is acknowledged
+	probe bool      // it did not answer: ask again once it answers to a publish
 
 	chained bool   // publishes carry next
 	next    uint64 // the stream's last sequence once all that was sent is stored
@@ -64,9 +64,11 @@ func (f *Forwarder) resume(ctx context.Context) error {
 	f.l.settleSetBack()
 	f.keepOrder(places)
 	f.noteRead(places)
+	blind := slices.ContainsFunc(places, func(p *place) bool { return p.blind != "" })
 	if !slices.ContainsFunc(places, func(p *place) bool { return p.probe }) {
-		f.l.settleDoubt(slices.ContainsFunc(places, func(p *place) bool { return p.blind != "" }))
+		f.l.settleDoubt(blind)
 	}
+	f.l.setBlind(blind)
 	f.places, f.head, f.partial = places, true, f.takePart(places)
 	f.tell(places)
 	return nil
@@ -265,8 +267,8 @@ const unansweredMost = 3
 
 // mute sorts out why a stream did not say what it has. What will not change makes it
 // blind. Silence may be that of a stream without a leader: after the third in a row
-// one message is sent, and only if that is acknowledged and the next question is not
-// answered either a permission must be missing.
+// one message is sent as to another stream, which it does not store, and only if it says so and the
+// next question is not answered either a permission must be missing.
 func (f *Forwarder) mute(p *place, err error) error {
 	var never interface{ Permanent() bool }
 	var refused *apiError

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/leafd/leafd/internal/msg"
+	"github.com/leafd/leafd/internal/testkit"
 )
 
 // tailLog is a log with a tail and its cursor, in a store that folds only when told.
@@ -185,5 +186,47 @@ func TestTailOnDiskSurvives(t *testing.T) {
 func TestTailNeedsAcknowledgements(t *testing.T) {
 	if err := (Retention{Grace: time.Minute}).check(); err == nil || !strings.Contains(err.Error(), "acknowledgement") {
 		t.Fatal(err)
+	}
+}
+
+// What an outage left in the journal is acknowledged, and nothing else is to be written. A crash would bring it
+// back, whenever it comes, and the hub would have to be asked for it among all that it took since. So that is
+// saved, but not each time.
+func TestAcknowledgedBacklogIsSaved(t *testing.T) {
+	dir := t.TempDir()
+	s, err := Open(dir, Options{Node: "n", CommitInterval: time.Hour, FoldAfter: 300 * time.Millisecond})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	l, err := s.Log("OUT/a", Retention{Keep: UntilAcked})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := l.Cursor("hub", CursorConfig{Ahead: true, MaxPending: 1000})
+	if err != nil {
+		t.Fatal(err)
+	}
+	outage := func() {
+		appendN(t, l, 20)
+		waitSafe(t, s)
+		ackAll(t, c, 20)
+	}
+	outage()
+	testkit.Eventually(t, func() bool { s.mu.Lock(); defer s.mu.Unlock(); return l.stated == 21 }, "the engine knows that all is acknowledged")
+	again, held, _ := tailLog(t, killed(t, dir), Retention{})
+	if st := held.Stats(); st.Msgs != 0 {
+		t.Errorf("a crash brings back %d", st.Msgs)
+	}
+	if err := again.Close(); err != nil {
+		t.Error(err)
+	}
+	folds := s.Stats().Folds
+	outage()
+	testkit.Eventually(t, func() bool { s.mu.Lock(); defer s.mu.Unlock(); return s.acksAt != 0 }, "it is to be saved again")
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if at := time.Duration(s.acksAt - s.foldedAt); s.stats.Folds != folds || at != saveAcks || s.next() > s.acksAt {
+		t.Errorf("%d folds more, the next %v after it", s.stats.Folds-folds, at)
 	}
 }
