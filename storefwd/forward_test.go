@@ -38,7 +38,7 @@ type fakeHub struct {
 	late      chan func()                 // takes what delivers the answers to publishes; nil: they come at once
 }
 
-type fakeMsg struct{ subject, id, header string }
+type fakeMsg struct{ subject, id, header string } // header with what follows it
 
 type never struct{}
 
@@ -130,7 +130,7 @@ func (h *fakeHub) store(subject string, m *msg.Msg) string {
 		h.replies = map[string]int{}
 	}
 	h.replies[string(m.Reply)]++
-	h.stored = append(h.stored, fakeMsg{subject, string(headerValue(m.Header, msgID)), string(m.Header)})
+	h.stored = append(h.stored, fakeMsg{subject, string(headerValue(m.Header, msgID)), string(m.Header) + string(m.Data)})
 	if h.unacked != nil && h.unacked(subject) {
 		return ""
 	}

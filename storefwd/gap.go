@@ -3,6 +3,7 @@ package storefwd
 import (
 	"encoding/json"
 	"maps"
+	"slices"
 	"time"
 
 	"github.com/leafd/leafd/internal/msg"
@@ -42,6 +43,8 @@ const (
 	gapEvery  = 5 * time.Second // between markers of a log
 	gapLatest = time.Hour       // … that the hub does not take
 	mostDoubt = 256             // ranges in one
+
+	mostMarkers = 64 // that the hub has are kept in mind
 )
 
 // lose counts a loss, and remembers it for a marker.
@@ -146,6 +149,16 @@ func (l *Log) beforeMarker(last uint64) uint64 {
 		return min(last, l.marker-1)
 	}
 	return last
+}
+
+// keepMarker keeps in mind what the hub's stream declares, should the hub lose that.
+func (l *Log) keepMarker(seq uint64, g gap) {
+	if l.markers == nil {
+		l.markers = map[uint64]gap{}
+	}
+	if l.markers[seq] = g; len(l.markers) > mostMarkers {
+		delete(l.markers, slices.Min(slices.Collect(maps.Keys(l.markers))))
+	}
 }
 
 // undeclare takes back a marker that is itself dropped.

@@ -70,6 +70,7 @@ type Log struct {
 
 	gaps       map[string]gap // lost and not declared, by reason
 	gapNews    bool           // the engine does not know of all of them
+	markers    map[uint64]gap // that the hub has, of this run, the last of them
 	notTaken   time.Duration  // how long the next marker is put off, since the hub did not take the last
 	declaredAt int64          // when markers were appended last, by mono
 	marker     uint64         // sequence of the last marker of this run; handed out once it is on the disk

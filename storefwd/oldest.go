@@ -145,6 +145,9 @@ func (l *Log) pass(o ref, now int64) {
 	if !l.isEarly(o) {
 		l.acked++
 	}
+	if o.gap != nil {
+		l.keepMarker(o.seq, *o.gap)
+	}
 	l.pop(o, false)
 	if l.ret.Grace > 0 {
 		l.keep(o, now)

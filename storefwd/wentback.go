@@ -28,7 +28,7 @@ func (f *Forwarder) giveBack(ctx context.Context, p *place, m mark) error {
 	if p.own && p.last.ours && !mixed && f.exclusive(p) {
 		to = p.last.seq // where no chain held back what came since, readBack finds what is there
 		if bound, wrote := f.l.behind(p.last); bound > 0 && !wrote {
-			to = bound - 1
+			to = min(to, bound-1)
 		}
 	}
 	before := f.l.Stats().Msgs
@@ -52,7 +52,7 @@ func (f *Forwarder) giveBack(ctx context.Context, p *place, m mark) error {
 		missing, lost = f.mostLost(ctx, p, m, missing, uint64(max(again, 0)))
 	}
 	if lost > 0 {
-		f.l.lostByHub(missing, lost)
+		f.l.lostByHub(missing, lost, !mixed)
 	}
 	f.l.settleSetBack()
 	f.l.setMark(now)
@@ -76,17 +76,18 @@ func (f *Forwarder) mostLost(ctx context.Context, p *place, m mark, missing seqR
 			bound++ // it is there itself
 		}
 		if s.seq <= m.Seq {
-			missing.from = max(missing.from, bound)
+			missing.from = max(missing.from, min(bound, s.seq+1))
 		}
 	}
 	if missing.from > missing.to {
 		return missing, 0
 	}
 	lost := missing.to - missing.from + 1
-	if places, known := f.placesLost(p, m, left); known && whole {
-		lost = min(lost, places-min(places, again))
+	places := m.At
+	if whole {
+		places = f.placesLost(p, m, left)
 	}
-	return missing, lost
+	return missing, min(lost, places-min(places, again))
 }
 
 // leftAtEnd is the last of ours that is left in a stream and, where others write, too, those that
@@ -110,18 +111,18 @@ func (f *Forwarder) leftAtEnd(ctx context.Context, p *place) (left []stored, who
 	return left, true
 }
 
-// placesLost is how many places of a stream that has less than m at its end were ours and are
-// gone, at most. Where others write, too, these are all behind the last of ours that is left,
-// if that is near the end and none of ours came since.
-func (f *Forwarder) placesLost(p *place, m mark, left []stored) (n uint64, known bool) {
+// placesLost is how many places of a stream were ours and are gone, at most: no more than it had up
+// to the mark. Where others write, too, and it has less at its end, these are all behind the last of
+// ours that is left, if that is near the end and none of ours came since.
+func (f *Forwarder) placesLost(p *place, m mark, left []stored) uint64 {
 	at := p.info.State.LastSeq
 	switch {
 	case at >= m.At:
-		return 0, false
+		return m.At
 	case p.own && f.exclusive(p):
-		return m.At - at + p.last.seq - min(p.last.seq, m.Seq), true
+		return m.At - at + p.last.seq - min(p.last.seq, m.Seq)
 	case len(left) == 0:
-		return 0, false
+		return m.At
 	}
 	var end stored
 	for _, s := range left {
@@ -129,7 +130,10 @@ func (f *Forwarder) placesLost(p *place, m mark, left []stored) (n uint64, known
 			end = s
 		}
 	}
-	return m.At - min(m.At, end.at), end.at <= m.At && end.seq <= m.Seq
+	if end.at > m.At || end.seq > m.Seq {
+		return m.At
+	}
+	return m.At - end.at
 }
 
 // lookBack is how far from a stream's end one of ours is looked for.
@@ -200,9 +204,19 @@ func (l *Log) settleSetBack() {
 	}
 }
 
-// lostByHub counts and declares what the hub acknowledged, lost, and nobody has any more.
-func (l *Log) lostByHub(r seqRange, n uint64) {
+// lostByHub counts and declares what the hub acknowledged, lost, and nobody has any more. Of the
+// markers in r, if these are among it, what they declare is declared again.
+func (l *Log) lostByHub(r seqRange, n uint64, markers bool) {
 	l.s.mu.Lock()
 	defer l.s.mu.Unlock()
-	l.lose(LostByHub, r.from, r.to, n)
+	for seq, g := range l.markers {
+		if markers && n > 0 && seq >= r.from && seq <= r.to {
+			delete(l.markers, seq)
+			l.undeclare(g)
+			n--
+		}
+	}
+	if n > 0 {
+		l.lose(LostByHub, r.from, r.to, n)
+	}
 }

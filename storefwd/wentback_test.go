@@ -1,6 +1,7 @@
 package storefwd
 
 import (
+	"encoding/json"
 	"slices"
 	"strings"
 	"testing"
@@ -50,6 +51,109 @@ func TestLostByHubCountsOnce(t *testing.T) {
 	h.setBack(3) // a copy
 	if st := run(1); st.Lost[LostByHub.String()] != 7 {
 		t.Errorf("%v, 7 are lost by the hub", st.Lost)
+	}
+}
+
+// What an earlier run had acknowledged is not here any more, and its epoch is forgotten. A hub that was set back to
+// the middle of that run has lost the rest of it: none of that was declared.
+func TestLostByHubOfAForgottenRun(t *testing.T) {
+	for _, takes := range [][]string{{"a.>"}, {"a.>", "other"}} {
+		dir, h := t.TempDir(), &fakeHub{takes: takes}
+		run := func(subjects ...string) LogStats {
+			t.Helper()
+			s, l := openWith(t, dir, subjects...)
+			defer s.Close()
+			f := NewForwarder(ForwarderOptions{Log: l, Uplink: h, Filters: []string{"a.>"}, Class: "c", RetryMin: 1, RetryMax: 1, AckTimeout: testkit.Patience})
+			h.f = f
+			drain(t, f, h)
+			return l.Stats()
+		}
+		run("a.1", "a.2", "a.3", "a.4", "a.5", "a.6")
+		run("a.7", "a.8")
+		h.setBack(3) // a copy
+		if st := run("a.9"); st.Lost[LostByHub.String()] != 5 {
+			t.Errorf("stream of %q: %v, 5 are lost by the hub", takes, st.Lost)
+		}
+		wantSubjects(t, h, "a.1", "a.2", "a.3", "a.9")
+	}
+}
+
+// What a full outbox dropped was never at the hub, of which the stream says so by its places, whoever else may
+// write there. Where nothing of ours was left in it all of that was declared a second time.
+func TestLostByHubIsNotWhatWasDropped(t *testing.T) {
+	for _, takes := range [][]string{{"a.>"}, {"a.>", "other"}} {
+		h := &fakeHub{takes: takes}
+		s, err := Open(t.TempDir(), Options{Node: "n"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer s.Close()
+		l, err := s.Log("OUT/c", Retention{Keep: UntilAcked, Grace: time.Hour, GraceBytes: 1 << 20, MaxMsgs: 10})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for range 60 {
+			put(t, l, "a.1")
+		}
+		f := NewForwarder(ForwarderOptions{Log: l, Uplink: h, Filters: []string{"a.>"}, Class: "c", RetryMin: 1, RetryMax: 1, AckTimeout: testkit.Patience})
+		h.f = f
+		stop := start(t, f)
+		testkit.Eventually(t, func() bool { return l.Stats().Msgs == 0 }, "drained")
+		h.setBack(0) // deleted and made anew
+		f.mu.Lock()
+		resync := f.resync
+		f.mu.Unlock()
+		resync(errDown)
+		testkit.Eventually(t, func() bool { return f.Stats().WentBack == 1 && l.Stats().Msgs == 0 }, "sent again")
+		stop()
+		if st := l.Stats(); len(h.subjects()) != 10 || st.Lost["oldest_dropped"] != 50 || st.Lost["lost_by_hub"] != 0 {
+			t.Errorf("stream of %q: %d there again, of 60; lost %v", takes, len(h.subjects()), st.Lost)
+		}
+	}
+}
+
+// A hub loses a gap marker with what it lost, and nobody has that any more: what it declared is declared again.
+func TestMarkerLostByHub(t *testing.T) {
+	h := &fakeHub{takes: []string{"a.>"}}
+	s, err := Open(t.TempDir(), Options{Node: "n"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	l, err := s.Log("OUT/c", Retention{Keep: UntilAcked, MaxMsgs: 10, GapSubject: "a.gap"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 25 {
+		put(t, l, "a.1") // 15 are dropped
+	}
+	f := NewForwarder(ForwarderOptions{Log: l, Uplink: h, Filters: []string{"a.>"}, Class: "c", RetryMin: 1, RetryMax: 1, AckTimeout: testkit.Patience})
+	h.f = f
+	defer start(t, f)()
+	there := func(n int) {
+		t.Helper()
+		testkit.Eventually(t, func() bool { return len(h.subjects()) == n && l.Stats().Msgs == 0 }, "%d are there", n)
+	}
+	there(11) // with a marker
+	h.setBack(5)
+	f.mu.Lock()
+	resync := f.resync
+	f.mu.Unlock()
+	resync(errDown)
+	there(7) // five, and two markers
+	sum := map[string]uint64{}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, m := range h.stored[5:] {
+		var g gap
+		_, body, _ := strings.Cut(m.header, "\r\n\r\n")
+		if err := json.Unmarshal([]byte(body), &g); err != nil {
+			t.Fatal(err)
+		}
+		sum[g.Reason] += g.Count
+	}
+	if sum["oldest_dropped"] != 15 || sum["lost_by_hub"] != 5 {
+		t.Errorf("declared: %v, want the 15 that were dropped and the 5 that the hub lost", sum)
 	}
 }
 
