@@ -245,15 +245,11 @@ func (c *Cursor) give(r *Record) bool {
 		l.bury(r.Seq, int64(r.size))
 		c.settle(r.Seq, r.Seq)
 		return false
+	case (r.gap || r.Seq < l.declared) && l.asked && l.staysLost(r.ref()):
+		c.giveUp(r, LostOldest)
+		return false
 	case l.expired(r):
-		l.forgo(r.Seq)
-		c.acknowledge(r.Seq, int64(r.size))
-		l.acked--
-		if g, ok := r.declares(); ok {
-			l.undeclare(g)
-		} else {
-			l.loseOnce(LostExpired, r.Seq)
-		}
+		c.giveUp(r, LostExpired)
 		return false
 	}
 	if len(c.sent.s) > 0 && c.sent.has(r.Seq) {
@@ -269,6 +265,19 @@ func (c *Cursor) give(r *Record) bool {
 	c.pending.push(pend{seq: r.Seq, at: l.s.mono(), size: r.size, gap: r.gap})
 	c.bytes += r.size
 	return true
+}
+
+// giveUp settles r, which is lost for a reason: nobody should have it any more.
+func (c *Cursor) giveUp(r *Record, why Loss) {
+	l := c.l
+	l.forgo(r.Seq)
+	c.acknowledge(r.Seq, int64(r.size))
+	l.acked--
+	if o := r.ref(); o.gap == nil {
+		l.loseOnce(why, r.Seq)
+	} else if !l.staysLost(o) && l.once(r.Seq) {
+		l.undeclare(*o.gap)
+	}
 }
 
 // settle notes that nobody waits for from…to any more.

@@ -3,6 +3,7 @@ package storefwd
 import (
 	"maps"
 	"math"
+	"slices"
 )
 
 // This file is about what a log dropped that the hub may have: it was on its way, or an earlier
@@ -151,16 +152,52 @@ func (l *Log) runStart() uint64 {
 }
 
 // loseOnce counts the loss of a record, unless it was declared before a crash that made the
-// log forget.
+// log forget, or was counted before it was taken back with what a hub lost.
 func (l *Log) loseOnce(why Loss, seq uint64) {
-	if !l.wasDeclared(seq) {
+	if l.once(seq) && !l.wasDeclared(seq) {
 		l.lose(why, seq, seq, 1)
 	}
 }
 
+// once reports whether it is called for seq the first time, as far as is remembered.
+func (l *Log) once(seq uint64) bool {
+	if l.given.has(seq) {
+		return false
+	}
+	if kept := l.kept(); kept > 0 {
+		l.given.remove(0, kept-1)
+	}
+	if len(l.given.s) < mostSpans {
+		l.given.add(seq, seq)
+	}
+	return true
+}
+
 // wasDeclared reports whether the loss of seq was, before a crash.
 func (l *Log) wasDeclared(seq uint64) bool {
-	return seq < l.declared && seq <= l.declaredTo && !l.undeclared.has(seq)
+	return l.wasLost(seq) && !l.undeclared.has(seq)
+}
+
+// wasLost reports whether seq was lost before a crash, or in doubt then: it stays lost.
+func (l *Log) wasLost(seq uint64) bool {
+	return seq < l.declared && (l.declaredIn.has(seq) || l.undeclared.has(seq))
+}
+
+// redeclared reports whether what a marker declares is in one that came later, by what the journal
+// gave back: it was dropped before a crash. Nobody knows better of a hub that cannot be asked.
+func (l *Log) redeclared(seq uint64, g *gap) bool {
+	return seq < l.declared && (l.blind || slices.ContainsFunc(l.later, func(m seqGap) bool {
+		return m.seq > seq && m.Reason == g.Reason && m.covers(*g)
+	}))
+}
+
+// staysLost reports whether o, which is in the log again after a crash, was given up before it. Of a
+// marker that is so as well if it was given up in this run, and is back with what a hub lost.
+func (l *Log) staysLost(o ref) bool {
+	if o.gap != nil {
+		return l.given.has(o.seq) || l.redeclared(o.seq, o.gap)
+	}
+	return l.wasLost(o.seq)
 }
 
 // forgo notes that a record which is about to be settled is lost.
@@ -220,17 +257,19 @@ func (l *Log) settleDoubt(blind bool) {
 		l.declaredAt = l.askedAt
 	}
 	first := !l.asked
-	l.asked, l.notTaken, l.doubt = true, 0, doubt{}
+	l.asked, l.notTaken, l.doubt, l.blind = true, 0, doubt{}, blind
 	if c := l.sole(); c != nil {
 		c.looked = true
 	}
 	if blind {
-		l.declaredTo = max(l.declaredTo, l.declared)
+		l.declaredIn.add(0, l.declared)
 	}
-	for o, ok := l.head(); ok && o.seq < l.declared && o.seq <= l.declaredTo; o, ok = l.head() {
+	for o, ok := l.head(); ok && l.staysLost(o); o, ok = l.head() { // those behind one that does not: give
 		l.drop(o, LostOldest)
 	}
-	l.undeclared = spans{}
+	if l.first >= l.declared {
+		l.declaredIn, l.undeclared, l.later = spans{}, spans{}, nil
+	}
 	if first && l.scatter { // what earlier runs left counts from now on
 		l.enforce()
 	}
@@ -254,7 +293,7 @@ func (l *Log) doubtState(st *logState) {
 
 func (l *Log) restoreDoubt(st logState) {
 	l.declared, l.doubt.markers = min(st.Declared, l.last+1), maps.Clone(st.DoubtMarkers)
-	l.declaredTo = max(l.declaredTo, l.declared) // it is not stored
+	l.declaredIn.add(0, l.declared) // it is not stored
 	for _, s := range st.Undeclared {
 		l.undeclared.add(s.From, min(s.To, l.last))
 	}

@@ -490,3 +490,30 @@ func TestFreshJournalHoldsAll(t *testing.T) {
 		}
 	}
 }
+
+// journal_size was lowered, and what the last run left keeps the large journal. A write of it fails while a large
+// message waits: the fresh journal has room for that, or nothing would be acknowledged any more.
+func TestLargeRecordAndASmallerJournal(t *testing.T) {
+	dir := t.TempDir()
+	s, l, _ := openGaps(t, dir, Options{JournalBytes: 4 << 20, FoldAfter: time.Hour})
+	appendN(t, l, 10)
+	waitSafe(t, s)
+	d := killed(t, dir)
+	s.Close()
+	f := &fault{kind: "write", err: syscall.EIO}
+	s, l, _ = openGaps(t, d, f.options()) // 256 KiB
+	defer s.Close()
+	f.left.Store(1)
+	if _, err := l.Append(&msg.Msg{Subject: []byte("a"), Data: noise(1, 500<<10)}); err != nil {
+		t.Fatal(err)
+	}
+	if s.await() == nil {
+		t.Error("no fault")
+	}
+	testkit.Eventually(t, func() bool { return s.Stats().Failed == "" }, "the store works again")
+	testkit.Eventually(t, func() bool {
+		_, err := l.Append(&msg.Msg{Subject: []byte("a"), Data: []byte("x")})
+		return err == nil
+	}, "it takes what comes")
+	waitSafe(t, s)
+}

@@ -56,6 +56,11 @@ func (s *Store) foldDue() {
 		if !due {
 			return
 		}
+		if s.hasEarly() {
+			if s.commit(everything); !s.working() {
+				return
+			}
+		}
 		if aged {
 			s.seal()
 		}
@@ -83,6 +88,18 @@ func (s *Store) saveAcksAt(now int64) {
 func (s *Store) comesBack() bool {
 	for _, l := range s.logs {
 		if l.comesBack() {
+			return true
+		}
+	}
+	return false
+}
+
+// hasEarly reports whether what is not safe yet took the place of what is about to be removed.
+func (s *Store) hasEarly() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, l := range s.logs {
+		if l.conf != nil && len(l.conf.early) > 0 {
 			return true
 		}
 	}
@@ -313,7 +330,7 @@ func (s *Store) foldFailed(err error) error {
 	s.foldNow() // until one succeeds: readers may wait for the file
 	s.flushed()
 	for _, l := range s.logs {
-		l.gapNews = l.gapNews || len(l.gaps) > 0
+		l.gapNews = l.gapNews || l.gapFolding
 		l.wakeReaders() // who waits for the fold
 	}
 	damaged := errors.Is(err, ErrDamaged)
@@ -340,6 +357,7 @@ func (s *Store) foldBatch() (b *foldBatch, to map[*Log]seqRange) {
 		puts = 0 // pages are free only after the transaction that frees them
 	}
 	for id, l := range s.logs {
+		l.loseEarly()
 		if l.tailToDisk() {
 			puts = b.putRAM(l, &l.tail.ram, math.MaxUint64, puts, to)
 		}

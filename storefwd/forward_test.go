@@ -28,6 +28,7 @@ type fakeHub struct {
 	retention string
 	domain    string                      // "": hub
 	takes     []string                    // subjects of the stream; nil: it does not say
+	ttl       bool                        // it says that it takes Nats-TTL
 	deaf      string                      // an API call that is not answered
 	answer    func(subject string) string // instead of storing, unless it is ""
 	lost      func(subject string) bool   // on the way to the stream
@@ -82,8 +83,8 @@ func (h *fakeHub) serve(subject string, m *msg.Msg) string {
 		if err != nil {
 			panic(err)
 		}
-		return fmt.Sprintf(`{"config":{"retention":%q,"duplicate_window":1,"subjects":%s},"state":{"messages":%d,"first_seq":1,"last_seq":%d}}`,
-			h.retention, takes, len(h.stored), len(h.stored))
+		return fmt.Sprintf(`{"config":{"retention":%q,"duplicate_window":1,"subjects":%s,"allow_msg_ttl":%t},"state":{"messages":%d,"first_seq":1,"last_seq":%d}}`,
+			h.retention, takes, h.ttl, len(h.stored), len(h.stored))
 	case call == "MSG.GET.S":
 		return h.get(m.Data)
 	}
@@ -714,6 +715,29 @@ func TestProbeIsNotStored(t *testing.T) {
 	forward(t, h, "a.1", "a.2", "a.3", "a.4")
 	if wantSubjects(t, h, "a.1", "a.2", "a.3", "a.4"); !probed {
 		t.Error("it was not probed")
+	}
+}
+
+// A stream that took no Nats-TTL gets them once it says that it does.
+func TestTTLIsAllowedLater(t *testing.T) {
+	h := &fakeHub{}
+	h.answer = func(string) string { // called with the lock held
+		if h.ttl {
+			return ""
+		}
+		h.ttl = true // nats stream edit --allow-msg-ttl
+		return `{"error":{"code":400,"err_code":10166,"description":"per-message TTL is disabled"}}`
+	}
+	s, l := openWith(t, t.TempDir())
+	defer s.Close()
+	if _, err := l.Append(&msg.Msg{Subject: []byte("a.1"), Header: []byte("NATS/1.0\r\nNats-TTL: 3600\r\n\r\n")}); err != nil {
+		t.Fatal(err)
+	}
+	f := NewForwarder(ForwarderOptions{Log: l, Uplink: h, Filters: []string{"a.>"}, Class: "c", RetryMin: 1, RetryMax: 1, AckTimeout: 100 * time.Millisecond})
+	h.f = f
+	drain(t, f, h)
+	if wantSubjects(t, h, "a.1"); !strings.Contains(h.stored[0].header, "Nats-TTL") {
+		t.Errorf("stored without its TTL: %q", h.stored[0].header)
 	}
 }
 

@@ -116,6 +116,7 @@ func (l *Log) declare(now int64) {
 		return
 	}
 	l.declaredAt = now
+	l.onDisk()
 	first, doubt, all := l.first, l.doubt.seqs().s, l.certain()
 	for i, g := range all {
 		g.Outbox, g.First, g.Doubt = l.name, 0, nil
@@ -127,6 +128,7 @@ func (l *Log) declare(now int64) {
 		if size := int64(recordSize(m)); err != nil || s.unsafeBytes+size > s.limit {
 			return // the next look finds more room
 		}
+		l.declaring = append(l.declaring, seqGap{l.last + 1, g})
 		delete(l.gaps, g.Reason)
 		l.late.forget(g.Reason)
 		if left := l.doubt.of(g.Reason); left.Count > 0 {
@@ -177,7 +179,7 @@ func (l *Log) undeclareUntaken(seq uint64) bool {
 	if err := l.lookAt(seq, func(b []byte) { g, marker = gapOf(b) }); err != nil {
 		return false
 	}
-	if marker {
+	if marker && l.once(seq) {
 		wait := l.notTaken
 		l.undeclare(g)
 		l.notTaken = min(max(2*wait, gapEvery), gapLatest)
@@ -201,10 +203,38 @@ func (r *Record) declares() (g gap, ok bool) {
 	return g, r.gap && json.Unmarshal(r.Data, &g) == nil
 }
 
-// gapState is what the engine is to know of the losses.
-func (l *Log) gapState() map[string]gap {
-	l.gapNews = false
-	return maps.Clone(l.gaps)
+// seqGap is a marker: its sequence, and what it declares.
+type seqGap struct {
+	seq uint64
+	gap
+}
+
+// gapState is what the engine is to know of the losses: what markers declare that are not on the disk
+// yet as well, of which the first is at marker.
+func (l *Log) gapState() (all map[string]gap, marker uint64) {
+	l.onDisk()
+	l.gapFolding, l.gapNews = l.gapNews, len(l.declaring) > 0
+	if all = maps.Clone(l.gaps); len(l.declaring) == 0 {
+		return all, 0
+	}
+	if all == nil {
+		all = map[string]gap{}
+	}
+	for _, m := range l.declaring {
+		g := m.gap
+		g.Outbox, g.First, g.Doubt = "", 0, nil
+		if have, ok := all[g.Reason]; ok {
+			have.add(g)
+			g = have
+		}
+		all[g.Reason] = g
+	}
+	return all, l.declaring[0].seq
+}
+
+// onDisk forgets the markers that are on the disk, or at the hub, by now.
+func (l *Log) onDisk() {
+	l.declaring = slices.DeleteFunc(l.declaring, func(m seqGap) bool { return m.seq < l.first || m.seq <= max(l.journaled, l.folded) })
 }
 
 // replayGap takes out of what was lost what a marker in the journal declares, unless the
@@ -221,8 +251,11 @@ func (l *Log) replayGap(seq uint64, b []byte) {
 	if g.First > l.declared {
 		l.declared, l.undeclared = min(g.First, l.last), doubt
 	}
-	l.declaredTo = max(l.declaredTo, g.To)
+	l.declaredIn.add(g.From, max(g.From, g.To))
+	l.later = append(l.later[max(0, len(l.later)-mostMarkers):], seqGap{seq, g})
 	switch {
+	case l.pendingFrom > 0 && seq >= l.pendingFrom && seq <= l.knownTo:
+		l.takeGap(g)
 	case seq <= l.knownTo:
 	case g.First > 0: // and all others with it
 		l.onlyDoubted(&doubt)
@@ -241,4 +274,13 @@ func (l *Log) takeGap(g gap) {
 		have.Count -= g.Count
 		l.gaps[g.Reason] = have
 	}
+}
+
+// ref is what the accounts need of r, if it is in the log.
+func (r *Record) ref() ref {
+	o := ref{seq: r.Seq, size: int64(r.size)}
+	if g, ok := r.declares(); ok {
+		o.gap = &g
+	}
+	return o
 }

@@ -24,6 +24,7 @@ type streamInfo struct {
 		Sources   []json.RawMessage `json:"sources"`           // other streams that it copies
 		Transform json.RawMessage   `json:"subject_transform"` // stores under other subjects
 		NoAck     bool              `json:"no_ack"`
+		TTL       bool              `json:"allow_msg_ttl"`
 		Counter   bool              `json:"allow_msg_counter"` // takes increments, and no expectation with them
 
 		MaxPerSubject     int64 `json:"max_msgs_per_subject"` // 0 or less: no limit

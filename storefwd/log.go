@@ -68,20 +68,25 @@ type Log struct {
 	slab  []rec
 	grow  int
 
-	gaps       map[string]gap // lost and not declared, by reason
-	gapNews    bool           // the engine does not know of all of them
-	markers    map[uint64]gap // that the hub has, of this run, the last of them
-	notTaken   time.Duration  // how long the next marker is put off, since the hub did not take the last
-	declaredAt int64          // when markers were appended last, by mono
-	marker     uint64         // sequence of the last marker of this run; handed out once it is on the disk
-	declared   uint64         // losses before this sequence were declared in an earlier run …
-	undeclared spans          // … but for these, which were in doubt
-	declaredTo uint64         // no lost one is behind this one: up to declared all were acknowledged
-	knownTo    uint64         // last, as the engine knew it at the start, and with it what was lost and what was declared
-	asked      bool           // the hub was asked what it has of earlier runs
-	askedAt    int64          // when it was last, by mono
-	doubt      doubt          // what was dropped, and may be at the hub
-	late       doubt          // was in doubt, was not found, and is not declared yet
+	gaps        map[string]gap // lost and not declared, by reason
+	gapNews     bool           // the engine does not know of all of them …
+	gapFolding  bool           // … and did not before the fold that runs
+	declaring   []seqGap       // markers that may not be on the disk yet
+	markers     map[uint64]gap // that the hub has, of this run, the last of them
+	notTaken    time.Duration  // how long the next marker is put off, since the hub did not take the last
+	declaredAt  int64          // when markers were appended last, by mono
+	marker      uint64         // sequence of the last marker of this run; handed out once it is on the disk
+	declared    uint64         // losses before this sequence were declared in an earlier run …
+	undeclared  spans          // … but for these, which were in doubt
+	declaredIn  spans          // … and those are among these: the others up to declared were acknowledged
+	later       []seqGap       // markers that the journal gave back
+	given       spans          // counted as lost, by loseOnce, and perhaps in the tail
+	pendingFrom uint64         // markers from here on were not on the disk then, as far as was known
+	knownTo     uint64         // last, as the engine knew it at the start, and with it what was lost and what was declared
+	asked       bool           // the hub was asked what it has of earlier runs
+	askedAt     int64          // when it was last, by mono
+	doubt       doubt          // what was dropped, and may be at the hub
+	late        doubt          // was in doubt, was not found, and is not declared yet
 
 	told, toldFolding [][]byte // what of told.go the journal alone knows; what a fold that runs makes known
 
@@ -124,7 +129,7 @@ func (s *Store) restoreLog(id uint32, st logState) *Log {
 	for _, g := range st.Gaps {
 		l.addGap(g)
 	}
-	l.gapNews, l.knownTo = false, st.Last
+	l.gapNews, l.knownTo, l.pendingFrom = false, st.Last, st.Marker
 	if kept := l.kept(); kept > l.base { // a crash, or a close, came before their removal
 		l.removeTo = min(kept-1, l.folded)
 		l.removeMsgs = int64(min(l.removeTo, l.base+maxRemove)) - int64(l.base) + 1
@@ -175,7 +180,7 @@ func (l *Log) state(upTo uint64) logState {
 	st.Mark, st.Scattered, st.Foreign = l.hub, l.scatter, l.foreign
 	st.Sent = l.sent
 	l.tailState(&st)
-	st.Gaps = l.gapState()
+	st.Gaps, st.Marker = l.gapState()
 	l.doubtState(&st)
 	return st
 }

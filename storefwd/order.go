@@ -174,12 +174,12 @@ func (l *Log) setMark(m mark) {
 	l.hub = m
 }
 
-// setBlind notes whether the hub could not be asked what it has: then what is acknowledged says
-// nothing of what was sent before.
-func (l *Log) setBlind(blind bool) {
+// setBlind notes that the hub could not be asked what it has: what is acknowledged says nothing of
+// what was sent before.
+func (l *Log) setBlind() {
 	l.s.mu.Lock()
 	defer l.s.mu.Unlock()
-	l.blind = blind
+	l.blind = true
 }
 
 func (l *Log) getMark() mark {

@@ -269,9 +269,9 @@ func (s *Store) bringJournal() error {
 	}
 	s.saveGaps()
 	s.mu.Lock()
-	recs := s.unfolded()
+	recs, waiting := s.unfolded(), s.largest()
 	s.mu.Unlock()
-	path, size, run := s.path("journal"), max(s.o.JournalBytes, journalFor(recs)), s.meta.run()
+	path, size, run := s.path("journal"), max(s.o.JournalBytes, journalFor(recs), journalFor(waiting)), s.meta.run()
 	size = (size + 2*journalBlock - 1) &^ (2*journalBlock - 1) // one of format 1 may have another
 	n, err := createJournal(path, size, run, recs)
 	if err != nil && s.j != nil && !s.j.first && errors.Is(spaceError(err), errNoSpace) && !errors.Is(err, errExchanged) {
@@ -308,7 +308,7 @@ func (s *Store) saveGaps() {
 	s.mu.Lock()
 	owes := false
 	for _, l := range s.logs {
-		owes = owes || len(l.gaps) > 0
+		owes = owes || l.gapNews || len(l.gaps) > 0
 	}
 	s.mu.Unlock()
 	if !owes {
@@ -321,8 +321,7 @@ func (s *Store) saveGaps() {
 		return
 	}
 	for _, l := range s.logs { // as soon as that works, then
-		if len(l.gaps) > 0 {
-			l.gapNews = true
+		if l.gapNews = l.gapNews || l.gapFolding; l.gapNews {
 			s.foldNow()
 		}
 	}
@@ -355,6 +354,16 @@ func (s *Store) unfolded() (recs [][]byte) {
 		}
 	}
 	return recs
+}
+
+// largest is the largest record that waits to be written: it was taken while the journal had room for it.
+func (s *Store) largest() (one [][]byte) {
+	for i := range s.queue.len() {
+		if b := (*s.queue.at(i)).buf; len(one) == 0 || len(b) > len(one[0]) {
+			one = [][]byte{b}
+		}
+	}
+	return one
 }
 
 // useJournal goes on with j, whose records are all in RAM.

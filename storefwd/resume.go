@@ -62,13 +62,17 @@ func (f *Forwarder) resume(ctx context.Context) error {
 		}
 	}
 	f.l.settleSetBack()
+	if !slices.ContainsFunc(places, func(p *place) bool { return !p.info.Config.TTL }) {
+		f.noTTL.Store(false) // they may not have taken it before
+	}
 	f.keepOrder(places)
 	f.noteRead(places)
 	blind := slices.ContainsFunc(places, func(p *place) bool { return p.blind != "" })
-	if !slices.ContainsFunc(places, func(p *place) bool { return p.probe }) {
+	if slices.ContainsFunc(places, func(p *place) bool { return p.probe }) {
+		f.l.setBlind()
+	} else {
 		f.l.settleDoubt(blind)
 	}
-	f.l.setBlind(blind)
 	f.places, f.head, f.partial = places, true, f.takePart(places)
 	f.tell(places)
 	return nil
