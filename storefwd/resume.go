@@ -112,8 +112,34 @@ func (f *Forwarder) single(ctx context.Context, places []*place) error {
 			return nil
 		}
 	}
+	if !moved {
+		if err := f.readFormer(ctx, m); err != nil {
+			return err
+		}
+	}
 	f.l.setMark(mark{Stream: only, Domain: domain, Elsewhere: m.Elsewhere || m.At > 0})
 	return nil
+}
+
+// readFormer acknowledges what is in doubt and in the stream that took it before its subjects went to
+// another one, as far as that can be read.
+func (f *Forwarder) readFormer(ctx context.Context, m mark) error {
+	if _, doubt := f.c.ambiguous(); m.Stream == "" || doubt == 0 {
+		return nil
+	}
+	info, err := f.streamInfo(ctx, m.Stream)
+	var found []stored
+	if err == nil && info.State.Messages > 0 {
+		found, err = f.walk(ctx, m.Stream, getMsg{NextOf: ">", anyone: true}, max(info.State.FirstSeq, m.Read), info.State.LastSeq)
+	}
+	var refused *apiError
+	if errors.Is(err, errTooMany) || errors.Is(err, errNoAnswer) || errors.As(err, &refused) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return f.ackStored(&place{name: m.Stream}, slices.DeleteFunc(found, func(m stored) bool { return !f.l.wrote(m) }))
 }
 
 // isGone reports whether the hub says that it has no such stream.

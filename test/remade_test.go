@@ -131,6 +131,17 @@ func TestStreamIsRemade(t *testing.T) {
 			r.waits("no stream")
 			r.create("S")
 		}},
+		{"another takes its subjects while in doubt", 100, func(r *remade) {
+			r.cable.Blackhole(testkit.Down) // the acknowledgements
+			r.publish()
+			testkit.Eventually(r, func() bool { return r.handle().CachedInfo().State.Msgs == 100 }, "they are in the stream")
+			r.cable.Cut()
+			if _, err := r.js.UpdateStream(r.Context(), jetstream.StreamConfig{Name: "R", Subjects: []string{"was.r"}}); err != nil {
+				r.Fatal(err)
+			}
+			r.create("S")
+			r.cable.Restore()
+		}},
 		{"purged", 50, func(r *remade) { r.purge() }},
 		{"purged in an outage", 50, func(r *remade) { r.cable.Cut(); r.publish(); r.purge(); r.cable.Restore() }},
 		{"purged in an outage, leafd killed", 50, func(r *remade) {
