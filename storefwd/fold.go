@@ -266,10 +266,15 @@ func (s *Store) removeAlone(b *foldBatch) bool {
 
 // dropForRoom makes room in a file that may not grow, as a full log does: the oldest goes, of
 // the log among those that are for that which is furthest above its share. It reports whether
-// there was one.
+// there was one. Nothing goes at the close, nor right after the start: the journal keeps what does
+// not fit, as long as no commit waits for its room.
 func (s *Store) dropForRoom() (dropped bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	started := 4*s.stats.JournalBytes < s.o.JournalBytes && s.mono() < int64(s.o.FoldAfter)
+	if len(s.batch) == 0 && (s.closed || started) {
+		return false
+	}
 	var l *Log
 	for _, o := range s.logs {
 		if o.claimed && o.ret.Full == DropOldest && o.first <= o.folded && (l == nil || o.bytes-o.share() > l.bytes-l.share()) {

@@ -153,3 +153,47 @@ func TestSalvageOfAFullStore(t *testing.T) {
 		})
 	}
 }
+
+// A full store is stopped and started again and again, and has all that it had each time: what does
+// not fit stays in the journal. The oldest went, to make room for what was durable already.
+func TestStopOfAFullStore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dir, n := t.TempDir(), uint64(0)
+		s, l := openBacklog(t, dir, Options{MaxSize: 8 << 20})
+		fill := func(to uint64) {
+			t.Helper()
+			for n < to {
+				n++
+				if _, err := l.Append(&msg.Msg{Subject: []byte("a.b"), Data: payload(n)}); err != nil {
+					t.Fatal(err)
+				}
+				if n%100 == 0 {
+					waitSafe(t, s)
+				}
+			}
+		}
+		fill(20000)
+		for i := range uint64(12) {
+			before := l.Stats()
+			if err := s.Close(); err != nil {
+				t.Fatal(err)
+			}
+			s, l = openBacklog(t, dir, Options{MaxSize: 8 << 20})
+			later(10 * time.Second)
+			if st := l.Stats(); st.First != before.First || st.Msgs != before.Msgs || st.Last != n {
+				t.Errorf("stop %d of a store with %d to %d, %d: it has %d to %d, %d", i, before.First, before.Last, before.Msgs, st.First, st.Last, st.Msgs)
+			}
+			fill(n + 100*i) // the journal is full to another degree each time
+		}
+		later(2 * time.Hour)
+		if got := readBack(t, s, l); len(got) < 7000 || got[len(got)-1] != n || n-got[0]+1 != uint64(len(got)) {
+			t.Errorf("%d messages, of %d, are left", len(got), n)
+		}
+		if h := s.Health(); len(h) > 0 {
+			t.Errorf("still full: %q", h)
+		}
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+	})
+}
