@@ -492,3 +492,18 @@ func (s *Store) Logs() []*Log {
 	slices.SortFunc(all, func(a, b *Log) int { return strings.Compare(a.name, b.name) })
 	return all
 }
+
+// Refused counts a message that was refused before it came to the log.
+func (l *Log) Refused(why Loss) {
+	l.s.mu.Lock()
+	l.lost[why]++
+	l.s.mu.Unlock()
+}
+
+// Hurry has all that barriers wait for written at once, whatever its Interval.
+func (l *Log) Hurry() {
+	l.s.mu.Lock()
+	l.s.hurryTo = l.s.pos
+	l.s.wakeBy(l.s.mono())
+	l.s.mu.Unlock()
+}

@@ -69,7 +69,7 @@ const (
 	LostOldest   Loss = iota // dropped for a newer one when the log was full
 	LostRefused              // refused: the log is full
 	LostTooLarge             // refused: larger than the log or the journal can hold
-	LostNoRoom               // refused: too much waits for the disk
+	LostNoRoom               // refused: too much waits for the disk, or for its answer
 	LostFailed               // refused: the store has failed or is closed
 	LostRejected             // the hub will not take it
 	LostDamaged              // what was on disk cannot be read
@@ -77,9 +77,10 @@ const (
 	LostNewest               // dropped as it came when the log was full
 	LostByHub                // acknowledged by a hub that was set back, and no longer here
 	LostExpired              // older than the log keeps, or than its own life
+	LostHeader               // refused: its header asks for what the log cannot do
 	NumLosses
 )
 
-var lossNames = [NumLosses]string{"oldest_dropped", "log_full", "too_large", "disk_behind", "store_failed", "rejected_by_hub", "damaged", "dropped_by_operator", "newest_dropped", "lost_by_hub", "expired"}
+var lossNames = [NumLosses]string{"oldest_dropped", "log_full", "too_large", "disk_behind", "store_failed", "rejected_by_hub", "damaged", "dropped_by_operator", "newest_dropped", "lost_by_hub", "expired", "header_refused"}
 
 func (l Loss) String() string { return lossNames[min(l, NumLosses-1)] }

@@ -24,8 +24,9 @@ import (
 //
 // Deliver gathers what is to be answered; Flush, which publishers call after each
 // batch, asks one barrier for all of it; run publishes the answers. A publisher
-// that does not wait for its answers is slowed down by Flush, and refused without
-// an answer when maxAnswers are on their way.
+// that does not wait for its answers is slowed down by Flush, which has the store hurry,
+// and refused when maxAnswers are on their way. Refusals wait for no barrier, so there is
+// room for as many of these; beyond, they are counted alone.
 type pubacks struct {
 	// Static after newPubacks.
 	name    string // of the outbox
@@ -59,7 +60,7 @@ type answer struct {
 }
 
 const (
-	maxAnswers    = 16 << 10    // on their way at once
+	maxAnswers    = 16 << 10    // on their way at once, and refusals besides
 	refusalPeriod = time.Minute // refusals are logged once in, and what is dropped
 )
 
@@ -90,21 +91,14 @@ func (deaf) Deliver(*msg.Msg, *msg.Sub) msg.Drop { return msg.Gone }
 func (a *pubacks) Deliver(m *msg.Msg, _ *msg.Sub) msg.Drop {
 	id, why := scanHeader(m.Header)
 	if len(m.Reply) == 0 && why == nil && (id == nil || a.ids.span == 0) {
-		_, err := a.log.Append(m)
-		if err == nil {
+		if _, why = a.log.Append(m); why == nil {
 			return msg.Kept
 		}
-		a.mu.Lock()
-		defer a.mu.Unlock()
-		return a.refuse(m, err)
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	switch {
-	case why != nil:
+	if why != nil {
 		return a.refuse(m, why)
-	case len(m.Reply) > 0 && a.waiting >= maxAnswers:
-		return a.refuse(m, errPubacksBehind)
 	}
 	return a.append(m, keyOf(id))
 }
@@ -113,6 +107,12 @@ func (a *pubacks) Deliver(m *msg.Msg, _ *msg.Sub) msg.Drop {
 func (a *pubacks) append(m *msg.Msg, id idKey) msg.Drop {
 	now := time.Now()
 	seq, duplicate := a.ids.find(id, now)
+	if len(m.Reply) > 0 && a.waiting >= maxAnswers {
+		if !duplicate { // else it is there
+			a.log.Refused(storefwd.LostNoRoom)
+		}
+		return a.refuse(m, errPubacksBehind)
+	}
 	if !duplicate {
 		var err error
 		if seq, err = a.log.Append(m); err != nil {
@@ -127,19 +127,21 @@ func (a *pubacks) append(m *msg.Msg, id idKey) msg.Drop {
 	return msg.Kept
 }
 
-// refuse tells the publisher, if it asked, and now and then the log. It needs mu.
+// refuse tells the publisher, if it asked, and now and then the program's log. But for a message
+// that is none for an outbox, that has been counted. It needs mu.
 func (a *pubacks) refuse(m *msg.Msg, err error) msg.Drop {
 	a.refused++
 	a.subject, a.why = append(a.subject[:0], m.Subject...), err
 	if now := time.Now(); now.After(a.quiet) {
 		a.logRefused(now)
 	}
-	if len(m.Reply) > 0 && a.waiting < maxAnswers {
+	if len(m.Reply) > 0 && a.waiting < 2*maxAnswers {
 		a.ready = append(a.ready, answer{reply: bytes.Clone(m.Reply), err: err})
 		a.waiting++
 		a.signal()
 	}
-	if errors.As(err, new(notKept)) {
+	if _, ok := err.(notKept); ok {
+		a.log.Refused(storefwd.LostHeader)
 		return msg.Denied
 	}
 	return msg.StoreFull
@@ -177,17 +179,20 @@ func surelyLost(st storefwd.LogStats) map[string]uint64 {
 }
 
 // Flush implements [msg.Flusher].
-func (a *pubacks) Flush() (behind <-chan struct{}) {
+func (a *pubacks) Flush() <-chan struct{} {
 	a.mu.Lock()
 	batch := a.open
 	a.open = nil
 	if a.behind == nil && a.waiting > maxAnswers/2 {
 		a.behind = make(chan struct{})
 	}
-	behind = a.behind
+	behind, many := a.behind, a.waiting > maxAnswers/8
 	a.mu.Unlock()
 	if len(batch) > 0 {
 		a.barrier(func(err error) { a.settle(batch, err) })
+	}
+	if many { // a log with an Interval would let more gather than there is room for
+		a.log.Hurry()
 	}
 	if b := a.log.Flush(); b != nil {
 		return b
@@ -257,7 +262,7 @@ func (a *pubacks) encode(b []byte, w *answer) []byte {
 	b = append(b, '{')
 	if w.err != nil {
 		code := "503"
-		if errors.Is(w.err, storefwd.ErrTooLarge) || errors.As(w.err, new(notKept)) {
+		if _, ok := w.err.(notKept); ok || errors.Is(w.err, storefwd.ErrTooLarge) {
 			code = "400"
 		}
 		text, err := json.Marshal("outbox " + a.name + ": " + w.err.Error())

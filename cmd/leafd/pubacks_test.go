@@ -183,14 +183,23 @@ func TestExpectationsAreRefused(t *testing.T) {
 	if err := json.Unmarshal(d.got.Got()[0].Data, &ack); err != nil || ack.Error.Code != 400 || d.log.Stats().Msgs != 0 {
 		t.Errorf("%s, %d stored", d.got.Got()[0].Data, d.log.Stats().Msgs)
 	}
+	if n := d.log.Stats().Lost["header_refused"]; n != 6 {
+		t.Errorf("%d counted", n)
+	}
 }
 
-// Answers on their way are bounded: publishers are slowed down, and then refused.
+// Answers on their way are bounded: publishers are slowed down, and then refused, which they are
+// told and the outbox counts. What it has already is not lost.
 func TestAnswersAreBounded(t *testing.T) {
-	d := newDesk(t, storefwd.Retention{}, 0)
-	fill := func() { // past the router, which would wait
-		for range maxAnswers/2 + 1 {
-			d.acks.Deliver(&msg.Msg{Subject: []byte("box.a"), Reply: []byte("reply.0")}, nil)
+	d := newDesk(t, storefwd.Retention{}, time.Minute)
+	deliver := func(header string) { // past the router, which would wait
+		d.acks.Deliver(&msg.Msg{Subject: []byte("box.a"), Reply: []byte("reply.0"), Header: []byte(header)}, nil)
+	}
+	const known = "NATS/1.0\r\nNats-Msg-Id: 1\r\n\r\n"
+	fill := func() {
+		deliver(known)
+		for range maxAnswers / 2 {
+			deliver("")
 		}
 	}
 	fill()
@@ -198,17 +207,46 @@ func TestAnswersAreBounded(t *testing.T) {
 		t.Error("the publisher is not told to pause")
 	}
 	fill()
-	if n := d.log.Stats().Msgs; n != maxAnswers {
-		t.Errorf("%d messages stored", n)
+	deliver(known)
+	const refused = `reply.0 {"error":{"code":503,"err_code":10077,"description":"outbox box: more than 16384 answers are on their way; wait for some"},"stream":"box","seq":0}`
+	d.expect(3, refused, refused, refused)
+	if st := d.log.Stats(); st.Msgs != maxAnswers-1 || st.Lost["disk_behind"] != 2 {
+		t.Errorf("%d messages stored, lost %v", st.Msgs, st.Lost)
 	}
 	behind := d.acks.Flush()
 	d.settle(nil)
 	d.settle(nil)
 	<-behind
-	d.expect(maxAnswers)
+	d.expect(maxAnswers + 3)
 	d.publish("")
 	d.settle(nil)
-	d.expect(maxAnswers+1, fmt.Sprintf(`reply.0 {"stream":"box","seq":%d}`, maxAnswers+1))
+	d.expect(maxAnswers+4, fmt.Sprintf(`reply.0 {"stream":"box","seq":%d}`, maxAnswers))
+}
+
+// So are refusals that nobody takes: those beyond are counted alone.
+func TestRefusalsAreBounded(t *testing.T) {
+	a, _, _ := readable(t, storefwd.Retention{MaxMsgs: 1, Full: storefwd.Refuse})
+	const n = 3 * maxAnswers
+	for range n {
+		a.Deliver(&msg.Msg{Subject: []byte("box.a"), Reply: []byte("reply.0")}, nil)
+	}
+	if lost := a.log.Stats().Lost; lost["log_full"]+lost["disk_behind"] != n-1 || len(a.ready) != 2*maxAnswers-1 {
+		t.Errorf("%v counted, %d to be told", lost, len(a.ready))
+	}
+}
+
+// Many who wait for an outbox with an Interval are answered before that is over.
+func TestManyAnswersHurryTheStore(t *testing.T) {
+	a, _, _ := readable(t, storefwd.Retention{Interval: time.Hour})
+	for range maxAnswers/8 + 1 {
+		a.Deliver(&msg.Msg{Subject: []byte("box.a"), Reply: []byte("reply.0")}, nil)
+	}
+	a.Flush()
+	testkit.Eventually(t, func() bool {
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		return len(a.ready) == maxAnswers/8+1
+	}, "the answers are there")
 }
 
 func TestIDWindow(t *testing.T) {
