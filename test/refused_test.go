@@ -2,6 +2,7 @@ package test
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"strings"
 	"testing"
@@ -257,6 +258,66 @@ func TestOutboxRefusesHeaders(t *testing.T) {
 	}
 	if got := s.CachedInfo().State.Msgs; u.Rejected != 0 || got != uint64(acked) {
 		t.Errorf("%d acknowledged, %d in the stream, %+v", acked, got, u)
+	}
+}
+
+// TestOutboxTakesTheTTLsOfAStream publishes a Nats-TTL to a stream and to an outbox: they take the
+// same ones, and refuse the others with the same code. Nothing is given up later.
+func TestOutboxTakesTheTTLsOfAStream(t *testing.T) {
+	hub := testkit.StartHub(t, testkit.HubOptions{JetStream: true})
+	at := connect(t, hub.ClientURL())
+	js, err := jetstream.New(at)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := js.CreateStream(t.Context(), jetstream.StreamConfig{Name: "CABLE", Subjects: []string{"cable.>"}, AllowMsgTTL: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := testkit.StartLeafd(t, testkit.LeafdOptions{Config: refusedConfig, Env: map[string]string{"LEAFD_HUB_URL": hub.LeafURL()}})
+	nc := connect(t, l.NATSURL())
+	code := func(nc *nats.Conn, ttl string) (code int, answer []byte) {
+		t.Helper()
+		m, err := nc.RequestMsg(&nats.Msg{Subject: "cable.x", Header: nats.Header{"Nats-TTL": {ttl}}}, testkit.Patience)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var a struct {
+			Error struct {
+				Code int `json:"err_code"`
+			}
+		}
+		if err := json.Unmarshal(m.Data, &a); err != nil {
+			t.Fatal(err)
+		}
+		return a.Error.Code, m.Data
+	}
+	taken, refused := 0, uint64(0)
+	for _, ttl := range []string{"0", "-1", "abc", "-5s", "0s", "999ms", "2d", "1.5", "+10", "0x10", "1_0", "1e3s", "nevers", "9223372036854775808", "infinite", "10 s",
+		"", "never", "Never", "NEVER", "60", "060", "00", "1m", "+1h", "60.5s", "1h1m1s"} {
+		want, _ := code(at, ttl)
+		got, answer := code(nc, ttl)
+		if got != want {
+			t.Errorf("%q: a stream answers with code %d, the outbox %s", ttl, want, answer)
+		}
+		switch want {
+		case 0:
+			taken++
+		case 10165:
+			refused++
+		}
+	}
+	if taken < 10 || refused < 16 {
+		t.Errorf("the stream took %d, and refused %d", taken, refused)
+	}
+	var u outboxState
+	testkit.Eventually(t, func() bool { u = uplinkBox(l); return u.Messages == 0 }, "nothing waits: %+v", &u)
+	info, err := s.Info(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if info.State.Msgs != 2*uint64(taken) || u.Rejected != 0 || u.Dropped["header_refused"] != refused {
+		t.Errorf("%d in the stream, %d taken, %d refused, %+v", info.State.Msgs, taken, refused, u)
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"log/slog"
 	"maps"
 	"slices"
@@ -68,6 +69,7 @@ var (
 	errPubacksBehind = errors.New("more than 16384 answers are on their way; wait for some")
 	errExpectation   = error(notKept("an outbox cannot check Nats-Expected-… or Nats-Batch-… headers; publish without them, or to a stream of the hub"))
 	errTraceOnly     = error(notKept("Nats-Trace-Only says that nothing is to be stored; an outbox has nothing to trace"))
+	errTTL           = error(notKept("invalid per-message TTL: Nats-TTL is a number of seconds, a duration of 1s or more, or never"))
 )
 
 // notKept is why a message is none for an outbox, however often it comes.
@@ -261,16 +263,18 @@ func (a *pubacks) run(stop <-chan struct{}) {
 func (a *pubacks) encode(b []byte, w *answer) []byte {
 	b = append(b, '{')
 	if w.err != nil {
-		code := "503"
+		code, errCode := 503, 10077
+		if w.err == errTTL {
+			errCode = 10165 // as a stream has it
+		}
 		if _, ok := w.err.(notKept); ok || errors.Is(w.err, storefwd.ErrTooLarge) {
-			code = "400"
+			code = 400
 		}
 		text, err := json.Marshal("outbox " + a.name + ": " + w.err.Error())
 		if err != nil {
-			panic("leafd: a string does not marshal: " + err.Error())
+			panic(err) // a string always marshals
 		}
-		b = append(b, `"error":{"code":`+code+`,"err_code":10077,"description":`...)
-		b = append(append(b, text...), "},"...)
+		b = fmt.Appendf(b, `"error":{"code":%d,"err_code":%d,"description":%s},`, code, errCode, text)
 	}
 	b = append(append(b, `"stream":"`...), a.name...) // a name needs no escapes
 	b = strconv.AppendUint(append(b, `","seq":`...), w.seq, 10)
@@ -285,12 +289,14 @@ var (
 	headerExpect    = []byte("Nats-Expected-")
 	headerBatch     = []byte("Nats-Batch-")
 	headerTraceOnly = []byte("Nats-Trace-Only")
+	headerTTL       = []byte("Nats-TTL")
 )
 
 // scanHeader finds the message id, and why the message cannot be kept: its publisher asks
-// for what only a stream can check. Of a name that comes twice the first counts, and names
-// are compared letter for letter, as nats-server does it.
+// for what only a stream can check, or for a life that no stream takes. Of a name that comes
+// twice the first counts, and names are compared letter for letter, as nats-server does it.
 func scanHeader(header []byte) (id []byte, why error) {
+	mortal := false
 	for line := range bytes.Lines(header) {
 		name, value, ok := bytes.Cut(line, []byte(":"))
 		switch {
@@ -301,6 +307,10 @@ func scanHeader(header []byte) (id []byte, why error) {
 			why = errExpectation
 		case bytes.Equal(name, headerTraceOnly) && isTrue(value):
 			why = errTraceOnly
+		case !mortal && bytes.Equal(name, headerTTL):
+			if mortal = true; !validTTL(value) {
+				why = errTTL
+			}
 		}
 	}
 	return id, why
@@ -313,6 +323,16 @@ func isTrue(value []byte) bool {
 		return true
 	}
 	return false
+}
+
+// validTTL reports whether nats-server takes the value of a Nats-TTL, which it does if it is empty.
+func validTTL(value []byte) bool {
+	v := string(bytes.TrimSpace(value))
+	if d, err := time.ParseDuration(v); err == nil {
+		return d >= time.Second
+	}
+	_, err := strconv.ParseUint(v, 10, 63)
+	return err == nil || v == "" || strings.EqualFold(v, "never")
 }
 
 var (

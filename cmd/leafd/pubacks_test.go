@@ -343,6 +343,9 @@ func TestScanHeader(t *testing.T) {
 		{"NATS/1.0\r\nNats-Trace-Dest: a\r\n\r\n", "", nil},
 		{"NATS/1.0\r\nnats-msg-id: 1\r\nnats-expected-stream: s\r\n\r\n", "", nil}, // a name to the hub like any other
 		{"NATS/1.0\r\nNats-Msg-Id: 1\r\nNats-Msg-Id: 2\r\n\r\n", "1", nil},
+		{"NATS/1.0\r\nNats-Msg-Id: 1\r\nNats-TTL: abc\r\n\r\n", "1", errTTL}, {"NATS/1.0\r\nNats-TTL:  1m\r\nNats-TTL: abc\r\n\r\n", "", nil},
+		{"NATS/1.0\r\nNats-TTL: 10 \r\n\r\n", "", nil}, // it goes on without the blanks
+		{"NATS/1.0\r\nNats-TTL:\r\n\r\n", "", nil}, {"NATS/1.0\r\nNats-TTL: 9223372036854775807\r\n\r\n", "", nil}, {"NATS/1.0\r\nnats-ttl: abc\r\n\r\n", "", nil},
 	} {
 		if id, why := scanHeader([]byte(c.header)); string(id) != c.id || why != c.why {
 			t.Errorf("%q: %q %v", c.header, id, why)
