@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -117,8 +118,7 @@ func (s *Store) Readable(ctx context.Context) error {
 // no epoch is counted, nothing is moved aside. Its methods are safe for all
 // goroutines.
 type ReadOnly struct {
-	s     *Store
-	notes []string // what is damaged; static
+	s     *Store // its health is what is damaged
 	files []*os.File
 }
 
@@ -159,8 +159,9 @@ func (v *ReadOnly) open(name string) (*os.File, error) {
 	return f, err
 }
 
+// found is called by OpenReadOnly, or with mu.
 func (v *ReadOnly) found(file string, err error) {
-	v.notes = append(v.notes, fmt.Sprintf("%s cannot be read: %v", file, err))
+	v.s.note(fmt.Sprintf("%s cannot be read: %v", file, err))
 }
 
 // openEngine takes over what the bbolt file says. Without the file there are no
@@ -169,13 +170,13 @@ func (v *ReadOnly) openEngine() {
 	path := v.s.path("store.db")
 	damaged, _ := filepath.Glob(path + salvageMark + "*")
 	if len(damaged) > 0 {
-		v.notes = append(v.notes, fmt.Sprintf("%s was damaged and is not salvaged yet: what is in it is not shown; start leafd", filepath.Base(damaged[0])))
+		v.s.note(filepath.Base(damaged[0]) + " was damaged and is not salvaged yet: what is in it is not shown; start leafd")
 	}
 	info, err := os.Stat(path)
 	if err != nil {
 		v.s.eng = newBolt(path, v.s.o.MaxSize)
 		if errors.Is(err, fs.ErrNotExist) && len(damaged) == 0 && v.s.meta.Opens > 0 {
-			v.notes = append(v.notes, dbGone)
+			v.s.note(dbGone)
 		}
 		if !errors.Is(err, fs.ErrNotExist) {
 			v.found("store.db", reason(err))
@@ -200,7 +201,7 @@ func (v *ReadOnly) openEngine() {
 	}
 	for id, st := range states {
 		if v.s.restoreLog(id, st); st.counted {
-			v.notes = append(v.notes, countedNote(id))
+			v.s.note(countedNote(id))
 		}
 	}
 	v.s.folded = folded
@@ -227,7 +228,9 @@ func (v *ReadOnly) openJournal() {
 	}
 	v.s.mu.Lock()
 	defer v.s.mu.Unlock()
-	v.notes = append(v.notes, v.s.replayJournal(j)...)
+	for _, n := range v.s.replayJournal(j) {
+		v.s.note(n)
+	}
 	for _, l := range v.s.logs {
 		l.enforce() // what the journal says was dropped
 	}
@@ -239,9 +242,26 @@ func (v *ReadOnly) All() []LogStats { return v.s.All() }
 // Lookup is that of Store. Nothing can be appended to what it finds.
 func (v *ReadOnly) Lookup(name string) (*Log, bool) { return v.s.Lookup(name) }
 
+// Whole is err, in which a look at the logs ended, or nil, with what was found damaged by
+// then: what the look showed may not be all.
+func (v *ReadOnly) Whole(err error) error {
+	v.s.mu.Lock()
+	defer v.s.mu.Unlock()
+	if v.s.suspected != nil {
+		v.found("store.db", v.s.suspected)
+	}
+	if len(v.s.health) == 0 {
+		return err
+	}
+	if errors.Is(err, errEngineDown) {
+		err = nil // for one of these reasons
+	}
+	return errors.Join(err, fmt.Errorf("the store is damaged: %s; what was shown may not be all: start leafd, which takes over what can be read, and ask it again", strings.Join(v.s.health, "; ")))
+}
+
 // Verify is that of Store.
 func (v *ReadOnly) Verify() (Check, error) {
-	c := Check{At: time.Now(), Notes: slices.Clone(v.notes)}
+	c := Check{At: time.Now(), Notes: v.s.Stats().Salvaged}
 	v.s.verifyEngine(&c)
 	for _, st := range v.s.All() {
 		if l, ok := v.s.Lookup(st.Name); ok {

@@ -110,6 +110,15 @@ func (b *storeBoxes) list() ([]boxStats, error) {
 	return all, nil
 }
 
+// whole is err, and what is damaged in a store that is only looked at: nobody takes a part
+// of an outbox for all of it then.
+func (b *storeBoxes) whole(err error) error {
+	if v, ok := b.archive.(*storefwd.ReadOnly); ok {
+		return v.Whole(err)
+	}
+	return err
+}
+
 func (b *storeBoxes) find(name string) (*storefwd.Log, error) {
 	if l, ok := b.Lookup(logPrefix + name); ok {
 		return l, nil

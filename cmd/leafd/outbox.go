@@ -136,7 +136,11 @@ func (c *outboxCmd) run() error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(c.do(b, cfg.importLine()), done())
+	err = c.do(b, cfg.importLine())
+	if s, ok := b.(*storeBoxes); ok && c.verb != "verify" {
+		err = s.whole(err)
+	}
+	return errors.Join(err, done())
 }
 
 // release asks the leafd that runs: of one that does not, no file is open.
