@@ -5,8 +5,11 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 	"time"
+
+	"github.com/leafd/leafd/internal/msg"
 )
 
 // flipEngine is an engine that gives record 3 with one bit flipped.
@@ -70,6 +73,57 @@ func TestStoreGoneIsSaid(t *testing.T) {
 	defer s.Close()
 	if got := readBack(t, s, l); len(s.Health()) == 0 {
 		t.Errorf("%d of 2900 are there, lost %v, and health says nothing", len(got), l.Stats().Lost)
+	}
+}
+
+// A journal that fsck or a person took away is missed likewise, by the start that finds it gone. In silence the
+// messages in it were gone, too.
+func TestJournalGoneIsSaid(t *testing.T) {
+	_, _, running := filled(t)
+	dir := crashed(t, running)
+	if c := verify(t, dir); !c.OK() {
+		t.Fatalf("sound: %+v", c)
+	}
+	if err := os.Remove(filepath.Join(dir, "journal")); err != nil {
+		t.Fatal(err)
+	}
+	if c := verify(t, dir); len(c.Notes) != 1 || c.Notes[0] != "the journal is gone, and with it all that was in it and not in store.db" {
+		t.Errorf("verify: %+v", c)
+	}
+	for _, said := range []int{1, 0} {
+		s, l := openBacklog(t, dir, Options{})
+		if h := s.Health(); len(h) != said || l.Stats().Msgs != 100 {
+			t.Errorf("%d messages, and health says %q", l.Stats().Msgs, h)
+		}
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// The first journal comes after all other files, and on a full disk perhaps never: that is no damage,
+// however often it is tried, with messages in RAM or without.
+func TestNoJournalYet(t *testing.T) {
+	dir := t.TempDir()
+	var o Options
+	o.faults.step = func(name string) error {
+		if name == "journal" {
+			return errNoSpace
+		}
+		return nil
+	}
+	for range 3 {
+		s, l := openBacklog(t, dir, o)
+		l.Append(&msg.Msg{Subject: []byte("a.b")}) // is refused
+		for _, h := range s.Health() {
+			if strings.Contains(h, "gone") {
+				t.Error(h)
+			}
+		}
+		s.Close() // says that the disk is full
+		if c := verify(t, dir); !c.OK() {
+			t.Errorf("verify: %+v", c)
+		}
 	}
 }
 

@@ -210,6 +210,7 @@ func (v *ReadOnly) openEngine() {
 func (v *ReadOnly) openJournal() {
 	f, err := v.open("journal")
 	if errors.Is(err, fs.ErrNotExist) {
+		v.s.note(v.s.journalGone())
 		return
 	}
 	if err != nil {

@@ -158,7 +158,7 @@ func (s *Store) bringRecords() error {
 		f, err = openDisk(path, os.O_RDONLY, s.cached)
 	}
 	if errors.Is(err, fs.ErrNotExist) {
-		s.nothingToReplay()
+		s.nothingToReplay(s.journalGone())
 		return nil
 	}
 	if err != nil {
@@ -175,8 +175,7 @@ func (s *Store) bringRecords() error {
 		if moveErr != nil {
 			return moveErr
 		}
-		s.note(fmt.Sprintf("the journal could not be read (%v) and is kept as %s", err, kept))
-		s.nothingToReplay()
+		s.nothingToReplay(fmt.Sprintf("the journal could not be read (%v) and is kept as %s", err, kept))
 		return nil
 	}
 	s.mu.Lock()
@@ -199,10 +198,21 @@ func (s *Store) bringRecords() error {
 	return nil
 }
 
-func (s *Store) nothingToReplay() {
+func (s *Store) nothingToReplay(why string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.note(why)
 	s.replayed = true
+}
+
+// journalGone is what to say where no journal is. At the first start there is none, and in a crash or on a
+// full disk that may last for any number of starts. But its name is durable before anything of it
+// is folded, and from then on one is only exchanged for another.
+func (s *Store) journalGone() string {
+	if s.folded == 0 {
+		return ""
+	}
+	return "the journal is gone, and with it all that was in it and not in store.db"
 }
 
 // replayJournal puts what the journal holds back into RAM, and says what is damaged.
