@@ -164,9 +164,12 @@ func readMeta(dir, node string, board []string) (m meta, note string, err error)
 	if err == nil {
 		m, err = decodeMeta(b)
 	}
+	if err == nil {
+		err = notReleased(m.epoch())
+	}
 	switch {
 	case err == nil:
-	case errors.Is(err, fs.ErrPermission), errors.Is(err, errNewer):
+	case errors.Is(err, fs.ErrPermission), errors.Is(err, errNewer), errors.Is(err, errReleased):
 		return m, "", err
 	default:
 		m = meta{Base: drawBase()}

@@ -4,7 +4,9 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
 	"os"
+	"strconv"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -21,11 +23,30 @@ const (
 
 // released is a store without files. Owned by the committer.
 type released struct {
-	watch   int   // inotify of the directory: it tells of an unmount and does not stand in its way
+	watch   int // inotify of the directory: it tells of an unmount and does not stand in its way
+	name    net.Listener
 	until   int64 // by mono
 	unmount bool  // there was one
 	back    chan struct{}
 }
+
+// nameOfRelease is that of a socket which tells other processes that the files are only released, and is never
+// read. It is in no file system, so it does not stand in the way of an unmount and can be made while the
+// disk cannot be written, and it goes with the process.
+func nameOfRelease(epoch uint64) string { return "@leafd-released-" + strconv.FormatUint(epoch, 10) }
+
+// notReleased is an error if the process that made the epoch still runs, and will take its files again: what others
+// append or drop meanwhile it would not know of.
+func notReleased(epoch uint64) error {
+	c, err := net.Dial("unix", nameOfRelease(epoch))
+	if err != nil {
+		return nil // nobody has it
+	}
+	c.Close()
+	return errReleased
+}
+
+var errReleased = errors.New("leafd runs, and its files are only closed by leafd outbox release; wait until it has taken them again, which is 10 minutes after that at the latest, or stop it")
 
 // Release lets go of all files and returns once they are closed. They are taken again when the
 // file system was unmounted and the same store is there again, or after 10 minutes if it was
@@ -56,8 +77,13 @@ func (s *Store) releaseNow() (back <-chan struct{}, err error) {
 	if _, err := unix.InotifyAddWatch(watch, s.dir, unix.IN_DELETE_SELF|unix.IN_MOVE_SELF); err != nil {
 		return nil, errors.Join(fmt.Errorf("watch for the unmount: %w", err), unix.Close(watch))
 	}
+	name, err := net.Listen("unix", nameOfRelease(s.epoch))
+	if err != nil {
+		unix.Close(watch)
+		return nil, err
+	}
 	s.commit(everything)
-	s.away = &released{watch: watch, until: s.mono() + int64(releaseFor), back: make(chan struct{})}
+	s.away = &released{watch: watch, name: name, until: s.mono() + int64(releaseFor), back: make(chan struct{})}
 	s.letGo(errors.New("the files are closed, for the file system to be unmounted and checked; it goes on once that is mounted again"))
 	return s.away.back, nil
 }
@@ -126,6 +152,7 @@ func unmounted(watch int) (yes bool) {
 func (s *Store) comeBack() {
 	if s.away != nil {
 		unix.Close(s.away.watch)
+		s.away.name.Close()
 		close(s.away.back)
 		s.away = nil
 	}

@@ -85,7 +85,8 @@ func TestReleaseAndComeBack(t *testing.T) {
 	k.checkCrash(dir)
 }
 
-// What another process appended in the meantime is not in RAM: to go on would write over it.
+// What another process appends in the meantime is not in RAM. It is told that the store is in use; to one that does not see
+// that, from another network namespace, the store is lost: to go on would write over what it appended.
 func TestReleaseThenAnotherProcess(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "s")
 	k := openKeeper(t, dir, (&fault{kind: "never"}).options())
@@ -96,6 +97,10 @@ func TestReleaseThenAnotherProcess(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if _, err := Open(dir, Options{}); !errors.Is(err, errReleased) {
+		t.Fatalf("another process opens it: %v", err)
+	}
+	k.s.away.name.Close()
 	other := openKeeper(t, dir, Options{JournalBytes: 256 << 10})
 	if err := errors.Join(other.keep(), other.s.Close()); err != nil {
 		t.Fatal(err)

@@ -204,6 +204,9 @@ func TestOutboxRelease(t *testing.T) {
 	if _, err := js.Publish(t.Context(), "box.a", []byte("meanwhile")); !errors.As(err, &api) || api.Code != 503 || !strings.Contains(api.Description, "mounted again") {
 		t.Errorf("a publisher is told %v", err)
 	}
+	for _, args := range []string{"drop box -all -y", "import box"} { // leafd would not know of it, or never take its files again
+		o.fails(1, "leafd runs, and its files are only closed by leafd outbox release", `{"subject":"box.a"}`, strings.Fields(args)...)
+	}
 	testkit.Eventually(t, func() bool { return len(openBelow(t, l.PID(), l.StoreDir)) == 0 }, "no file is open")
 	if err := os.Rename(l.StoreDir, l.StoreDir+".away"); err != nil {
 		t.Fatal(err)
