@@ -78,6 +78,7 @@ type archive interface {
 type target struct {
 	log      *storefwd.Log
 	subjects []string // that it takes
+	most     int      // bytes of header and data, where no forwarder has told the log what the hub takes; 0: one has
 }
 
 // storeBoxes are those of a store that this process has open.
@@ -234,6 +235,8 @@ func (t *target) check(name string, r *boxRecord) error {
 			r.line, name, quoteAll(t.subjects), subject)}
 	case !validHeader(r.Header):
 		return &boxError{fmt.Sprintf("line %d: its header, in base64, is not one of NATS: NATS/1.0 first, then a name, a colon and a value a line, each with CRLF, and an empty line at the end; correct it, or take it out", r.line)}
+	case t.most > 0 && len(r.Header)+len(r.Data) > t.most:
+		return &boxError{fmt.Sprintf("line %d: header and data have more than max_payload, %s; raise that here and at the hub, or take the line out", r.line, showSize(int64(t.most)))}
 	}
 	return nil
 }

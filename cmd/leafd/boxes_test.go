@@ -3,7 +3,10 @@ package main
 import (
 	"encoding/base64"
 	"errors"
+	"fmt"
 	"net/http"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -22,7 +25,7 @@ func openTarget(t *testing.T, r storefwd.Retention) *storeBoxes {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &storeBoxes{archive: s, store: s, logs: map[string]target{"box": {l, []string{"box.>", "t.*.x"}}},
+	return &storeBoxes{archive: s, store: s, logs: map[string]target{"box": {log: l, subjects: []string{"box.>", "t.*.x"}}},
 		state: func(string) (string, bool) { return "stopped", true }}
 }
 
@@ -195,4 +198,24 @@ func TestImportSaysWhatIsUnsure(t *testing.T) {
 	c := &outboxCmd{name: "box"}
 	wantError(t, c.imported(done, err), "; 512 messages are safe, seq 1 to 512; go on from line 513; another 3 may be safe or not", "peek box -from 513")
 	wantError(t, c.imported(added{unknown: true}, errors.New("EOF")), "not known", "leafd outbox ls")
+}
+
+// Of a gateway that does not run no forwarder knows what the hub takes. A message above max_payload, which no device could
+// have published, was taken all the same, and given up by the next start.
+func TestImportTakesNoMoreThanMaxPayload(t *testing.T) {
+	conf := filepath.Join(t.TempDir(), "leafd.conf")
+	text := fmt.Sprintf("max_payload: 1000\nserver_name: n\nleafnodes { remotes: [ { url: \"nats-leaf://hub:7422\" } ] }\nstore { dir: %q }\noutbox { box { subjects: [\"box.>\"] } }\n", t.TempDir())
+	if err := os.WriteFile(conf, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	line := func(n int) string {
+		header := "NATS/1.0\r\n\r\n"
+		return fmt.Sprintf("{\"subject\":\"box.a\",\"header\":%q,\"data\":%q}\n", base64.StdEncoding.EncodeToString([]byte(header)),
+			base64.StdEncoding.EncodeToString(make([]byte, n-len(header))))
+	}
+	var out, errOut strings.Builder
+	if code := runOutbox([]string{"import", "box", "-c", conf}, strings.NewReader(line(1000)+line(1001)+line(20)), &out, &errOut); code != 1 {
+		t.Errorf("exit %d, %s", code, out.String())
+	}
+	wantError(t, errors.New(errOut.String()), "line 2: header and data have more than max_payload, 1000", "; 1 messages are safe, seq 1 to 1; go on from line 2")
 }

@@ -242,7 +242,7 @@ func (d *daemon) ctlBoxes() *storeBoxes {
 	b := &storeBoxes{archive: d.store, store: d.store, logs: map[string]target{}, released: make(chan (<-chan struct{}), 1)}
 	states := map[string]func() storefwd.ForwarderStats{}
 	for _, box := range d.boxes {
-		b.logs[box.cfg.Name], states[box.cfg.Name] = target{box.log, box.cfg.Subjects}, box.fwd.Stats
+		b.logs[box.cfg.Name], states[box.cfg.Name] = target{log: box.log, subjects: box.cfg.Subjects}, box.fwd.Stats
 	}
 	b.state = func(name string) (string, bool) {
 		if stats := states[name]; stats != nil {

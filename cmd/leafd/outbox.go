@@ -395,7 +395,7 @@ func openToWrite(cfg *Config) (boxes, func() error, error) {
 		if err != nil {
 			return nil, nil, errors.Join(err, s.Close())
 		}
-		b.logs[o.Name] = target{l, o.Subjects}
+		b.logs[o.Name] = target{l, o.Subjects, own.MaxPayload}
 	}
 	return b, s.Close, nil
 }
