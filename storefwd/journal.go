@@ -54,6 +54,7 @@ type journal struct {
 	runs   [2]uint16 // and the run that wrote it
 	bad    bool      // replay found damage: a fresh journal is to take its place
 	cut    bool      // the file is shorter than its header says
+	scar   string    // which of the two headers is damaged
 	ends   []logEnd  // of the logs written to last
 
 	buf       []byte // aligned; what is to be written of a batch
@@ -214,6 +215,11 @@ func openJournal(f journalFile, size, align int64, run uint16) (*journal, error)
 		}
 		j := &journal{f: f, size: size, half: half, align: align, first: v == 1, cut: cut, run: run, gen: uint64(le.Uint32(head[32:])) << 32}
 		copy(j.salt[:], head[24:])
+		if at > 0 {
+			j.scar = "first"
+		} else if _, err := f.ReadAt(head, size-journalBlock); !cut && (err != nil || crc32.Checksum(head[:36], castagnoli) != le.Uint32(head[36:])) {
+			j.scar = "last"
+		}
 		return j, nil
 	}
 	if unread != nil {

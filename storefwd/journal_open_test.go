@@ -3,6 +3,7 @@ package storefwd
 import (
 	"os"
 	"path/filepath"
+	"strings"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -68,6 +69,29 @@ func TestJournalCutOff(t *testing.T) {
 	defer k.s.Close()
 	if got := heldBy(t, k.l); len(got) != 20 {
 		t.Errorf("%d of 20 held, lost %v, health %q", len(got), k.l.Stats().Lost, k.s.Health())
+	}
+}
+
+// One of the two headers is damaged: nothing is lost, verify and health say so, and a journal with both takes
+// its place. It went on with one, and nobody was told.
+func TestJournalHeaderDamaged(t *testing.T) {
+	o := Options{JournalBytes: 256 << 10, FoldAfter: time.Hour}
+	for _, at := range []int64{0, o.JournalBytes - journalBlock} {
+		dir := keptAndKilled(t, o)
+		damage(t, filepath.Join(dir, "journal"), at, make([]byte, journalBlock))
+		if c := verify(t, dir); len(c.Notes) != 1 || !strings.Contains(c.Notes[0], "header is damaged, the other one is used") || c.Journal != 20 {
+			t.Errorf("at %d, verify: %+v", at, c)
+		}
+		k := openKeeper(t, dir, o)
+		if got, h := heldBy(t, k.l), k.s.Health(); len(got) != 20 || len(h) != 1 || !strings.Contains(h[0], "header") {
+			t.Errorf("at %d: %d of 20 held, health %q", at, len(got), h)
+		}
+		if c := verify(t, killed(t, dir)); !c.OK() || c.Journal+c.Records != 20 {
+			t.Errorf("at %d, afterwards: %+v", at, c)
+		}
+		if err := k.s.Close(); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 

@@ -80,6 +80,9 @@ func (j *journal) replay(folded uint64, to reader) (notes []string) {
 	if j.cut {
 		notes = append(notes, "the journal is cut off at its end")
 	}
+	if j.scar != "" {
+		notes = append(notes, "the journal's "+j.scar+" header is damaged, the other one is used")
+	}
 	j.lo, j.hi = 0, 0 // this generation is closed: a torn batch may lie behind its end
 	j.bad = len(notes) > 0
 	return notes
