@@ -3,7 +3,6 @@ package storefwd
 import (
 	"errors"
 	"fmt"
-	"math"
 	"time"
 )
 
@@ -16,7 +15,7 @@ const (
 	maxRemove  = 8192     // … and sequences it removes: bounds its memory
 	resetAbove = 16 << 20 // an engine file without records is exchanged above this size
 	foldRetry  = time.Second
-	saveAcks   = 5 * time.Minute // between transactions for acknowledgements alone
+	saveAcks   = time.Minute // between looks whether acknowledgements alone are worth a transaction
 )
 
 // dirty notes that there is something to fold.
@@ -45,10 +44,10 @@ func (s *Store) foldDue() {
 		aged := s.dirtySince != 0 && now >= s.foldAt()
 		if aged && s.foldErr == "" && !s.sealedUsed() && !s.pendingFold() {
 			s.dirtySince, aged = 0, false // all that was in the journal is gone: write nothing …
-			s.saveAcksAt(now)
+			s.acksAt = now                // … unless it stays so
 		}
 		if s.acksAt != 0 && now >= s.acksAt {
-			s.acksAt, aged = 0, s.comesBack()
+			aged = s.acksDue(now)
 		}
 		removes := !s.dropping && s.removable() >= s.removeAt() // perhaps all is dropped, and the file exchanged
 		due := (s.sealedUsed() || aged || removes) && now >= s.foldAgain
@@ -74,24 +73,19 @@ func (s *Store) foldDue() {
 	}
 }
 
-// saveAcksAt says when it is saved that all is acknowledged which a crash would bring back. The
-// hub would have to be asked for it again, however much it took since.
-func (s *Store) saveAcksAt(now int64) {
-	if !s.comesBack() {
-		return
-	}
-	if s.acksAt = now; s.stats.Folds > 0 {
-		s.acksAt = max(now, s.foldedAt+int64(saveAcks))
-	}
-}
-
-func (s *Store) comesBack() bool {
+// acksDue reports whether it is to be saved now that all is acknowledged which a crash would bring
+// back. The hub would have to be asked for it again, however much it took since. A hub that goes back
+// may ask for it for a while; until then it stays in the journal.
+func (s *Store) acksDue(now int64) (due bool) {
+	s.acksAt = 0
 	for _, l := range s.logs {
-		if l.comesBack() {
-			return true
+		if back, done := l.comesBack(); back && !done {
+			s.acksAt = now + int64(saveAcks)
+		} else if back {
+			due = true
 		}
 	}
-	return false
+	return due && s.acksAt == 0
 }
 
 // hasEarly reports whether what is not safe yet took the place of what is about to be removed.
@@ -126,7 +120,7 @@ func (s *Store) foldable() bool {
 func (s *Store) pendingFold() bool {
 	for _, l := range s.logs {
 		if l.removable() || l.conf != nil && len(l.conf.dead) > 0 || l.ram.len() > 0 && (*l.ram.at(0)).seq <= l.journaled ||
-			l.tailToDisk() && l.tail.ram.len() > 0 || l.unsaid() || l.foreignNews() || l.gapNews || l.unsaved() || l.hollowWaits() && !s.closed {
+			l.tailWaits() || l.unsaid() || l.foreignNews() || l.gapNews || l.unsaved() || l.hollowWaits() && !s.closed {
 			return true
 		}
 	}
@@ -363,9 +357,8 @@ func (s *Store) foldBatch() (b *foldBatch, to map[*Log]seqRange) {
 	}
 	for id, l := range s.logs {
 		l.loseEarly()
-		if l.tailToDisk() {
-			puts = b.putRAM(l, &l.tail.ram, math.MaxUint64, puts, to)
-		}
+		puts = b.putRAM(l, &l.tail.ram, l.tailToDisk(), puts, to)
+		keeps := puts <= 0 // and not all of it
 		puts = b.putRAM(l, &l.ram, l.sealed, puts, to)
 		st := l.state(to[l].to)
 		l.folding = st.Folded
@@ -380,6 +373,9 @@ func (s *Store) foldBatch() (b *foldBatch, to map[*Log]seqRange) {
 		}
 		removes = l.hollowDue(b, max(st.Folded, l.unsure.top()), removes)
 		l.acksFolding, l.rewoundFolding, l.toldFolding = l.acks, l.rewound, l.told
+		if keeps {
+			l.acksFolding = l.acksSaved // the next transaction goes on with it
+		}
 		if l.conf != nil {
 			b.alone[id] = true
 			for seq := range l.conf.dead {

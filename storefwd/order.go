@@ -157,13 +157,14 @@ func (l *Log) unsaved() bool {
 	if l.last == 0 || l.ret.Memory { // the engine knows nothing of it
 		return false
 	}
-	return l.rewound || l.scatter && !l.scatterSaid ||
-		n > 0 && l.s.closed || n >= saveEvery && (l.scatter || l.comesBack())
+	back, _ := l.comesBack()
+	return l.rewound || l.scatter && !l.scatterSaid || n > 0 && l.s.closed || n >= saveEvery && (l.scatter || back)
 }
 
-// comesBack reports whether a crash would bring back what is acknowledged.
-func (l *Log) comesBack() bool {
-	return l.first > l.stated && l.stated <= max(l.folded, l.journaled) && !l.ret.Memory
+// comesBack reports whether a crash would bring back what is acknowledged. It is done with if a hub
+// that goes back is not to get it again, either.
+func (l *Log) comesBack() (yes, done bool) {
+	return l.first > l.stated && l.stated <= max(l.folded, l.journaled) && !l.ret.Memory, l.kept() > l.journaled
 }
 
 // setMark notes where the one stream stands that takes this log's messages; "" if

@@ -192,13 +192,16 @@ func (l *Log) tailState(st *logState) {
 	if st.TailMsgs > 0 {
 		st.Tail = max(t.engFrom, t.from)
 	}
-	if l.tailToDisk() && t.ram.len() > 0 {
-		for i := range t.ram.len() {
-			st.TailMsgs++
-			st.TailBytes += int64(len((*t.ram.at(i)).buf))
+	upTo := l.tailToDisk()
+	for i := range t.ram.len() {
+		r := *t.ram.at(i)
+		if r.seq > upTo {
+			break
 		}
-		if first := (*t.ram.at(0)).seq; st.Tail == 0 || first < st.Tail {
-			st.Tail = first
+		st.TailMsgs++
+		st.TailBytes += int64(len(r.buf))
+		if st.Tail == 0 || r.seq < st.Tail {
+			st.Tail = r.seq
 		}
 	}
 }
@@ -209,9 +212,22 @@ func (l *Log) unsaid() bool {
 	return l.first != l.stated && min(l.first, l.stated) <= l.folded && l.ret.Grace > 0
 }
 
-// tailToDisk reports whether the next fold puts the tail's RAM into the engine.
-func (l *Log) tailToDisk() bool {
-	return !l.ret.Memory && (l.ret.GraceOnDisk || l.tail.flush != nil)
+// tailToDisk is up to where the next fold puts the tail's RAM into the engine: all of it, or what only
+// the journal has, which is about to be told that it is acknowledged.
+func (l *Log) tailToDisk() (upTo uint64) {
+	switch {
+	case l.ret.Memory:
+	case l.ret.GraceOnDisk || l.tail.flush != nil:
+		return math.MaxUint64
+	case l.acks-l.acksSaved >= saveEvery && !l.s.closed:
+		return l.journaled
+	}
+	return 0
+}
+
+// tailWaits reports whether a fold would put something of the tail into the engine.
+func (l *Log) tailWaits() bool {
+	return l.tail.ram.len() > 0 && (*l.tail.ram.at(0)).seq <= l.tailToDisk()
 }
 
 // rewind makes everything above to unacknowledged again: the hub does not have it
