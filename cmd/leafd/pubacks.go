@@ -41,7 +41,7 @@ type pubacks struct {
 	ids     idWindow      // guarded by mu
 	open    []answer      // guarded by mu; no barrier asked for them yet
 	ready   []answer      // guarded by mu; to be published
-	waiting int           // guarded by mu; answers that are not published yet
+	waiting int           // guarded by mu; answers that are not published yet, without refusals
 	behind  chan struct{} // guarded by mu; not nil while publishers should pause
 
 	quiet   time.Time // guarded by mu; refusals are not logged before
@@ -137,9 +137,8 @@ func (a *pubacks) refuse(m *msg.Msg, err error) msg.Drop {
 	if now := time.Now(); now.After(a.quiet) {
 		a.logRefused(now)
 	}
-	if len(m.Reply) > 0 && a.waiting < 2*maxAnswers {
+	if len(m.Reply) > 0 && len(a.ready) < maxAnswers {
 		a.ready = append(a.ready, answer{reply: bytes.Clone(m.Reply), err: err})
-		a.waiting++
 		a.signal()
 	}
 	if _, ok := err.(notKept); ok {
@@ -185,7 +184,7 @@ func (a *pubacks) Flush() <-chan struct{} {
 	a.mu.Lock()
 	batch := a.open
 	a.open = nil
-	if a.behind == nil && a.waiting > maxAnswers/2 {
+	if a.behind == nil && max(a.waiting, len(a.ready)) > maxAnswers/2 {
 		a.behind = make(chan struct{})
 	}
 	behind, many := a.behind, a.waiting > maxAnswers/8
@@ -228,9 +227,10 @@ func (a *pubacks) run(stop <-chan struct{}) {
 	defer minute.Stop()
 	var batch []answer
 	var body []byte
-	for {
+	for done := 0; ; {
 		a.mu.Lock()
-		a.waiting -= len(batch)
+		a.waiting -= done
+		done = 0
 		if a.behind != nil && a.waiting <= maxAnswers/4 {
 			close(a.behind)
 			a.behind = nil
@@ -241,6 +241,9 @@ func (a *pubacks) run(stop <-chan struct{}) {
 		for i := range batch {
 			body = a.encode(body[:0], &batch[i])
 			a.port.Publish(&msg.Msg{Subject: batch[i].reply, Data: body})
+			if batch[i].seq > 0 {
+				done++
+			}
 		}
 		a.port.Flush()
 		if len(batch) > 0 {
