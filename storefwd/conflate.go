@@ -17,7 +17,7 @@ type conflation struct {
 	deadBytes int64
 	waiting   map[uint64]int64 // will be superseded once a newer one is safe, with their sizes
 	waitBytes int64
-	early     map[uint64]bool // of these, dropped already: the disk still has them
+	overtaken map[uint64]bool // of these, dropped already: the disk still has them
 	scan      uint64          // the engine's records from here to scanTo, of an earlier run, are still to be looked at
 	scanTo    uint64
 	sweepAt   uint64 // newest, if it is full, is not looked through before the log comes to here
@@ -32,7 +32,7 @@ type newest struct {
 
 // startConflation looks at what is in RAM; the rest is the committer's.
 func (l *Log) startConflation() {
-	l.conf = &conflation{newest: map[string]*newest{}, dead: map[uint64]int64{}, waiting: map[uint64]int64{}, early: map[uint64]bool{}}
+	l.conf = &conflation{newest: map[string]*newest{}, dead: map[uint64]int64{}, waiting: map[uint64]int64{}, overtaken: map[uint64]bool{}}
 	l.scanEngine()
 	for i := range l.ram.len() {
 		l.supersede(*l.ram.at(i))
@@ -98,7 +98,7 @@ func (l *Log) succeed(r *rec) {
 	}
 	old := r.older
 	if r.older = (newest{}); old.seq > 0 {
-		delete(l.conf.early, old.seq)
+		delete(l.conf.overtaken, old.seq)
 		l.settled(old.seq)
 		if l.superseding(old.seq) {
 			l.bury(old.seq, old.size)
@@ -106,14 +106,14 @@ func (l *Log) succeed(r *rec) {
 	}
 }
 
-// loseEarly counts as lost what was dropped for newer ones that are not safe yet. A fold is about to
+// loseOvertaken counts as lost what was dropped for newer ones that are not safe yet. A fold is about to
 // remove it from the disk, and a crash would leave neither.
-func (l *Log) loseEarly() {
+func (l *Log) loseOvertaken() {
 	if l.conf == nil {
 		return
 	}
-	for seq := range l.conf.early {
-		delete(l.conf.early, seq)
+	for seq := range l.conf.overtaken {
+		delete(l.conf.overtaken, seq)
 		if l.conflated--; !l.wasDeclared(seq) {
 			l.lose(LostOldest, seq, seq, 1)
 		}

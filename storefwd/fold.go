@@ -55,7 +55,7 @@ func (s *Store) foldDue() {
 		if !due {
 			return
 		}
-		if s.hasEarly() {
+		if s.hasOvertaken() {
 			if s.commit(everything); !s.working() {
 				return
 			}
@@ -88,12 +88,12 @@ func (s *Store) acksDue(now int64) (due bool) {
 	return due && s.acksAt == 0
 }
 
-// hasEarly reports whether what is not safe yet took the place of what is about to be removed.
-func (s *Store) hasEarly() bool {
+// hasOvertaken reports whether what is not safe yet took the place of what is about to be removed.
+func (s *Store) hasOvertaken() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, l := range s.logs {
-		if l.conf != nil && len(l.conf.early) > 0 {
+		if l.conf != nil && len(l.conf.overtaken) > 0 {
 			return true
 		}
 	}
@@ -356,9 +356,9 @@ func (s *Store) foldBatch() (b *foldBatch, to map[*Log]seqRange) {
 		puts = 0 // pages are free only after the transaction that frees them
 	}
 	for id, l := range s.logs {
-		l.loseEarly()
+		l.loseOvertaken()
 		puts = b.putRAM(l, &l.tail.ram, l.tailToDisk(), puts, to)
-		keeps := puts <= 0 // and not all of it
+		full := puts <= 0 // some of the tail may be left
 		puts = b.putRAM(l, &l.ram, l.sealed, puts, to)
 		st := l.state(to[l].to)
 		l.folding = st.Folded
@@ -373,8 +373,8 @@ func (s *Store) foldBatch() (b *foldBatch, to map[*Log]seqRange) {
 		}
 		removes = l.hollowDue(b, max(st.Folded, l.unsure.top()), removes)
 		l.acksFolding, l.rewoundFolding, l.toldFolding = l.acks, l.rewound, l.told
-		if keeps {
-			l.acksFolding = l.acksSaved // the next transaction goes on with it
+		if full {
+			l.acksFolding = l.acksSaved // for the next transaction
 		}
 		if l.conf != nil {
 			b.alone[id] = true

@@ -114,7 +114,7 @@ func (l *Log) drop(o ref, why Loss) {
 	superseded := l.pop(o, l.ret.GapSubject != "" || l.superseded(o.seq)) // by one that is not safe yet
 	if superseded {
 		l.conflated++
-		l.conf.early[o.seq] = true
+		l.conf.overtaken[o.seq] = true
 	} else if o.gap == nil && !l.wasDeclared(o.seq) || o.gap != nil && !l.staysLost(o) {
 		l.dropped(o, why)
 	}
