@@ -44,15 +44,12 @@ func (f *Forwarder) readBack(ctx context.Context, p *place) error {
 	return f.ackStored(p, slices.DeleteFunc(found, func(m stored) bool { return !f.l.wrote(m) }))
 }
 
-// mostPlaces is how many messages of a stream are read whoever wrote them.
-const mostPlaces = 1 << 12
-
-// readAll reads all that came since the mark, if of that ours in doubt may be half: it has what the
+// readAll reads all that came since the mark, if of that ours in doubt may be a quarter: it has what the
 // stream took as ours and stored under another subject, by a transform that was taken back since.
 // whole says that it was read, and that nothing was dropped from the stream's beginning.
 func (f *Forwarder) readAll(ctx context.Context, p *place, doubt uint64) (found []stored, whole bool, err error) {
 	m, at := f.l.getMark(), p.info.State
-	if m.Stream != p.name || m.Read == 0 || len(f.earlier) > 0 || at.FirstSeq > m.Read+1 || at.LastSeq > m.Read+min(2*doubt+16, mostPlaces) {
+	if m.Stream != p.name || m.Read == 0 || len(f.earlier) > 0 || at.FirstSeq > m.Read+1 || at.LastSeq > m.Read+min(4*doubt+64, readBackMax) {
 		return nil, false, nil
 	}
 	found, err = f.walk(ctx, p.name, getMsg{NextOf: ">", anyone: true}, max(at.FirstSeq, m.Read), at.LastSeq)
