@@ -80,7 +80,13 @@ func (f *Forwarder) acked(attempt, seq uint64, ack *pubAck) {
 		f.st.Acked++
 		f.goes()
 	}
-	if attempt != f.attempt && a.unread == nil {
+	if a.unread != nil { // of a session before this one, or it would be on its way: ask again what is there
+		resync := f.resync
+		f.mu.Unlock()
+		resync(fmt.Errorf("%w: seq %d is acknowledged, which cannot be read here now: %w", errResync, seq, a.unread))
+		return
+	}
+	if attempt != f.attempt {
 		f.mu.Unlock()
 		return
 	}
@@ -99,9 +105,7 @@ func (f *Forwarder) acked(attempt, seq uint64, ack *pubAck) {
 	if stepped {
 		f.c.setWindow(window)
 	}
-	if a.unread != nil { // of a session before this one: ask again what is there
-		resync(fmt.Errorf("%w: seq %d is acknowledged, which cannot be read here now: %w", errResync, seq, a.unread))
-	} else if hole {
+	if hole {
 		f.l.setLive(false, 0)
 		resync(fmt.Errorf("%w: the hub acknowledged seq %d before an earlier one", errResync, seq))
 	} else if back {

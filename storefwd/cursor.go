@@ -326,11 +326,12 @@ type acked struct {
 func (c *Cursor) ack(seq, at uint64) (a acked) {
 	s := c.l.s
 	s.mu.Lock()
-	a.full = 2*c.pending.len() >= c.cfg.MaxPending || 2*c.bytes >= c.cfg.MaxPendingBytes
+	full := 2*c.pending.len() >= c.cfg.MaxPending || 2*c.bytes >= c.cfg.MaxPendingBytes
 	if seq < c.l.first { // it was dropped
 		c.l.found(seq)
 	}
-	a.took, a.known, a.inOrder, a.unread = c.mark(seq)
+	a = c.mark(seq)
+	a.full = full
 	if from := c.l.doubt.from(); from > 0 && (from < seq || c.mixes()) {
 		a.inOrder = a.inOrder && c.mixes() // one before it was dropped on its way: it may be there, and is not acknowledged
 	} else if m := &c.l.hub; a.inOrder && at > m.At && m.Stream != "" && !c.l.setBack {
@@ -364,7 +365,7 @@ func (c *Cursor) lose(seq uint64, why Loss) {
 		}
 	} else {
 		c.l.forgo(seq)
-		if _, ok, _, _ := c.mark(seq); ok {
+		if c.mark(seq).known {
 			c.l.acked--
 			c.l.loseOnce(why, seq)
 		}
@@ -375,28 +376,30 @@ func (c *Cursor) lose(seq uint64, why Loss) {
 
 // mark notes the acknowledgement of one record. One that comes for what is not pending
 // is believed, as long as there is room to remember it.
-func (c *Cursor) mark(seq uint64) (took time.Duration, ok, inOrder bool, unread error) {
+func (c *Cursor) mark(seq uint64) (a acked) {
 	l := c.l
 	c.catchUp()
 	if i := c.find(seq); i >= 0 {
 		number := c.popped + uint64(i)
 		if p := c.pending.at(i); !p.acked {
-			p.acked, ok = true, true
+			p.acked, a.known = true, true
 			c.bytes -= p.size
-			took = time.Duration(l.s.mono() - p.at)
+			a.took = time.Duration(l.s.mono() - p.at)
 			c.acknowledge(seq, int64(p.size))
 		}
 		c.advance()
-		return took, ok, number < c.popped, nil
+		a.inOrder = number < c.popped
+		return a
 	}
 	if seq > c.floor && seq <= l.last && !c.taken.has(seq) && len(c.done.s) < mostSpans {
 		size := int64(0)
-		if unread = l.lookAt(seq, func(b []byte) { size, ok = int64(len(b)), true }); ok {
+		if a.unread = l.lookAt(seq, func(b []byte) { size, a.known = int64(len(b)), true }); a.known {
 			c.acknowledge(seq, size)
 			c.advance()
 		}
 	}
-	return took, ok, !c.mixes() && c.floor >= seq, unread
+	a.inOrder = !c.mixes() && c.floor >= seq
+	return a
 }
 
 // find is the index of seq in pending, -1 if it is not there.

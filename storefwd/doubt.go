@@ -200,6 +200,14 @@ func (l *Log) staysLost(o ref) bool {
 	return l.wasLost(o.seq)
 }
 
+// isDeclared reports whether the loss of o, or what it declares, is declared already.
+func (l *Log) isDeclared(o ref) bool {
+	if o.gap != nil {
+		return l.staysLost(o)
+	}
+	return l.wasDeclared(o.seq)
+}
+
 // forgo notes that a record which is about to be settled is lost.
 func (l *Log) forgo(seq uint64) {
 	if r := l.inRAM(seq); r != nil {

@@ -220,9 +220,6 @@ func (l *Log) retakeEarly(c *Cursor, to uint64) (err error) {
 			continue
 		}
 		from := max(k.From, to+1)
-		if !l.s.readable { // the disk fails
-			from = max(from, l.folded+1)
-		}
 		if from <= k.To && err == nil {
 			err = l.recountEarly(from, k.To)
 		}

@@ -160,17 +160,8 @@ func (s *Store) fold() error {
 	s.mu.Lock()
 	b, to := s.foldBatch()
 	reset := s.salvage == nil && len(b.remove)+len(b.hollow) > 0 && len(b.put) == 0 && s.engineEmpty() && s.eng.Size() > resetAbove
-	if reset { // all that waits for removal goes with the file
-		for i, r := range b.remove {
-			l := s.logs[r.log]
-			b.remove[i].to = l.removeTo
-			st := b.states[r.log]
-			st.Base = l.removeTo + 1
-			b.states[r.log] = st
-		}
-		for i, r := range b.hollow {
-			b.hollow[i].to = s.logs[r.log].folded
-		}
+	if reset {
+		s.removeAll(b)
 	}
 	s.mu.Unlock()
 	n, err := s.applyFold(b, reset)
@@ -189,6 +180,26 @@ func (s *Store) fold() error {
 	}
 	s.removeFirst = false
 	s.keepReserve()
+	s.tookFold(b, to, n)
+	return nil
+}
+
+// removeAll has b remove all that waits for it: it goes with the file.
+func (s *Store) removeAll(b *foldBatch) {
+	for i, r := range b.remove {
+		l := s.logs[r.log]
+		b.remove[i].to = l.removeTo
+		st := b.states[r.log]
+		st.Base = l.removeTo + 1
+		b.states[r.log] = st
+	}
+	for i, r := range b.hollow {
+		b.hollow[i].to = s.logs[r.log].folded
+	}
+}
+
+// tookFold notes that the engine has b, which cost n bytes, and with it the sequences in to.
+func (s *Store) tookFold(b *foldBatch, to map[*Log]seqRange, n int64) {
 	room := diskRoom(s.dir)
 	if s.o.faults.room != nil {
 		room = s.o.faults.room()
@@ -232,7 +243,6 @@ func (s *Store) fold() error {
 	if s.pendingFold() {
 		s.dirty()
 	}
-	return nil
 }
 
 // foldAtOnce folds where nobody can wait until a damaged file has been looked at: at the second

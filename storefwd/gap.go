@@ -44,7 +44,7 @@ const (
 	gapLatest = time.Hour       // … that the hub does not take
 	mostDoubt = 256             // ranges in one
 
-	mostMarkers = 64 // that the hub has are kept in mind
+	mostMarkers = 64 // that are kept in mind
 )
 
 // lose counts a loss, and remembers it for a marker.
@@ -154,13 +154,15 @@ func (l *Log) beforeMarker(last uint64) uint64 {
 }
 
 // keepMarker keeps in mind what the hub's stream declares, should the hub lose that.
-func (l *Log) keepMarker(seq uint64, g gap) {
-	if l.markers == nil {
-		l.markers = map[uint64]gap{}
+func (l *Log) keepMarker(m seqGap) {
+	if n := len(l.markers); n == 0 || l.markers[n-1].seq < m.seq { // it may be acknowledged again
+		l.markers = lastMarkers(l.markers, m)
 	}
-	if l.markers[seq] = g; len(l.markers) > mostMarkers {
-		delete(l.markers, slices.Min(slices.Collect(maps.Keys(l.markers))))
-	}
+}
+
+// lastMarkers is all and m, but for the oldest that are too many.
+func lastMarkers(all []seqGap, m seqGap) []seqGap {
+	return append(all[max(0, len(all)+1-mostMarkers):], m)
 }
 
 // undeclare takes back a marker that is itself dropped.
@@ -201,6 +203,15 @@ func gapOf(b []byte) (g gap, ok bool) {
 // declares is what r declares, if it is a marker.
 func (r *Record) declares() (g gap, ok bool) {
 	return g, r.gap && json.Unmarshal(r.Data, &g) == nil
+}
+
+// ref is what the accounts need of r, which is in the log.
+func (r *Record) ref() ref {
+	o := ref{seq: r.Seq, size: int64(r.size)}
+	if g, ok := r.declares(); ok {
+		o.gap = &g
+	}
+	return o
 }
 
 // seqGap is a marker: its sequence, and what it declares.
@@ -252,7 +263,7 @@ func (l *Log) replayGap(seq uint64, b []byte) {
 		l.declared, l.undeclared = min(g.First, l.last), doubt
 	}
 	l.declaredIn.add(g.From, max(g.From, g.To))
-	l.later = append(l.later[max(0, len(l.later)-mostMarkers):], seqGap{seq, g})
+	l.later = lastMarkers(l.later, seqGap{seq, g})
 	switch {
 	case l.pendingFrom > 0 && seq >= l.pendingFrom && seq <= l.knownTo:
 		l.takeGap(g)
@@ -274,13 +285,4 @@ func (l *Log) takeGap(g gap) {
 		have.Count -= g.Count
 		l.gaps[g.Reason] = have
 	}
-}
-
-// ref is what the accounts need of r, if it is in the log.
-func (r *Record) ref() ref {
-	o := ref{seq: r.Seq, size: int64(r.size)}
-	if g, ok := r.declares(); ok {
-		o.gap = &g
-	}
-	return o
 }

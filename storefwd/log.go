@@ -53,8 +53,8 @@ type Log struct {
 	scatter, scatterSaid         bool   // records may have been handed out while older ones waited; the engine knows that
 	hub                          mark   // where the hub's stream stands
 	foreign, foreignSaid         string // a stream that others were seen to write to; the engine knows of it
-	blind                        bool   // it was not read up to what is acknowledged there: mark.Read stays
 	setBack                      bool   // … and it was set back while the link was up: the mark stays until the next resume
+	blind                        bool   // the stream was not read up to what is acknowledged there: mark.Read stays
 
 	epochs  []epochStart // ascending by First; who appended what
 	cursors []*Cursor    // few, each of another name
@@ -72,7 +72,7 @@ type Log struct {
 	gapNews     bool           // the engine does not know of all of them …
 	gapFolding  bool           // … and did not before the fold that runs
 	declaring   []seqGap       // markers that may not be on the disk yet
-	markers     map[uint64]gap // that the hub has, of this run, the last of them
+	markers     []seqGap       // that the hub has, of this run, the last of them
 	notTaken    time.Duration  // how long the next marker is put off, since the hub did not take the last
 	declaredAt  int64          // when markers were appended last, by mono
 	marker      uint64         // sequence of the last marker of this run; handed out once it is on the disk

@@ -115,7 +115,7 @@ func (l *Log) drop(o ref, why Loss) {
 	if superseded {
 		l.conflated++
 		l.conf.overtaken[o.seq] = true
-	} else if o.gap == nil && !l.wasDeclared(o.seq) || o.gap != nil && !l.staysLost(o) {
+	} else if !l.isDeclared(o) {
 		l.dropped(o, why)
 	}
 	if o.r == nil {
@@ -147,7 +147,7 @@ func (l *Log) pass(o ref, now int64) {
 		l.acked++
 	}
 	if o.gap != nil {
-		l.keepMarker(o.seq, *o.gap)
+		l.keepMarker(seqGap{o.seq, *o.gap})
 	}
 	l.pop(o, false)
 	if l.ret.Grace > 0 {

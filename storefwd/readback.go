@@ -41,7 +41,7 @@ func (f *Forwarder) readBack(ctx context.Context, p *place) error {
 	if p.gone.mixed = f.c.mixes(); f.l.ret.Conflate {
 		p.gone.supersedes(f.l, found)
 	}
-	return f.ackStored(p, slices.DeleteFunc(found, func(m stored) bool { return !f.l.wrote(m) }))
+	return f.ackStored(p, found)
 }
 
 // readAll reads all that came since the mark, if of that ours in doubt may be a quarter: it has what the
@@ -78,8 +78,9 @@ func (f *Forwarder) readOurs(ctx context.Context, p *place, floor uint64) (found
 	return found, whole, nil
 }
 
-// ackStored acknowledges the messages that were found.
+// ackStored acknowledges those of the messages that were found which are the log's own.
 func (f *Forwarder) ackStored(p *place, found []stored) error {
+	found = slices.DeleteFunc(found, func(m stored) bool { return !f.l.wrote(m) })
 	for _, m := range found {
 		p.top = max(p.top, m.seq)
 		if err := f.resumed(m.seq); err != nil {

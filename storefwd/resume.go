@@ -139,7 +139,7 @@ func (f *Forwarder) readFormer(ctx context.Context, m mark) error {
 	if err != nil {
 		return err
 	}
-	return f.ackStored(&place{name: m.Stream}, slices.DeleteFunc(found, func(m stored) bool { return !f.l.wrote(m) }))
+	return f.ackStored(&place{name: m.Stream}, found)
 }
 
 // isGone reports whether the hub says that it has no such stream.

@@ -241,7 +241,10 @@ func (c *Cursor) rewind(to uint64) (missing seqRange, err error) {
 	defer s.mu.Unlock()
 	c.catchUp()
 	start := max(to+1, l.kept())
-	if l.buried(to) != nil || l.tail.engFrom > 0 && !s.readable { // the disk fails
+	if l.tail.engFrom > 0 && !s.readable {
+		return seqRange{}, errEngineDown
+	}
+	if l.buried(to) != nil { // the disk fails
 		start = max(l.folded, l.folding) + 1
 	}
 	start = min(start, l.first)

@@ -3,6 +3,7 @@ package storefwd
 import (
 	"context"
 	"fmt"
+	"slices"
 )
 
 // This file notices a hub that has less than it acknowledged: after a power cut, since
@@ -209,12 +210,14 @@ func (l *Log) settleSetBack() {
 func (l *Log) lostByHub(r seqRange, n uint64, markers bool) {
 	l.s.mu.Lock()
 	defer l.s.mu.Unlock()
-	for seq, g := range l.markers {
-		if markers && n > 0 && seq >= r.from && seq <= r.to {
-			delete(l.markers, seq)
-			l.undeclare(g)
-			n--
-		}
+	if markers {
+		l.markers = slices.DeleteFunc(l.markers, func(m seqGap) (gone bool) {
+			if gone = n > 0 && m.seq >= r.from && m.seq <= r.to; gone {
+				l.undeclare(m.gap)
+				n--
+			}
+			return gone
+		})
 	}
 	if n > 0 {
 		l.lose(LostByHub, r.from, r.to, n)
