@@ -57,6 +57,8 @@ const (
 	pause = 250 * time.Millisecond
 	// linger is how long the others wait with a goroutine first, at least.
 	linger = time.Second
+	// moment is what it takes to read what is there from a connection that is no socket.
+	moment = 2 * time.Millisecond
 )
 
 // States of an Inbound.
@@ -133,6 +135,26 @@ func (in *Inbound) Next(wait bool) ([]byte, error) {
 		return nil, ErrIdle
 	}
 	return nil, in.err
+}
+
+// Left returns bytes that have come and were not read, without waiting for more: with a
+// connection that is no socket it gives them a moment, if that can still be read after its
+// read deadline has passed. They are valid until the next call of Left. Next is of no use
+// any more.
+func (in *Inbound) Left() []byte {
+	in.n, in.wait = 0, false
+	if in.raw != nil {
+		in.raw.Control(func(fd uintptr) { in.readOnce(fd) })
+		in.state.Store(reading)
+	} else {
+		in.nc.SetReadDeadline(time.Now().Add(moment))
+		in.n, _ = in.nc.Read(in.buffer())
+	}
+	if in.n > 0 {
+		return in.buffer()[:in.n]
+	}
+	in.release()
+	return nil
 }
 
 // Full reports whether the last bytes filled a large buffer of a socket: more are

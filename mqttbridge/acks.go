@@ -175,6 +175,13 @@ func (a *acks) write(acks []ack) {
 	a.out.End(buf)
 }
 
+// full reports whether more than n acknowledgements wait for their barrier.
+func (a *acks) full(n int) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.waiting > n
+}
+
 // wait returns once at most n acknowledgements wait for their barrier, or stop closes.
 // It reports whether it had to wait. One goroutine may wait at a time.
 func (a *acks) wait(n int, stop <-chan struct{}) (waited bool) {

@@ -132,6 +132,50 @@ func TestTakeover(t *testing.T) {
 	}
 }
 
+// A client that says goodbye and is here again before the last it said has been read: its
+// messages are delivered, and it had no last will to leave.
+func TestTakeoverHearsTheOldToTheEnd(t *testing.T) {
+	t.Run("socket", func(t *testing.T) {
+		testTakeoverHearsTheOldToTheEnd(t, func(b *broker) func() *client {
+			b.listen()
+			return b.dial
+		})
+	})
+	t.Run("no socket", func(t *testing.T) {
+		testTakeoverHearsTheOldToTheEnd(t, func(b *broker) func() *client {
+			ln := newPipeListener()
+			b.serve(ln)
+			return func() *client { return ln.dial(t) }
+		})
+	})
+}
+
+func testTakeoverHearsTheOldToTheEnd(t *testing.T, serve func(*broker) (dial func() *client)) {
+	testkit.CheckGoroutines(t)
+	reading, goOn := make(chan struct{}), make(chan struct{})
+	b := newBroker(t, Options{Barrier: func(fn func(error)) { close(reading); <-goOn; fn(nil) }})
+	dial := serve(b)
+	seen := b.watch(">")
+	old := dial()
+	old.login(packet.Connect{Version: packet.V311, CleanStart: true, ClientID: []byte("dev"),
+		HasWill: true, Will: packet.Will{Topic: []byte("will"), Payload: []byte("gone")}})
+	old.send(pub("log/a", "first", 1, 1))
+	<-reading
+	old.send(pub("a", "second", 0, 0))
+	old.send(append(pub("a", "third", 0, 0), 0xe0, 0))
+	next := dial()
+	next.send(hello(nothing))
+	testkit.Eventually(t, func() bool { return b.Stats().Takeovers == 1 }, "the other is at the door")
+	close(goOn)
+	next.expect(0x20, 2, 0, 0)
+	if got := seen.Subjects(); !slices.Equal(got, []string{"log.a", "a", "a"}) {
+		t.Errorf("%q, want all that the client had said and no will", got)
+	}
+	if n := b.fault("session_taken_over"); n != 0 {
+		t.Errorf("%d sessions taken over, though the old one had said goodbye", n)
+	}
+}
+
 // Many connections fight for one client id: each is let in or ended, one is left,
 // and its subscription is the only one.
 func TestTakeoverRace(t *testing.T) {

@@ -66,13 +66,18 @@ func newBroker(t testing.TB, o Options) *broker {
 func startBroker(t testing.TB, o Options) *broker {
 	testkit.CheckGoroutines(t)
 	b := newBroker(t, o)
+	b.listen()
+	return b
+}
+
+// listen serves on loopback.
+func (b *broker) listen() {
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
-		t.Fatal(err)
+		b.t.Fatal(err)
 	}
 	b.addr = ln.Addr().String()
 	b.serve(ln)
-	return b
 }
 
 func (b *broker) serve(ln net.Listener) {

@@ -149,18 +149,46 @@ func (s *session) read() error {
 	for {
 		b, err := s.in.Next(true)
 		if err != nil {
-			return s.readError(err)
+			return s.leave(s.readError(err))
 		}
-		err = s.consume(b)
-		s.settle()
-		s.hear() // after settle, which may have waited for the disk: then it was we who did not listen
-		if err != nil {
+		if err := s.take(b); err != nil {
 			return err
 		}
 		if s.acks != nil && s.acks.wait(s.srv.opts.Load().MaxUnacked, s.quit) {
 			s.hear() // it was we who did not listen
 		}
 	}
+}
+
+// take handles what one read brought.
+func (s *session) take(b []byte) error {
+	err := s.consume(b)
+	s.settle()
+	s.hear() // after settle, which may have waited for the disk: then it was we who did not listen
+	return err
+}
+
+// maxLeft bounds what a client is heard of, in reads, once another has its place.
+const maxLeft = 16
+
+// leave says why the connection ends, once what the client sent before another took its
+// place is handled: one that says goodbye and comes back at once may be here again before
+// its last messages of QoS 0 and its DISCONNECT have been read. What waits behind
+// acknowledgements that cannot reach it is not read: it comes again.
+func (s *session) leave(cause error) error {
+	if cause != errTakenOver {
+		return cause
+	}
+	for range maxLeft {
+		b := s.in.Left()
+		if len(b) == 0 || s.acks != nil && s.acks.full(s.srv.opts.Load().MaxUnacked) {
+			break
+		}
+		if err := s.take(b); err != nil {
+			return err
+		}
+	}
+	return cause
 }
 
 func (s *session) hear() { s.heard.Store(time.Now().UnixNano()) }
