@@ -64,6 +64,7 @@ type mark struct {
 	At     uint64 `json:"at,omitempty"`     // its sequence in the stream; 0: there is none
 	Seq    uint64 `json:"seq,omitempty"`    // ours
 	Read   uint64 `json:"read,omitempty"`   // up to here the stream has nothing of ours that is not acknowledged
+	Made   int64  `json:"made,omitempty"`   // when the stream was made, Unix nanoseconds by the hub's clock; 0: not noted
 
 	Elsewhere bool `json:"elsewhere,omitempty"` // what was acknowledged before is in another stream, which is still there
 }

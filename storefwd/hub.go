@@ -38,7 +38,16 @@ type streamInfo struct {
 
 		FirstTime time.Time `json:"first_ts"`
 	} `json:"state"`
-	Now time.Time `json:"ts"` // by the hub's clock; zero: it does not say
+	Made time.Time `json:"created"` // by the hub's clock, as the next
+	Now  time.Time `json:"ts"`      // zero: it does not say
+}
+
+// made is when the stream was made, Unix nanoseconds; 0: the hub does not say.
+func (i *streamInfo) made() int64 {
+	if i.Made.IsZero() {
+		return 0
+	}
+	return i.Made.UnixNano()
 }
 
 // stored is one message in a stream: its place there, and which of ours it is.

@@ -177,7 +177,7 @@ func (f *Forwarder) noteRead(places []*place) {
 		return
 	}
 	p, m := places[0], f.l.getMark()
-	m.Read = max(m.Read, p.info.State.LastSeq)
+	m.Read, m.Made = max(m.Read, p.info.State.LastSeq), p.info.made()
 	if p.last.ours && p.last.at > m.At {
 		m.At, m.Seq = p.last.at, p.last.seq
 	}

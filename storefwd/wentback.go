@@ -178,7 +178,10 @@ func (f *Forwarder) hasLess(ctx context.Context, p *place, m mark) (bool, error)
 	if err != nil {
 		return false, fmt.Errorf("look for seq %d: %w", m.Seq, err)
 	}
-	return there.at == m.At && (!there.ours || there.seq != m.Seq), nil
+	if there.at != m.At { // it was deleted, or never was in a stream that was made anew and counts from further on
+		return m.Made != 0 && m.Made != p.info.made(), nil
+	}
+	return !there.ours || there.seq != m.Seq, nil
 }
 
 // noteSetBack has the next resume give back what the stream has lost while the link was up.

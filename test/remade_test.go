@@ -42,7 +42,13 @@ outbox { r { subjects: ["r.>"], ack_timeout: "1s" } }
 
 func (r *remade) create(name string) {
 	r.Helper()
-	if _, err := r.js.CreateStream(r.Context(), jetstream.StreamConfig{Name: name, Subjects: []string{"r.>"}}); err != nil {
+	r.createFrom(name, 1)
+}
+
+// createFrom makes a stream whose first message gets a sequence.
+func (r *remade) createFrom(name string, first uint64) {
+	r.Helper()
+	if _, err := r.js.CreateStream(r.Context(), jetstream.StreamConfig{Name: name, Subjects: []string{"r.>"}, FirstSeq: first}); err != nil {
 		r.Fatal(err)
 	}
 	r.stream = name
@@ -123,6 +129,8 @@ func TestStreamIsRemade(t *testing.T) {
 		{"deleted, made anew", 0, func(r *remade) { r.delete(); r.publish(); r.waits("no stream"); r.create("R") }},
 		{"deleted, made anew under another name", 0, func(r *remade) { r.delete(); r.publish(); r.waits("no stream"); r.create("S") }},
 		{"deleted and made anew in an outage", 0, func(r *remade) { r.cable.Cut(); r.publish(); r.delete(); r.create("R"); r.cable.Restore() }},
+		{"deleted, made anew to count from further on", 0, func(r *remade) { r.delete(); r.createFrom("R", 1000) }},
+		{"deleted and made anew in an outage to count from further on", 0, func(r *remade) { r.cable.Cut(); r.publish(); r.delete(); r.createFrom("R", 1000); r.cable.Restore() }},
 		{"another takes its subjects", 50, func(r *remade) {
 			if _, err := r.js.UpdateStream(r.Context(), jetstream.StreamConfig{Name: "R", Subjects: []string{"was.r"}}); err != nil {
 				r.Fatal(err)
