@@ -217,6 +217,17 @@ func (s *Store) age(st stamp) (age time.Duration, ok bool) {
 	return max(0, since+time.Duration(s.early-r.Late-st.at)), true
 }
 
+// Ago is how long ago a time was; 0 if that is not known, or it is yet to come.
+func (s *Store) Ago(t time.Time) time.Duration {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if t.IsZero() {
+		return 0
+	}
+	age, _ := s.age(stamp{at: t.UnixNano()})
+	return age
+}
+
 // ageAtLeast is how old a stamp is. If that is not known, it is of an earlier boot.
 func (s *Store) ageAtLeast(st stamp) (age time.Duration, exact bool) {
 	if age, exact = s.age(st); exact {

@@ -56,6 +56,27 @@ func withTTL(m *msg.Msg) *msg.Msg {
 	return &with
 }
 
+// Aged is a header block of a message that has been an age under way in some other place: what its
+// Nats-TTL grants it is so much less, but a second at least, in which it can be counted as
+// expired. Without one, or an age, it is header itself.
+func Aged(header []byte, age time.Duration) []byte {
+	ttl := ttlOf(header)
+	if age <= 0 || ttl == 0 {
+		return header
+	}
+	first, rest, _ := bytes.Cut(header, crlf)
+	b := append(append([]byte(nil), first...), crlf...)
+	b = appendTTL(b, max(ttl-age, time.Second))
+	for len(rest) > 0 {
+		var line []byte
+		line, rest, _ = bytes.Cut(rest, crlf)
+		if name, _, _ := bytes.Cut(line, []byte(":")); !bytes.Equal(name, ttlName) {
+			b = append(append(b, line...), crlf...)
+		}
+	}
+	return b
+}
+
 // appendTTL appends the header line, in whole seconds, as all hubs read it.
 func appendTTL(b []byte, ttl time.Duration) []byte {
 	b = append(append(b, ttlName...), ": "...)

@@ -121,3 +121,23 @@ func TestBacklogIsDroppedInPieces(t *testing.T) {
 		}
 	}
 }
+
+func TestAged(t *testing.T) {
+	for _, c := range []struct {
+		header string
+		age    time.Duration
+		want   string
+	}{
+		{"NATS/1.0\r\nA: 1\r\nNats-TTL: 1h\r\nB: 2\r\n\r\n", 10 * time.Minute, "NATS/1.0\r\nNats-TTL: 3000\r\nA: 1\r\nB: 2\r\n\r\n"},
+		{"NATS/1.0\r\nNats-TTL: 60\r\n\r\n", time.Hour, "NATS/1.0\r\nNats-TTL: 1\r\n\r\n"},
+		{"NATS/1.0\r\nNats-TTL: 60\r\n\r\n", 0, "NATS/1.0\r\nNats-TTL: 60\r\n\r\n"},
+		{"NATS/1.0\r\nNats-TTL: 60\r\n\r\n", -time.Hour, "NATS/1.0\r\nNats-TTL: 60\r\n\r\n"},
+		{"NATS/1.0\r\nNats-TTL: never\r\n\r\n", time.Hour, "NATS/1.0\r\nNats-TTL: never\r\n\r\n"},
+		{"NATS/1.0 503\r\nNats-TTL: 60\r\n\r\n", 30 * time.Second, "NATS/1.0 503\r\nNats-TTL: 30\r\n\r\n"},
+		{"", time.Hour, ""},
+	} {
+		if got := Aged([]byte(c.header), c.age); string(got) != c.want {
+			t.Errorf("%q, %v old: %q, want %q", c.header, c.age, got, c.want)
+		}
+	}
+}

@@ -132,6 +132,17 @@ func (b *storeBoxes) read(name string, from uint64, n int, fn func(*boxRecord) e
 	if err != nil {
 		return err
 	}
+	had := l.Stats().Lost[storefwd.LostDamaged.String()]
+	if err := readRecords(l, from, n, fn); err != nil || b.store == nil { // what is only looked at is judged as a whole
+		return err
+	}
+	if bad := l.Stats().Lost[storefwd.LostDamaged.String()]; bad > had {
+		return &boxError{fmt.Sprintf("%d messages of outbox %q cannot be read, are not among these, and count as damaged from now on; replace the disk", bad-had, name)}
+	}
+	return nil
+}
+
+func readRecords(l *storefwd.Log, from uint64, n int, fn func(*boxRecord) error) (err error) {
 	last := l.Stats().Last
 	recs := make([]storefwd.Record, 0, 64)
 	for sent := 0; ; {
@@ -243,7 +254,7 @@ func (t *target) check(name string, r *boxRecord) error {
 
 // addOne appends one record, and waits for the disk if that is behind.
 func (b *storeBoxes) addOne(l *storefwd.Log, r *boxRecord) (uint64, error) {
-	m := &msg.Msg{Subject: r.subject(), Header: r.Header, Data: r.Data, QoS: min(r.QoS, 2), Retain: r.Retain}
+	m := &msg.Msg{Subject: r.subject(), Header: storefwd.Aged(r.Header, b.store.Ago(r.Time)), Data: r.Data, QoS: min(r.QoS, 2), Retain: r.Retain}
 	seq, err := l.Append(m)
 	if errors.Is(err, storefwd.ErrFull) {
 		if err := b.safe(); err != nil {

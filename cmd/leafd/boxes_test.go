@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/base64"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -9,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/leafd/leafd/storefwd"
 )
@@ -16,7 +18,7 @@ import (
 // openTarget is a store with an outbox "box" on "box.>" and "t.*.x".
 func openTarget(t *testing.T, r storefwd.Retention) *storeBoxes {
 	t.Helper()
-	s, err := storefwd.Open(t.TempDir(), storefwd.Options{})
+	s, err := storefwd.Open(t.TempDir(), storefwd.Options{Clock: storefwd.SystemClock("always")})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -148,6 +150,37 @@ func TestImportSaysWhereToGoOn(t *testing.T) {
 		wantError(t, err, `line 509 ("box.a"): log is full`, "; 508 messages are safe, seq 517 to 1024; go on from line 509")
 		if st := l.Stats(); st.Msgs != 2*addBatch {
 			t.Errorf("%+v", st)
+		}
+	})
+}
+
+// A message does not begin its life anew because it was carried from one gateway to another.
+func TestImportTakesOffWhatHasPassed(t *testing.T) {
+	line := func(header string, at time.Time) string {
+		b, err := json.Marshal(boxRecord{Subject: "box.a", Header: []byte(header), Time: at})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(b) + "\n"
+	}
+	hour := time.Now().Add(-time.Hour)
+	const other = "NATS/1.0\r\nA: 1\r\n\r\n"
+	eachWay(t, storefwd.Retention{}, func(t *testing.T, l *storefwd.Log, runImport func(string) (string, error)) {
+		in := line("NATS/1.0\r\nNats-TTL: 2h\r\nA: 1\r\n\r\n", hour) +
+			line("NATS/1.0\r\nNats-TTL: 7200\r\n\r\n", time.Time{}) + line("NATS/1.0\r\nNats-TTL: never\r\n\r\n", hour) + line(other, hour)
+		if _, err := runImport(in); err != nil {
+			t.Fatal(err)
+		}
+		recs, err := l.Read(make([]storefwd.Record, 0, 8), 0)
+		if err != nil || len(recs) != 4 {
+			t.Fatal(len(recs), err)
+		}
+		left := string(recs[0].Header)
+		if ttl := recs[0].TTL; ttl > time.Hour || ttl < 59*time.Minute || !strings.HasSuffix(left, "\r\nA: 1\r\n\r\n") || strings.Count(left, "Nats-TTL") != 1 {
+			t.Errorf("%v left, %q", ttl, left)
+		}
+		if recs[1].TTL < 119*time.Minute || recs[2].TTL != 0 || string(recs[3].Header) != other {
+			t.Errorf("%v, %v, %q", recs[1].TTL, recs[2].TTL, recs[3].Header)
 		}
 	})
 }

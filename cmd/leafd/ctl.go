@@ -143,8 +143,10 @@ func ctlHandler(b boxes, release func() error, line int) http.Handler {
 	return mux
 }
 
-// ctlRead streams records. Once the first is on its way an error can only be told
-// by cutting the answer short.
+// errorTrailer is where an error is told, escaped, once records are on their way.
+const errorTrailer = "Leafd-Error"
+
+// ctlRead streams records.
 func ctlRead(w http.ResponseWriter, r *http.Request, b boxes) {
 	from, err1 := queryUint(r, "from")
 	n, err2 := queryUint(r, "n")
@@ -159,7 +161,7 @@ func ctlRead(w http.ResponseWriter, r *http.Request, b boxes) {
 	switch {
 	case err == nil:
 	case sent:
-		panic(http.ErrAbortHandler)
+		w.Header().Set(http.TrailerPrefix+errorTrailer, url.QueryEscape(err.Error()))
 	default:
 		w.WriteHeader(http.StatusBadRequest)
 		json.NewEncoder(w).Encode(ctlError{err.Error()})
@@ -305,7 +307,7 @@ func (b *ctlBoxes) read(name string, from uint64, n int, fn func(*boxRecord) err
 	for next := recordLines(res.Body, maxLine); ; {
 		r, err := next()
 		if errors.Is(err, io.EOF) {
-			return nil
+			return toldBehind(res)
 		}
 		if err == nil {
 			err = fn(r)
@@ -314,6 +316,15 @@ func (b *ctlBoxes) read(name string, from uint64, n int, fn func(*boxRecord) err
 			return err
 		}
 	}
+}
+
+// toldBehind is the error that stands behind an answer that was read to its end.
+func toldBehind(res *http.Response) error {
+	text, err := url.QueryUnescape(res.Trailer.Get(errorTrailer))
+	if err != nil || text == "" {
+		return err
+	}
+	return &boxError{text}
 }
 
 // lineWriter writes records in the lines that they are from, so that the other side

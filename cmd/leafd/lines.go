@@ -18,7 +18,8 @@ import (
 // names the line.
 
 // boxRecord is a message of an outbox, and a line of an export, with header and data in
-// base64. Only subject, header, data, qos and retain come back at an import.
+// base64. At an import subject, header, data, qos and retain come back, and the time takes what has passed
+// off a Nats-TTL.
 type boxRecord struct {
 	Seq        uint64    `json:"seq"`
 	Time       time.Time `json:"time,omitzero"` // left out if it is not known

@@ -118,6 +118,34 @@ func placeOf(t *testing.T, path string, seq int) (at, leaf int) {
 	return at, leaf
 }
 
+// A leafd that runs shows what it can read, and that it is not all is an error, once: from then
+// on what is damaged counts as lost.
+func TestDamagedRecordIsSaidByWhoRuns(t *testing.T) {
+	dir, _ := leftBehind(t)
+	at, _ := placeOf(t, filepath.Join(dir, "store.db"), 250)
+	overwrite(t, filepath.Join(dir, "store.db"), at, []byte{^payloadOf(250)[0]})
+	s, err := storefwd.Open(dir, storefwd.Options{JournalBytes: 256 << 10})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	if _, err := s.Log(logPrefix+"box", storefwd.Retention{Keep: storefwd.UntilAcked}); err != nil {
+		t.Fatal(err)
+	}
+	b := behindSocket(t, &storeBoxes{archive: s, store: s})
+	read := func() (n int, err error) {
+		err = b.read("box", 0, 0, func(*boxRecord) error { n++; return nil })
+		return n, err
+	}
+	n, err := read()
+	if n < 400 || err == nil || !strings.Contains(err.Error(), `1 messages of outbox "box" cannot be read`) {
+		t.Errorf("%d messages, %v", n, err)
+	}
+	if again, err := read(); again != n || err != nil {
+		t.Errorf("again: %d messages, %v", again, err)
+	}
+}
+
 // What can be read of a damaged store is shown, and that it is not all is an error: who
 // exports it and then deletes the store would lose the rest. It was no error, and of 503
 // messages there were 3.
