@@ -78,7 +78,11 @@ func (f *Forwarder) streamNames(ctx context.Context, filter string) ([]string, e
 		Streams []string `json:"streams"`
 	}
 	if err := f.ask(ctx, "STREAM.NAMES", map[string]string{"subject": filter}, &resp); err != nil {
-		return nil, fmt.Errorf("find the stream of %s: %w", filter, err)
+		hint := ""
+		if errors.Is(err, errNoAnswer) && f.jsDomain() == "" {
+			hint = " If JetStream is behind another server, set the outbox's domain to that of JetStream there or, where it has none, its stream"
+		}
+		return nil, fmt.Errorf("find the stream of %s: %w%s", filter, err, hint)
 	}
 	return resp.Streams, nil
 }

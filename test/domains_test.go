@@ -3,6 +3,7 @@ package test
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -57,5 +58,49 @@ outbox { r { subjects: ["r.>"], ack_timeout: "1s" } }
 		if got := contents(t, s); !slices.Equal(got, want[i]) {
 			t.Errorf("stream %d has %d messages, want %d: %q", i+1, len(got), len(want[i]), got)
 		}
+	}
+}
+
+// TestHubBehindAnotherServer has a server between leafd and the one that has JetStream. Who is there
+// cannot be asked without its domain, as nats-server itself has it; leafd keeps all and says what to set,
+// and with that it goes on.
+func TestHubBehindAnotherServer(t *testing.T) {
+	for _, c := range []struct{ name, domain, set string }{
+		{"its domain is set", "far", `domain: "far"`},
+		{"it has none, the stream is set", "", `stream: "R"`},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			hub := testkit.StartHub(t, testkit.HubOptions{JetStream: true, Domain: c.domain})
+			js, err := jetstream.New(connect(t, hub.ClientURL()))
+			if err != nil {
+				t.Fatal(err)
+			}
+			r := &remade{T: t, js: js}
+			r.create("R")
+			between := testkit.StartHub(t, testkit.HubOptions{Leafnodes: fmt.Sprintf("remotes [ { url: %q } ]", hub.LeafURL())})
+			config := func(set string) string {
+				return `
+server_name: behind
+host: "127.0.0.1", port: $LEAFD_NATS_PORT
+http: $LEAFD_HTTP_PORT
+leafnodes { remotes: [ { url: $LEAFD_HUB_URL } ] }
+store { dir: $LEAFD_STORE }
+outbox { r { subjects: ["r.>"], ack_timeout: "250ms", ` + set + ` } }
+`
+			}
+			r.leafd = testkit.StartLeafd(t, testkit.LeafdOptions{Config: config(""), Env: map[string]string{"LEAFD_HUB_URL": between.LeafURL()}})
+			r.publish()
+			r.box(func(b remadeBox) bool { return strings.Contains(b.LastError, "set the outbox's domain") }, "leafd says what is missing")
+			if n := len(contents(t, r.handle())); n != 0 {
+				t.Errorf("%d messages are in the stream", n)
+			}
+			r.leafd.Configure(config(c.set))
+			r.leafd.Stop()
+			r.leafd.Restart()
+			r.publish()
+			r.drained()
+			r.has(0)
+		})
 	}
 }

@@ -105,8 +105,9 @@ func (r *remade) drained() {
 }
 
 type remadeBox struct {
-	Messages int
-	State    string
+	Messages  int
+	State     string
+	LastError string `json:"last_error"`
 }
 
 func (r *remade) box(is func(remadeBox) bool, what string) {
