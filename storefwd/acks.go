@@ -2,6 +2,7 @@ package storefwd
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"time"
@@ -218,4 +219,38 @@ func (f *Forwarder) reject(seq uint64, why string) {
 	f.st.LastError = fmt.Sprintf("given up: seq %d: %s", seq, why)
 	f.mu.Unlock()
 	f.o.Logger.Warn("forwarder: the hub will not take a message, it is dropped", "log", f.l.name, "err", why) // the same line for all
+}
+
+// saveAcks has what is acknowledged saved, if a crash would bring it back: it is in a stream that is not
+// asked any more. It waits for that, but not for a disk that does not work.
+func (l *Log) saveAcks(ctx context.Context) {
+	l.s.mu.Lock()
+	if back, _ := l.comesBack(); back {
+		l.ackNews, l.ackNewsFolding = true, false
+		l.s.foldNow()
+	}
+	l.s.mu.Unlock()
+	ctx, cancel := context.WithTimeout(ctx, saveLimit)
+	defer cancel()
+	look := time.NewTicker(saveLook)
+	defer look.Stop()
+	for !l.acksAreSaved() {
+		select {
+		case <-look.C:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// How long saveAcks waits, and how often it looks.
+const (
+	saveLimit = 5 * time.Second
+	saveLook  = 5 * time.Millisecond
+)
+
+func (l *Log) acksAreSaved() bool {
+	l.s.mu.Lock()
+	defer l.s.mu.Unlock()
+	return !l.ackNews
 }

@@ -382,7 +382,7 @@ func (s *Store) foldBatch() (b *foldBatch, to map[*Log]seqRange) {
 			st.Base = upTo + 1
 		}
 		removes = l.hollowDue(b, max(st.Folded, l.unsure.top()), removes)
-		l.acksFolding, l.rewoundFolding, l.toldFolding = l.acks, l.rewound, l.told
+		l.acksFolding, l.ackNewsFolding, l.toldFolding = l.acks, l.ackNews, l.told
 		if full {
 			l.acksFolding = l.acksSaved // for the next transaction
 		}
@@ -405,8 +405,8 @@ func (l *Log) said(st *logState) {
 	l.stated, l.told = st.First, l.told[len(l.toldFolding):]
 	l.toldFolding = nil
 	l.acksSaved, l.scatterSaid, l.foreignSaid = l.acksFolding, st.Scattered, st.Foreign
-	if l.rewoundFolding {
-		l.rewound = false
+	if l.ackNewsFolding {
+		l.ackNews = false
 	}
 	l.wakeReaders() // who waits for that
 }

@@ -48,7 +48,7 @@ type Log struct {
 	unsure      spans // in RAM, and perhaps in the engine: a fold failed in doubt, in this run
 	hollowBytes int64 // about what that removes
 
-	rewound, rewoundFolding      bool   // acknowledgements were taken back, and the engine does not know; a fold that runs tells it
+	ackNews, ackNewsFolding      bool   // what is acknowledged changed in a way that a crash must not undo, and the engine does not know; a fold that runs tells it
 	acks, acksSaved, acksFolding uint64 // acknowledgements; those that the engine knows of, and will once the fold that runs has succeeded
 	scatter, scatterSaid         bool   // records may have been handed out while older ones waited; the engine knows that
 	hub                          mark   // where the hub's stream stands

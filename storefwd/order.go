@@ -158,7 +158,7 @@ func (l *Log) unsaved() bool {
 		return false
 	}
 	back, _ := l.comesBack()
-	return l.rewound || l.scatter && !l.scatterSaid || n > 0 && l.s.closed || n >= saveEvery && (l.scatter || back)
+	return l.ackNews || l.scatter && !l.scatterSaid || n > 0 && l.s.closed || n >= saveEvery && (l.scatter || back)
 }
 
 // comesBack reports whether a crash would bring back what is acknowledged. It is done with if a hub

@@ -118,6 +118,9 @@ func (f *Forwarder) single(ctx context.Context, places []*place) error {
 		}
 	}
 	f.l.setMark(mark{Stream: only, Domain: domain, Elsewhere: m.Elsewhere || m.At > 0})
+	if moved {
+		f.l.saveAcks(ctx)
+	}
 	return nil
 }
 

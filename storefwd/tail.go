@@ -262,7 +262,7 @@ func (c *Cursor) rewind(to uint64) (missing seqRange, err error) {
 	}
 	c.again(to)
 	if !l.ret.Memory && l.last > 0 { // an acknowledgement that was taken back must not stand on the disk
-		l.rewound, l.rewoundFolding = true, false
+		l.ackNews, l.ackNewsFolding = true, false
 		s.foldNow()
 	}
 	return missing, err

@@ -15,6 +15,27 @@ import (
 // stream gets what was published while the link was on it, once: that the first one lacks
 // what went to the second does not mean that it was set back.
 func TestHubsInTurns(t *testing.T) {
+	for name, end := range map[string]func(turn int, r *remade){
+		"stopped": func(turn int, r *remade) {
+			if turn == 3 {
+				r.leafd.Stop()
+				r.leafd.Restart()
+			}
+		},
+		"killed": func(_ int, r *remade) { // and asks the hub that it is on what that has
+			r.leafd.Kill()
+			r.leafd.Restart()
+			r.drained()
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			testHubsInTurns(t, end)
+		})
+	}
+}
+
+func testHubsInTurns(t *testing.T, end func(turn int, r *remade)) {
 	var streams [2]jetstream.Stream
 	var cables [2]*testkit.Proxy
 	for i, domain := range []string{"one", "two"} {
@@ -49,10 +70,7 @@ outbox { r { subjects: ["r.>"], ack_timeout: "1s" } }
 		}
 		r.publish()
 		r.drained()
-		if turn == 3 {
-			leafd.Stop()
-			leafd.Restart()
-		}
+		end(turn, r)
 	}
 	for i, s := range streams {
 		if got := contents(t, s); !slices.Equal(got, want[i]) {
