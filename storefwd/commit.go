@@ -50,6 +50,7 @@ func (s *Store) makeSafe(r *rec) {
 	if r.state == recNew && !r.lost {
 		r.state = recSafe
 		s.unsafeBytes -= int64(len(r.buf))
+		r.log.unsafeBytes -= int64(len(r.buf))
 		r.log.succeed(r)
 	}
 }
@@ -339,19 +340,34 @@ func (s *Store) commit(h haste) {
 	}
 }
 
+// presses reports whether so much waits for the disk that it is written, whoever waits for it. What
+// the hub is about to acknowledge does not count, unless there is no room for more of it.
+func (s *Store) presses() bool {
+	n := s.unsafeBytes
+	for _, l := range s.logs {
+		if l.live {
+			n -= l.unsafeBytes
+		}
+	}
+	return n >= int64(s.o.CommitBytes) || s.crammed()
+}
+
+// crammed reports whether half of all that may wait does.
+func (s *Store) crammed() bool { return s.unsafeBytes >= max(s.limit/2, int64(s.o.CommitBytes)) }
+
 // gather fills batch with what is to be written now. Nothing is, until one record
 // is due; then the records of all other logs that will be written anyway go along.
 func (s *Store) gather(h haste) bool {
 	clear(s.batch)
 	s.batch = s.batch[:0]
 	now, waited := s.mono(), s.waited()
-	if s.unsafeBytes >= int64(s.o.CommitBytes) {
+	if s.crammed() {
 		h = everything
 	}
-	if missing := s.siblings.missing(s.barriers.len(), now); missing && h == withSiblings {
+	write := h == everything || s.presses()
+	if missing := s.siblings.missing(s.barriers.len(), now); missing && !write && h == withSiblings {
 		return false
 	}
-	write := h == everything
 	for i := 0; i < s.queue.len() && !write; i++ {
 		r := *s.queue.at(i)
 		write = r.state == recNew && s.due(r, r.pos <= waited) <= now

@@ -186,6 +186,14 @@ func (c *Cursor) setWindow(w window) {
 	}
 }
 
+// waits is how many records, and about how many bytes, were not handed out.
+func (c *Cursor) waits() (msgs, bytes uint64) {
+	c.l.s.mu.Lock()
+	defer c.l.s.mu.Unlock()
+	c.catchUp()
+	return c.left(max(c.l.end(), c.taken.top())), uint64(max(c.l.bytes-int64(c.bytes), 0))
+}
+
 // backlog reports whether more than n records were not handed out.
 func (c *Cursor) backlog(n uint64) bool {
 	c.l.s.mu.Lock()

@@ -40,6 +40,7 @@ type Log struct {
 	removeTo          uint64 // base up to here wait for removal from the engine
 	removeMsgs        int64  // about how many these are
 	removeBytes       int64
+	unsafeBytes       int64 // of the store's, those of this log
 
 	early       deque[earlySpan] // acknowledged early and still in their place, in the order of that
 	earlyBytes  int64
@@ -253,10 +254,11 @@ func (l *Log) enqueue(r *rec) {
 	s := l.s
 	s.queue.push(r)
 	s.unsafeBytes += int64(len(r.buf))
+	l.unsafeBytes += int64(len(r.buf))
 	if l.ret.Interval == 0 {
 		s.plainTo, s.plainAt = r.pos, r.at
 	}
-	if s.unsafeBytes >= int64(s.o.CommitBytes) {
+	if s.unsafeBytes >= int64(s.o.CommitBytes) && s.presses() {
 		s.wakeBy(r.at)
 	} else {
 		s.wakeBy(s.due(r, false))

@@ -47,6 +47,7 @@ func (d *day) turn(now time.Time, known bool, alive time.Duration, turned *time.
 // pacer is owned by Forwarder.Run.
 type pacer struct {
 	backlog bool          // what is sent now had to wait
+	paced   bool          // … and goes at the drain rate: what is live need not wait
 	paid    int64         // when what was sent is paid for at the drain rate, by mono
 	turned  time.Duration // how much of this run is in the log's day
 	waits   string        // what is waited for, as told
@@ -96,7 +97,8 @@ func (f *Forwarder) mustWait(more bool) (wait time.Duration, why string) {
 			return min(left, time.Minute), fmt.Sprintf("daily_bytes of %d are used up, it goes on in %s", f.o.DailyBytes, left.Round(time.Minute))
 		}
 	}
-	if f.pacer.backlog = more; f.o.Rate > 0 && more {
+	f.pacer.backlog, f.pacer.paced = more, f.o.Rate > 0 && more && !f.isLive
+	if f.pacer.paced {
 		return time.Duration(f.pacer.paid - f.s.mono()), "" // drain_rate is nothing to tell: it is what was asked for
 	}
 	return 0, ""
@@ -118,7 +120,7 @@ func (f *Forwarder) waiting(why string) {
 
 // spend notes that n bytes were sent.
 func (f *Forwarder) spend(n int64) {
-	if f.o.Rate > 0 && f.pacer.backlog {
+	if f.pacer.paced {
 		f.pacer.paid = max(f.pacer.paid, f.s.mono()) + n*int64(time.Second)/f.o.Rate
 	}
 	if f.o.DailyBytes > 0 {

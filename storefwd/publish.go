@@ -52,10 +52,28 @@ func (f *Forwarder) pump(ctx context.Context) (err error) {
 // while a backlog is before it. Then it is written at once, and no device waits for
 // a hub that cannot have it in time.
 func (f *Forwarder) live() {
-	if live := !f.c.backlog(startWindow); live != f.isLive {
+	if live := f.keepsUp(); live != f.isLive {
 		f.isLive = live
 		f.l.setLive(live, f.spill())
 	}
+}
+
+// keepsUp reports whether what waits is so little, or the hub so quick, that it takes all of it in
+// a quarter of the time that a device may wait. With a drain rate a backlog is one to its end,
+// and what is not little is one.
+func (f *Forwarder) keepsUp() bool {
+	msgs, bytes := f.c.waits()
+	switch {
+	case f.o.Rate > 0 && !f.isLive:
+		return msgs == 0
+	case msgs <= startWindow || f.o.Rate > 0:
+		return msgs <= startWindow
+	}
+	spill := f.spill()
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	windows := 1 + max(msgs/uint64(f.flow.msgs), bytes/uint64(f.flow.bytes))
+	return f.st.RTT > 0 && windows <= uint64(spill/4/f.st.RTT)
 }
 
 // idle notes that there is nothing to send now, where the last look found something: what

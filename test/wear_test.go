@@ -67,3 +67,45 @@ func writtenOnline(t *testing.T, hub *testkit.Hub, js jetstream.JetStream, first
 	}
 	return before, after, slowest
 }
+
+// TestOnlineBurstsWriteNothing publishes a thousand messages at once, and some large ones: the hub
+// takes them long before a device has waited for too long, so nothing need be written.
+func TestOnlineBurstsWriteNothing(t *testing.T) {
+	hub := testkit.StartHub(t, testkit.HubOptions{JetStream: true})
+	js := stream(t, hub)
+	config := strings.NewReplacer("server_name: cable", "server_name: cable\nhttp: $LEAFD_HTTP_PORT",
+		"dir: $LEAFD_STORE", `dir: $LEAFD_STORE, spill_after: "20s"`).Replace(cableConfig)
+	l := testkit.StartLeafd(t, testkit.LeafdOptions{TraceWrites: true, Config: config, Env: map[string]string{"LEAFD_HUB_URL": hub.LeafURL()}})
+	testkit.Eventually(t, func() bool { return uplinkBox(l).State == "live" }, "the hub takes what comes")
+	local, err := jetstream.New(connect(t, l.NATSURL()), jetstream.WithPublishAsyncMaxPending(10000))
+	if err != nil {
+		t.Fatal(err)
+	}
+	total := 0
+	burst := func(n, size int) {
+		for range n {
+			if _, err := local.PublishAsync("cable.a", make([]byte, size)); err != nil {
+				t.Fatal(err)
+			}
+			total++
+		}
+		acknowledged(t, local)
+	}
+	burst(100, 100)
+	testkit.Eventually(t, func() bool { u := uplinkBox(l); return u.State == "live" && u.Messages == 0 }, "it is live")
+	before := l.Writes(l.StoreDir)
+	for range 10 {
+		burst(1000, 100)
+		burst(5, 250_000)
+	}
+	if after := l.Writes(l.StoreDir); after.Bytes != before.Bytes || after.Calls != before.Calls {
+		t.Errorf("%d bytes in %d writes to the store, to %v", after.Bytes-before.Bytes, after.Calls-before.Calls, after.Files)
+	}
+	cable, err := js.Stream(t.Context(), "CABLE")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := cable.CachedInfo().State.Msgs; n != uint64(total) {
+		t.Errorf("%d messages are in the stream of %d that are acknowledged", n, total)
+	}
+}
