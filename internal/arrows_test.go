@@ -257,6 +257,23 @@ func TestNoSleepInTests(t *testing.T) {
 	})
 }
 
+// A connection's times are compared by leaf.Mono: on a machine whose clock is set they would be
+// wrong by the step, and devices that are there would be ended, their wills published.
+func TestNoWallClockBetweenPackets(t *testing.T) {
+	shown := []string{"leaf/life.go", "leaf/parking.go"} // a start that people see, and what happens at full seconds
+	eachFile(t, func(name string, f *ast.File, fset *token.FileSet) {
+		if strings.HasSuffix(name, "_test.go") || path.Dir(name) != "leaf" && path.Dir(name) != "mqttbridge" || slices.Contains(shown, name) {
+			return
+		}
+		ast.Inspect(f, func(n ast.Node) bool {
+			if s, ok := n.(*ast.SelectorExpr); ok && strings.HasPrefix(s.Sel.Name, "Unix") && s.Sel.Name != "UnixConn" && !isSelector(n, "time", "Unix") {
+				t.Errorf("%s: %s loses the monotonic time; see leaf.Mono", fset.Position(n.Pos()), s.Sel.Name)
+			}
+			return true
+		})
+	})
+}
+
 func isSelector(n ast.Node, pkg, name string) bool {
 	s, ok := n.(*ast.SelectorExpr)
 	if !ok || s.Sel.Name != name {

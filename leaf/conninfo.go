@@ -89,7 +89,7 @@ type meter struct {
 	start  int64                 // Unix nanoseconds; static
 	who    *profile              // guarded by conn.mu; nil before CONNECT
 	out    Traffic               // guarded by out.mu of the connection
-	pinged atomic.Int64          // Unix nanoseconds of the PING to measure by; 0: none
+	pinged atomic.Int64          // by Mono, of the PING to measure by; 0: none
 	rtt    atomic.Int64          // nanoseconds; 0: not measured yet
 	cut    atomic.Pointer[error] // why the server ended the connection; nil: it did not
 }
@@ -97,13 +97,13 @@ type meter struct {
 // pong ends the measurement that ping began.
 func (m *meter) pong() {
 	if at := m.pinged.Swap(0); at != 0 {
-		m.rtt.Store(max(1, time.Now().UnixNano()-at))
+		m.rtt.Store(max(1, int64(Mono())-at))
 	}
 }
 
 // ping asks the client whether it is there.
 func (c *conn) ping() {
-	c.meter.pinged.CompareAndSwap(0, time.Now().UnixNano())
+	c.meter.pinged.CompareAndSwap(0, max(1, int64(Mono())))
 	c.out.Append([]byte("PING\r\n"))
 	c.out.Flush()
 }
@@ -124,7 +124,7 @@ func (c *conn) identify(info *Connect) (first bool) {
 // info describes the connection as it is now.
 func (c *conn) info() ConnInfo {
 	m := &c.meter
-	i := ConnInfo{ID: c.id, Type: "nats", Start: time.Unix(0, m.start), LastActivity: c.in.Heard(),
+	i := ConnInfo{ID: c.id, Type: "nats", Start: time.Unix(0, m.start), LastActivity: At(c.in.Heard()),
 		RTT: time.Duration(m.rtt.Load()), Subs: c.listSubs}
 	i.IP, i.Port = splitAddr(c.nc.RemoteAddr())
 	c.out.mu.Lock()

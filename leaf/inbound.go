@@ -42,7 +42,7 @@ type Inbound struct {
 	place uint32 // in parking
 	turn  uint32
 
-	heard  atomic.Int64 // any goroutine: when the last bytes came, Unix nanoseconds
+	heard  atomic.Int64 // any goroutine: when the last bytes came, by Mono
 	state  atomic.Int32 // any goroutine: reading, blocked, waiting, parked
 	nudged atomic.Bool  // any goroutine: Nudge ended the wait
 	ended  atomic.Bool  // any goroutine: Wake was called
@@ -81,7 +81,7 @@ var (
 func NewInbound(nc net.Conn) *Inbound {
 	in := &Inbound{nc: nc, raw: rawConn(nc)}
 	in.readFn = in.readOnce
-	in.heard.Store(time.Now().UnixNano())
+	in.heard.Store(int64(Mono()))
 	return in
 }
 
@@ -97,8 +97,8 @@ func (in *Inbound) MayPark(p *Parking, r Reader) {
 	}
 }
 
-// Heard is when the last bytes came. Any goroutine may ask.
-func (in *Inbound) Heard() time.Time { return time.Unix(0, in.heard.Load()) }
+// Heard is when the last bytes came, by Mono. Any goroutine may ask.
+func (in *Inbound) Heard() time.Duration { return time.Duration(in.heard.Load()) }
 
 // Busy reports whether the reader handles what came. Any goroutine may ask.
 func (in *Inbound) Busy() bool { return in.state.Load() == reading }
@@ -121,7 +121,7 @@ func (in *Inbound) Next(wait bool) ([]byte, error) {
 	}
 	in.state.Store(reading)
 	if in.n > 0 {
-		now := time.Now().UnixNano()
+		now := int64(Mono())
 		in.slow = now-in.heard.Load() > int64(pause)
 		in.heard.Store(now)
 		return in.buffer()[:in.n], nil
@@ -221,9 +221,9 @@ func (in *Inbound) Wake() {
 
 // Nudge makes Next return ErrIdle if it has waited for long. Any goroutine may call
 // it; it reports whether the connection has a goroutine.
-func (in *Inbound) Nudge(now time.Time) (awake bool) {
+func (in *Inbound) Nudge() (awake bool) {
 	state := in.state.Load()
-	if state == waiting && now.UnixNano()-in.heard.Load() > int64(linger) && in.nudged.CompareAndSwap(false, true) {
+	if state == waiting && Mono()-in.Heard() > linger && in.nudged.CompareAndSwap(false, true) {
 		in.nc.SetReadDeadline(past)
 	}
 	return state != parked

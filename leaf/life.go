@@ -106,10 +106,10 @@ func (c *conn) end(err error) {
 // tick is called now and then by the server's keeper: it asks a silent client
 // whether it is there, and ends one that has not answered. It reports whether the
 // client has a goroutine.
-func (c *conn) tick(now time.Time) (awake bool) {
+func (c *conn) tick() (awake bool) {
 	o := c.srv.opts.Load()
-	if now.Sub(c.in.Heard()) < o.PingInterval*time.Duration(1+c.pings.Load()) {
-		return c.in.Nudge(now)
+	if Mono()-c.in.Heard() < o.PingInterval*time.Duration(1+c.pings.Load()) {
+		return c.in.Nudge()
 	}
 	if int(c.pings.Add(1)) > o.PingMax {
 		c.srv.counters.StaleConns.Add(1)

@@ -259,11 +259,11 @@ func (s *Server) keep(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			return
-		case now := <-t.C:
+		case <-t.C:
 			list = s.snapshot(list[:0])
 			awake := 0
 			for _, c := range list {
-				if c.tick(now) {
+				if c.tick() {
 					awake++
 				}
 			}

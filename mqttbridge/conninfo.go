@@ -23,7 +23,7 @@ func (s *session) info() leaf.ConnInfo {
 		i.Port, _ = strconv.Atoi(port)
 	}
 	if last := s.heard.Load(); last != 0 {
-		i.LastActivity = time.Unix(0, last)
+		i.LastActivity = leaf.At(time.Duration(last))
 	}
 	i.TLS = leaf.TLSOf(s.nc)
 	if s.connected.Load() {

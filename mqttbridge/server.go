@@ -175,9 +175,9 @@ func (srv *Server) keep(ctx context.Context) {
 		case <-srv.look:
 		case <-t.C:
 		}
-		now, awake, rest := time.Now(), 0, leaf.Aligned(seldom)
+		awake, rest := 0, leaf.Aligned(seldom)
 		for _, s := range srv.snapshot() {
-			up, until := s.tick(now)
+			up, until := s.tick()
 			if rest = min(rest, until); up {
 				awake++
 			}
