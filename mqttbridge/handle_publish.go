@@ -28,10 +28,8 @@ func (s *session) handlePublish(flags byte, body []byte) error {
 	if err := p.Decode(s.version, flags, body); err != nil {
 		return err
 	}
-	if p.QoS == 2 {
-		if again, err := s.receive(p.ID); again || err != nil {
-			return err
-		}
+	if p.QoS == 2 && !s.received(p.ID) {
+		return nil
 	}
 	if !bytes.Equal(p.Topic, s.pub.topic) {
 		if err := s.pub.convert(); err != nil {
@@ -67,22 +65,18 @@ func (s *session) acknowledge(id uint16, as packet.Type, kept bool) {
 	s.acks.add(id, as, kept)
 }
 
-// receive takes the id of a PUBLISH of QoS 2. One that is taken already says that
-// the message came again: it is not routed, only received once more, behind the
+// received takes the id of a PUBLISH of QoS 2, and reports whether it is new. One that is taken
+// already says that the message came again: it is not routed, only received once more, behind the
 // first [MQTT-4.3.3-2]. The ids end with the connection, as sessions are not kept.
-func (s *session) receive(id uint16) (again bool, err error) {
-	if _, again = s.unreleased[id]; again {
-		s.acknowledge(id, packet.PUBREC, false)
-		return true, nil
-	}
-	if len(s.unreleased) >= s.srv.opts.Load().MaxUnacked {
-		return false, errUnreleased
-	}
+func (s *session) received(id uint16) bool {
 	if s.unreleased == nil {
-		s.unreleased = map[uint16]struct{}{}
+		s.unreleased = new(idSet)
 	}
-	s.unreleased[id] = struct{}{}
-	return false, nil
+	if s.unreleased.add(id) {
+		return true
+	}
+	s.acknowledge(id, packet.PUBREC, false)
+	return false
 }
 
 // handlePubrel ends the exchange about a message of QoS 2: its id may be used for
@@ -93,7 +87,9 @@ func (s *session) handlePubrel(body []byte) error {
 	if err := rel.Decode(s.version, packet.PUBREL, body); err != nil {
 		return err
 	}
-	delete(s.unreleased, rel.ID)
+	if s.unreleased != nil {
+		s.unreleased.remove(rel.ID)
+	}
 	s.acknowledge(rel.ID, packet.PUBCOMP, false)
 	return nil
 }
@@ -102,7 +98,7 @@ func (s *session) handlePubrel(body []byte) error {
 func (p *publisher) convert() (err error) {
 	p.topic = p.topic[:0] // so that a topic that fails is never taken for known
 	if p.subject, err = appendSubject(p.subject[:0], p.packet.Topic); err != nil {
-		return errBadTopic
+		return badTopic(p.packet.Topic)
 	}
 	p.topic = append(p.topic, p.packet.Topic...)
 	return nil

@@ -239,21 +239,52 @@ func TestQoS2Order(t *testing.T) {
 	d.expect(puback(4)...)
 }
 
-// Ids without a PUBREL are bounded: a storm of them ends the connection.
-func TestQoS2IsBounded(t *testing.T) {
-	b := startBroker(t, Options{MaxUnacked: 2})
+// A client may use all packet ids at once: none of its messages is routed twice, and each PUBREL
+// makes room for another.
+func TestQoS2TakesAllIDs(t *testing.T) {
+	b := startBroker(t, Options{})
+	seen := b.watch("a")
 	d := b.connect("dev")
-	for id := range uint16(2) {
-		d.send(pub("a", "x", 2, id+1))
-		d.expect(qos2(packet.PUBREC, id+1)...)
+	all := func(make func(id uint16) []byte, answer packet.Type) {
+		for from := 1; from < 1<<16; from += 1000 {
+			to := min(from+1000, 1<<16)
+			var ask []byte
+			for id := from; id < to; id++ {
+				ask = append(ask, make(uint16(id))...)
+			}
+			d.send(ask)
+			for id := from; id < to; id++ {
+				d.expect(qos2(answer, uint16(id))...)
+			}
+		}
 	}
-	for range 10 { // the same ones again are no more
-		d.send(pub("a", "x", 2, 1))
-		d.expect(qos2(packet.PUBREC, 1)...)
+	publish := func(id uint16) []byte { return pub("a", "x", 2, id) }
+	release := func(id uint16) []byte { return qos2(packet.PUBREL, id) }
+	all(publish, packet.PUBREC)
+	all(publish, packet.PUBREC)
+	if n := len(seen.Got()); n != 1<<16-1 {
+		t.Errorf("%d messages were routed", n)
 	}
-	d.send(pub("a", "x", 2, 3))
+	all(release, packet.PUBCOMP)
+	all(release, packet.PUBCOMP)
+	all(publish, packet.PUBREC)
+	if n := len(seen.Got()); n != 2*(1<<16-1) {
+		t.Errorf("%d messages were routed", n)
+	}
+}
+
+// What is safe is acknowledged before a connection ends for what came behind it.
+func TestAcknowledgedBeforeTheEnd(t *testing.T) {
+	b := startBroker(t, Options{})
+	d := b.connect("dev")
+	d.send(slices.Concat(pub("log/a", "x", 1, 1), pub("log/a", "x", 2, 2), pub("a b", "x", 0, 0)))
+	settle := <-b.barriers
+	testkit.Eventually(t, func() bool { return len(b.log.Got()) == 2 }, "both are stored")
+	settle(nil)
+	d.expect(puback(1)...)
+	d.expect(qos2(packet.PUBREC, 2)...)
 	d.expectEnd()
-	testkit.Eventually(t, func() bool { return b.fault("receive_maximum_exceeded") == 1 }, "counted: %+v", b.Stats())
+	testkit.Eventually(t, func() bool { return strings.Contains(b.logged.String(), `\"a b\"`) }, "the log names the topic")
 }
 
 func TestQoS2RefusedEndsTheConnection(t *testing.T) {

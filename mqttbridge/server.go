@@ -208,12 +208,17 @@ func (srv *Server) admit(nc net.Conn) *session {
 	s.halfOpen = srv.opts.Load().Auth.Enter(nc.RemoteAddr())
 	srv.mu.Lock()
 	o := srv.opts.Load()
-	full := o.MaxConns > 0 && len(srv.conns) >= o.MaxConns || srv.stopping || !s.halfOpen
-	if !full {
+	full := o.MaxConns > 0 && len(srv.conns) >= o.MaxConns
+	refused := full || srv.stopping || !s.halfOpen
+	if !refused {
 		srv.conns[s] = struct{}{}
 	}
 	srv.mu.Unlock()
-	if full {
+	if refused {
+		if full {
+			srv.warn("MQTT connection refused", s, &packet.Error{Reason: packet.ServerUnavailable,
+				Text: fmt.Sprintf("there are %d of at most %d; see mqtt.max_connections", o.MaxConns, o.MaxConns)})
+		}
 		srv.counters.refused.Add(1)
 		s.endHalfOpen()
 		nc.Close()
@@ -310,9 +315,19 @@ var (
 	errNotAuthorized   = &packet.Error{Reason: packet.NotAuthorized, Text: "user name or password is not accepted"}
 	errUserGone        = &packet.Error{Reason: packet.NotAuthorized, Text: "its user was removed, or is in another account now"}
 	errKicked          = &packet.Error{Reason: packet.AdminAction, Text: "it was kicked by a system request"}
-	errBadTopic        = &packet.Error{Reason: packet.BadTopicName, Text: errTopic.Error()}
-	errUnreleased      = &packet.Error{Reason: packet.ReceiveMaximum, Text: "too many QoS 2 messages without a PUBREL; a client is to have fewer in flight"}
 	errStoreRefused    = &packet.Error{Reason: packet.QuotaExceeded, Text: "a durable log refused the message; see its limits and the state of its disk"}
 	errBarrier         = &packet.Error{Reason: packet.UnspecifiedError, Text: "a message could not be made safe; see the state of the disk"}
 	errHandlerPanicked = &packet.Error{Reason: packet.UnspecifiedError, Text: "a handler failed; this is a bug, please report it"}
 )
+
+// warn counts a fault and, once in a while for each reason, has it logged.
+func (srv *Server) warn(what string, s *session, fault *packet.Error) {
+	if since, log := srv.faults.note(fault.Reason, time.Now()); log {
+		srv.log.Warn(what, "conn", s.name(), "remote", s.nc.RemoteAddr(), "reason", fault.Reason.String(), "err", fault, "count", since)
+	}
+}
+
+// badTopic is why a PUBLISH or a will cannot be taken.
+func badTopic(topic []byte) error {
+	return &packet.Error{Reason: packet.BadTopicName, Text: fmt.Sprintf("%v: %.128q; have the device publish to another", errTopic, topic)}
+}

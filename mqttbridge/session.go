@@ -60,7 +60,7 @@ type session struct {
 	inSize   uint64     // likewise, bytes of payload
 	acks     *acks      // has a lock of its own; nil until something is to be acknowledged
 
-	unreleased map[uint16]struct{} // ids of QoS 2 messages that came and whose PUBREL did not; owned by the read loop
+	unreleased *idSet // owned by the read loop: of QoS 2 messages that came and whose PUBREL did not; nil: none
 
 	delivery delivery // guarded by the lock of out, between Begin and End
 
@@ -111,6 +111,9 @@ func (s *session) Resume() {
 // rest gives up what is of no use until the client says something.
 func (s *session) rest() {
 	s.port.Rest()
+	if s.unreleased != nil && s.unreleased.n == 0 {
+		s.unreleased = nil
+	}
 	if p := s.pub; p != nil {
 		s.pub = nil
 		p.packet, p.msg = packet.Publish{}, msg.Msg{} // borrowed
@@ -428,16 +431,17 @@ func (s *session) end(cause error) {
 		s.port.Close()
 		s.port.Flush()
 	}
-	if s.acks != nil && (errors.Is(cause, errStoreRefused) || errors.Is(cause, errShutdown)) {
+	var fault *packet.Error
+	errors.As(cause, &fault)
+	told := fault != nil && fault != errTakenOver && fault != errKeepAlive
+	if told && s.acks != nil && fault != errBarrier {
 		ctx, cancel := context.WithTimeout(context.Background(), drainLimit)
 		s.acks.wait(0, ctx.Done())
 		cancel()
 	}
-	var fault *packet.Error
-	errors.As(cause, &fault)
 	s.report(cause, fault)
 	s.srv.forget(s) // before the client can know of its end: one that comes back takes nothing over
-	if fault != nil && fault != errTakenOver && fault != errKeepAlive {
+	if told {
 		s.out.Flush()
 		s.out.Close(nil)
 	} else {
@@ -459,10 +463,7 @@ func (s *session) report(cause error, fault *packet.Error) {
 		s.srv.log.Debug("MQTT client gone", "conn", s.name(), "err", cause)
 		return
 	}
-	if since, log := s.srv.faults.note(fault.Reason, time.Now()); log {
-		s.srv.log.Warn("MQTT connection ended", "conn", s.name(), "remote", s.nc.RemoteAddr(),
-			"reason", fault.Reason.String(), "err", fault, "count", since)
-	}
+	s.srv.warn("MQTT connection ended", s, fault)
 }
 
 // key tells sessions from one another: client ids are those of an account.

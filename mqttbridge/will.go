@@ -17,7 +17,7 @@ func (s *session) setWill(c *packet.Connect) error {
 	}
 	subject, err := appendSubject(nil, c.Will.Topic)
 	if err != nil {
-		return errBadTopic
+		return badTopic(c.Will.Topic)
 	}
 	s.will = &msg.Msg{
 		Subject: subject, Header: pubHeader(c.Will.QoS), Data: slices.Clone(c.Will.Payload),

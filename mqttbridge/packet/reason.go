@@ -119,7 +119,7 @@ var (
 	ErrNoFilter  = &Error{ProtocolError, "no topic filter in the packet"}
 	ErrOptions   = &Error{MalformedPacket, "reserved bits of the subscription options are set"}
 	ErrName      = &Error{UnsupportedVersion, "protocol name is not MQTT"}
-	ErrVersion   = &Error{UnsupportedVersion, "protocol level is not supported"}
+	ErrVersion   = &Error{UnsupportedVersion, "protocol level is not supported; set the device to MQTT 3.1.1"}
 	ErrConnFlags = &Error{MalformedPacket, "connect flags contradict one another"}
 	ErrCode      = &Error{MalformedPacket, "return code does not exist"}
 )
