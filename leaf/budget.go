@@ -9,8 +9,8 @@ import (
 // together hold more than they may.
 var ErrBudget = fmt.Errorf("%w: all connections together hold too much", ErrSlowConsumer)
 
-// Budget bounds the memory that waits for the sockets of all connections. Those who
-// are behind most are the first to feel it: at half of the limit publishers wait for
+// Budget bounds the memory that waits for the sockets of all connections, and what they began to
+// send and did not end. Those who are behind most are the first to feel it: at half of the limit publishers wait for
 // whoever holds more than the others on average, above it such a connection is cut off.
 // A nil Budget has no limit. Safe for all goroutines.
 type Budget struct {
@@ -53,4 +53,29 @@ func (b *Budget) over(part float64, held int) bool {
 	}
 	used := b.used.Load()
 	return float64(used) > part*float64(b.limit) && int64(held) >= used/max(1, b.holders.Load())
+}
+
+// unnoticed is what a connection may hold of what it began to send, in bytes, before that counts:
+// a read ends somewhere.
+const unnoticed = 8 << 10
+
+// Hold notes that a connection's buffer for what it began to send grows or shrinks, from so many
+// bytes to so many. It returns ErrBudget, and has noted nothing, if the connection must end.
+func (b *Budget) Hold(from, to int) error {
+	if from <= unnoticed {
+		from = 0
+	}
+	if to <= unnoticed {
+		to = 0
+	}
+	switch {
+	case to < from:
+		b.give(from-to, to)
+	case to > from:
+		if b.take(to-from, to); b.over(1, to) {
+			b.give(to-from, from)
+			return ErrBudget
+		}
+	}
+	return nil
 }

@@ -1,6 +1,7 @@
 package leaf
 
 import (
+	"fmt"
 	"net"
 	"strings"
 	"testing"
@@ -40,4 +41,25 @@ func TestBudgetOfAllConnections(t *testing.T) {
 	if n := s.Router().Stats().Drops[msg.Gone].Load(); n == 0 {
 		t.Error("no drop is counted")
 	}
+}
+
+// What clients begin to send and do not end counts as well: who holds most of it is cut off.
+func TestBudgetOfUnfinishedMessages(t *testing.T) {
+	const limit, size, clients = 1 << 20, 500_000, 8
+	b := NewBudget(limit)
+	s, addr := startServer(t, Options{MaxPayload: 1 << 20, Outbound: OutboundOptions{Budget: b}})
+	begun := []byte(fmt.Sprintf("PUB a %d\r\n%s", size, strings.Repeat("x", size-1)))
+	for range clients {
+		dial(t, addr, `{}`).Write(begun) // it may be cut off while it sends
+	}
+	testkit.Eventually(t, func() bool { return s.Counters().SlowConsumers.Load() >= clients-3 }, "all but two or three are cut off")
+	if used := b.Used(); used > 2*limit { // several may grow before one of them sees that it is too much
+		t.Errorf("%d bytes are held of %d", used, clients*size)
+	}
+	whole := dial(t, addr, `{}`)
+	whole.expect("PUB a 3\r\nxyz\r\n", "")
+	for _, c := range s.ConnInfos() {
+		s.Kick(c.ID)
+	}
+	testkit.Eventually(t, func() bool { return s.Conns() == 0 && b.Used() == 0 && b.holders.Load() == 0 }, "all given back")
 }

@@ -39,6 +39,7 @@ func (c *conn) name() string { return "nats:" + strconv.FormatUint(c.id, 10) }
 // newParser is one for what the client may say now.
 func (c *conn) newParser() *parser {
 	p := parsers.Get().(*parser)
+	p.budget = c.srv.opts.Load().Outbound.Budget
 	c.limit(p)
 	return p
 }
@@ -97,6 +98,9 @@ func (c *conn) end(err error) {
 	c.port.Close()
 	c.port.Flush()
 	err = c.leave(err)
+	if c.parser != nil {
+		c.parser.forget()
+	}
 	c.release()
 	c.out.Wait()
 	c.in.Leave()

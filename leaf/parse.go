@@ -114,6 +114,8 @@ type parser struct {
 	need       int    // whole length of the operation in carry, 0 while its line is incomplete
 	done       bool   // carry holds an operation that was returned
 	skip       int    // bytes to come that are passed over
+
+	budget *Budget // static; that carry counts for, nil: none
 }
 
 var parsers = sync.Pool{New: func() any { return new(parser) }}
@@ -147,8 +149,7 @@ func (p *parser) next(b []byte) (used int, o *op, err error) {
 		return used, &p.op, err
 	}
 	p.need = need
-	p.keep(b)
-	return len(b), nil, nil
+	return len(b), nil, p.keep(b)
 }
 
 // resume goes on with the operation that carry began.
@@ -158,7 +159,9 @@ func (p *parser) resume(b []byte) (used int, o *op, err error) {
 			used = len(b)
 		}
 		used = min(used, p.maxLine+lineRoom-len(p.carry)) // enough for scan to see whether the line is too long
-		p.keep(b[:used])
+		if err = p.keep(b[:used]); err != nil {
+			return used, nil, err
+		}
 		if p.done, err = p.rescan(); err != nil || p.done {
 			return used, &p.op, err
 		}
@@ -167,7 +170,9 @@ func (p *parser) resume(b []byte) (used int, o *op, err error) {
 		}
 	}
 	n := min(p.need-len(p.carry), len(b)-used)
-	p.keep(b[used : used+n])
+	if err = p.keep(b[used : used+n]); err != nil {
+		return used, nil, err
+	}
 	used += n
 	if len(p.carry) < p.need {
 		return used, nil, nil
@@ -183,18 +188,25 @@ func (p *parser) rescan() (complete bool, err error) {
 }
 
 // keep appends to carry, which grows with what has come, not with what was
-// announced.
-func (p *parser) keep(b []byte) {
+// announced. The error is ErrBudget.
+func (p *parser) keep(b []byte) error {
 	if want := len(p.carry) + len(b); want > cap(p.carry) {
 		old := p.carry
-		p.carry = append(getChunk(max(want, min(p.need, largeChunk, 2*want))), old...)
+		grown := getChunk(max(want, min(p.need, largeChunk, 2*want)))
+		if err := p.budget.Hold(cap(old), cap(grown)); err != nil {
+			putChunk(grown)
+			return err
+		}
+		p.carry = append(grown, old...)
 		putChunk(old)
 	}
 	p.carry = append(p.carry, b...)
+	return nil
 }
 
 // forget gives up the memory of a split operation that was handled.
 func (p *parser) forget() {
+	p.budget.Hold(cap(p.carry), 0)
 	putChunk(p.carry)
 	p.carry, p.done, p.need = nil, false, 0
 }

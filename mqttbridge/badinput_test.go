@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/leafd/leafd/internal/testkit"
+	"github.com/leafd/leafd/leaf"
 	"github.com/leafd/leafd/mqttbridge/packet"
 )
 
@@ -246,4 +247,44 @@ func FuzzSession(f *testing.F) {
 			t.Fatalf("whole: %v %q; cut at %d: %v %q", err1, got1, at, err2, got2)
 		}
 	})
+}
+
+// Packets that do not end count for the memory of all connections: one that holds more than the others
+// is ended, and all is given back.
+func TestBudgetOfUnfinishedPackets(t *testing.T) {
+	const limit, clients = 1 << 20, 8
+	budget := leaf.NewBudget(limit)
+	b := newBroker(t, Options{Budget: budget})
+	begun := pub("a", strings.Repeat("x", 500_000), 0, 0)
+	begun = begun[:len(begun)-1]
+	var left []*session
+	for i := range clients {
+		_, far := testkit.Pipe(64)
+		s := b.admit(far)
+		if err := s.consume(hello(func(p *packet.Connect) { p.ClientID = []byte{'a' + byte(i)} })); err != nil {
+			t.Fatal(err)
+		}
+		switch err := s.consume(begun); {
+		case errors.Is(err, errUnfinished):
+			s.end(err)
+			s.out.Wait()
+		case err != nil:
+			t.Fatal(err)
+		default:
+			left = append(left, s)
+		}
+		if used := budget.Used(); used > limit {
+			t.Errorf("%d bytes are held", used)
+		}
+	}
+	if len(left) != 2 || b.fault("quota_exceeded") != clients-2 {
+		t.Errorf("%d of %d hold half a megabyte each, %+v", len(left), clients, b.Stats())
+	}
+	for _, s := range left {
+		s.end(errDisconnect)
+		s.out.Wait()
+	}
+	if used := budget.Used(); used != 0 {
+		t.Errorf("%d bytes were not given back", used)
+	}
 }

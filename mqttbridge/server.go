@@ -315,6 +315,7 @@ var (
 	errNotAuthorized   = &packet.Error{Reason: packet.NotAuthorized, Text: "user name or password is not accepted"}
 	errUserGone        = &packet.Error{Reason: packet.NotAuthorized, Text: "its user was removed, or is in another account now"}
 	errKicked          = &packet.Error{Reason: packet.AdminAction, Text: "it was kicked by a system request"}
+	errUnfinished      = &packet.Error{Reason: packet.QuotaExceeded, Text: "it holds more of a packet that has not ended than others, and all connections together hold more than max_memory allows"}
 	errStoreRefused    = &packet.Error{Reason: packet.QuotaExceeded, Text: "a durable log refused the message; see its limits and the state of its disk"}
 	errBarrier         = &packet.Error{Reason: packet.UnspecifiedError, Text: "a message could not be made safe; see the state of the disk"}
 	errHandlerPanicked = &packet.Error{Reason: packet.UnspecifiedError, Text: "a handler failed; this is a bug, please report it"}

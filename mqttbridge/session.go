@@ -232,8 +232,7 @@ func (s *session) consume(b []byte) error {
 		}
 		size := h.Size + h.Len
 		if !ok || len(b) < size {
-			s.keep(b, size)
-			return nil
+			return s.keep(b, size)
 		}
 		if err := s.handle(h, b[h.Size:size]); err != nil {
 			return err
@@ -257,7 +256,7 @@ func (s *session) resume(b []byte) ([]byte, error) {
 		} else if len(s.carry) == size {
 			err := s.handle(h, s.carry[h.Size:])
 			if s.carry = s.carry[:0]; cap(s.carry) > smallCarry {
-				s.carry = nil
+				s.drop()
 			}
 			return b, err
 		}
@@ -265,7 +264,9 @@ func (s *session) resume(b []byte) ([]byte, error) {
 			return nil, nil
 		}
 		n := min(len(b), size-len(s.carry))
-		s.keep(b[:n], size)
+		if err := s.keep(b[:n], size); err != nil {
+			return nil, err
+		}
 		b = b[n:]
 	}
 }
@@ -273,13 +274,24 @@ func (s *session) resume(b []byte) ([]byte, error) {
 // keep appends b to the carried packet. The buffer grows eightfold up to the size
 // the packet says, so that a length without bytes behind it costs little and a
 // long packet is copied few times.
-func (s *session) keep(b []byte, size int) {
+func (s *session) keep(b []byte, size int) error {
 	if need := len(s.carry) + len(b); need > cap(s.carry) {
-		grown := make([]byte, len(s.carry), max(need, min(max(size, packet.MaxHeader), 8*max(need, 128))))
+		room := max(need, min(max(size, packet.MaxHeader), 8*max(need, 128)))
+		if s.srv.opts.Load().Budget.Hold(cap(s.carry), room) != nil {
+			return errUnfinished
+		}
+		grown := make([]byte, len(s.carry), room)
 		copy(grown, s.carry)
 		s.carry = grown
 	}
 	s.carry = append(s.carry, b...)
+	return nil
+}
+
+// drop gives up the carried packet.
+func (s *session) drop() {
+	s.srv.opts.Load().Budget.Hold(cap(s.carry), 0)
+	s.carry = nil
 }
 
 // header reads a packet's header and holds it to the limits before its body is
@@ -425,6 +437,7 @@ func (s *session) close(cause error) {
 // What the server has acknowledged or refused still reaches the client; there is
 // no point in that when the client is gone or another has its place.
 func (s *session) end(cause error) {
+	s.drop()
 	if s.port != nil {
 		s.port.Echo(false)
 		s.publishWill()
