@@ -39,6 +39,7 @@ type Cursor struct {
 	taken   spans         // handed out or settled; [0, floor] is in it
 	done    spans         // settled while an older one was not; from the log's first on
 	sent    spans         // handed out before a reset and not settled since
+	took    uint64        // … of which the hub's stream took those up to this one, by its places
 	looked  bool          // … and the hub was asked for it since
 	pending deque[pend]   // handed out, in that order
 	runs    deque[ascent] // the stretches of pending in which sequences ascend
@@ -255,6 +256,9 @@ func (c *Cursor) give(r *Record) bool {
 		return false
 	case (r.gap || r.Seq < l.declared) && l.asked && l.staysLost(r.ref()):
 		c.giveUp(r, LostOldest)
+		return false
+	case l.expired(r) && r.Seq <= c.took && c.sent.has(r.Seq): // at the hub, which had it in time
+		c.acknowledge(r.Seq, int64(r.size))
 		return false
 	case l.expired(r):
 		c.giveUp(r, LostExpired)

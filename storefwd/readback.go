@@ -22,6 +22,9 @@ var errTooMany = errors.New("too many messages to read")
 
 // readBack acknowledges what the stream has above the ack floor.
 func (f *Forwarder) readBack(ctx context.Context, p *place) error {
+	if err := f.countPlaces(p); err != nil {
+		return err
+	}
 	floor, doubt := f.c.ambiguous()
 	p.top, _ = f.l.behind(p.last)
 	if doubt == 0 || p.info.State.Messages == 0 {
@@ -42,6 +45,58 @@ func (f *Forwarder) readBack(ctx context.Context, p *place) error {
 		p.gone.supersedes(f.l, found)
 	}
 	return f.ackStored(p, found)
+}
+
+// countPlaces notes up to where a stream of our own took what was on its way, by the places that it gave
+// away since: the publishes of this session's predecessor said which they are for. What is dead by now
+// by its own Nats-TTL was stored then, though it is not there any more, and does not count as expired here.
+// For what lives that proves too little, a hub may count what it refuses: it is sent again.
+func (f *Forwarder) countPlaces(p *place) error {
+	m, was, last := f.l.getMark(), f.places, p.info.State.LastSeq
+	ours := p.own && f.exclusive(p) && !f.l.scattered() && m.Stream == p.name && m.Made == p.info.made()
+	if !ours || len(was) != 1 || !was[0].chained || was[0].name != p.name || m.At == 0 || last <= m.At {
+		f.c.tookPlaces(0, 0)
+		return nil
+	}
+	for _, seq := range f.c.tookPlaces(m.Seq, last-m.At) {
+		if err := f.resumed(seq); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// tookPlaces notes that the stream took n of those that were on their way behind after. It returns
+// those of them that expired here since.
+func (c *Cursor) tookPlaces(after, n uint64) (expired []uint64) {
+	l := c.l
+	l.s.mu.Lock()
+	defer l.s.mu.Unlock()
+	var sent spans
+	sent.copyOf(&c.sent)
+	for _, d := range []*doubt{&l.doubt, &l.late} {
+		seqs := d.seqs()
+		for _, s := range seqs.s {
+			sent.add(s.From, s.To)
+		}
+	}
+	sent.remove(0, after)
+	c.took = 0
+	for _, s := range sent.s {
+		if n == 0 {
+			break
+		}
+		c.took = min(s.To, s.From+n-1)
+		n -= c.took - s.From + 1
+	}
+	for _, d := range []*doubt{&l.doubt, &l.late} {
+		for _, s := range d.lost[LostExpired].s {
+			for seq := max(s.From, after+1); seq <= min(s.To, c.took); seq++ {
+				expired = append(expired, seq)
+			}
+		}
+	}
+	return expired
 }
 
 // readAll reads all that came since the mark, if of that ours in doubt may be a quarter: it has what the
