@@ -28,6 +28,9 @@ func (s *session) handlePublish(flags byte, body []byte) error {
 	if err := p.Decode(s.version, flags, body); err != nil {
 		return err
 	}
+	if len(p.Payload) > s.maxPayload() {
+		return errTooLarge
+	}
 	if p.QoS == 2 && !s.received(p.ID) {
 		return nil
 	}
@@ -63,6 +66,15 @@ func (s *session) acknowledge(id uint16, as packet.Type, kept bool) {
 		s.acks = newAcks(s.out, s.version, s.close)
 	}
 	s.acks.add(id, as, kept)
+}
+
+// maxPayload is what one message may have, in bytes.
+func (s *session) maxPayload() int {
+	most := s.srv.opts.Load().MaxPayload
+	if own := s.grant.Limits.MaxPayload; own > 0 {
+		most = min(most, own)
+	}
+	return most
 }
 
 // received takes the id of a PUBLISH of QoS 2, and reports whether it is new. One that is taken

@@ -148,7 +148,7 @@ func TestUnackedMessagesAreBounded(t *testing.T) {
 }
 
 func TestPublishThatEndsTheConnection(t *testing.T) {
-	b := startBroker(t, Options{MaxPacket: 100})
+	b := startBroker(t, Options{MaxPacket: 100, MaxPayload: 20})
 	got := b.watch(">")
 	for _, c := range []struct {
 		name, reason string
@@ -160,6 +160,7 @@ func TestPublishThatEndsTheConnection(t *testing.T) {
 		{"empty topic", "bad_topic_name", pub("", "x", 0, 0)},
 		{"U+0000 in the topic", "malformed_packet", pub("a\x00", "x", 0, 0)},
 		{"packet id 0", "protocol_error", pub("a", "x", 1, 0)},
+		{"more than max_payload", "packet_too_large", pub("a", "123456789012345678901", 1, 1)},
 		{"too large", "packet_too_large", []byte{0x30, 99}},
 		{"268,435,455 bytes, none of them there", "packet_too_large", []byte{0x30, 0xff, 0xff, 0xff, 0x7f}},
 	} {

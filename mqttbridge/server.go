@@ -29,6 +29,7 @@ type Options struct {
 	Auth *leaf.Auth // who may connect; nil lets everyone in
 
 	MaxPacket  int // bytes of one control packet; 0 means 1 MiB and 8 KiB for what surrounds the payload
+	MaxPayload int // bytes of one message; 0 means as many as a packet may have
 	MaxConns   int // 0 means no limit
 	MaxSubs    int // topic filters per connection; 0 means 4096
 	MaxUnacked int // acknowledgements of one connection that may wait at barriers before it is read on, and QoS 2 messages that wait for PUBREL; 0 means 4096
@@ -85,6 +86,7 @@ func New(o Options) *Server {
 
 func (o *Options) setDefaults() {
 	o.MaxPacket = cmp.Or(o.MaxPacket, 1<<20+8<<10)
+	o.MaxPayload = cmp.Or(o.MaxPayload, o.MaxPacket)
 	o.MaxSubs = cmp.Or(o.MaxSubs, 4096)
 	o.MaxUnacked = cmp.Or(o.MaxUnacked, 4096)
 	o.ConnectTimeout = cmp.Or(o.ConnectTimeout, 2*time.Second)
@@ -309,7 +311,7 @@ var (
 	errNotConnect      = &packet.Error{Reason: packet.ProtocolError, Text: "first packet is not a CONNECT"}
 	errSecondConnect   = &packet.Error{Reason: packet.ProtocolError, Text: "second CONNECT on a connection"}
 	errUnexpected      = &packet.Error{Reason: packet.ProtocolError, Text: "packet type is not one a client may send now"}
-	errTooLarge        = &packet.Error{Reason: packet.PacketTooLarge, Text: "packet is larger than allowed"}
+	errTooLarge        = &packet.Error{Reason: packet.PacketTooLarge, Text: "packet is larger than allowed; see max_payload and mqtt.max_packet"}
 	errClientID        = &packet.Error{Reason: packet.BadClientID, Text: "client id is empty though a persistent session is asked for"}
 	errAccountFull     = &packet.Error{Reason: packet.QuotaExceeded, Text: "its account may not have so many connections"}
 	errNotAuthorized   = &packet.Error{Reason: packet.NotAuthorized, Text: "user name or password is not accepted"}

@@ -272,8 +272,9 @@ func (d *daemon) natsOptions() leaf.Options {
 }
 
 func (d *daemon) mqttOptions() mqttbridge.Options {
-	c := d.cfg.Load().MQTT
-	o := mqttbridge.Options{Router: d.router, Auth: d.auth, MaxPacket: c.MaxPacket, MaxConns: c.MaxConns, MaxSubs: c.MaxSubs,
+	cfg := d.cfg.Load()
+	c := cfg.MQTT
+	o := mqttbridge.Options{Router: d.router, Auth: d.auth, MaxPacket: c.MaxPacket, MaxPayload: cfg.MaxPayload, MaxConns: c.MaxConns, MaxSubs: c.MaxSubs,
 		MaxPending: c.MaxPending, WriteDeadline: c.WriteDeadline, Budget: d.buffers, ConnectTimeout: c.ConnectTimeout,
 		ConnIDs: &d.connIDs, Watcher: d.services, Logger: d.log}
 	if d.store != nil {
