@@ -421,7 +421,7 @@ func (s *session) patience(now time.Duration) time.Duration {
 }
 
 // lookAgain is how long a reader needs to get to what has come.
-const lookAgain = 250 * time.Millisecond
+const lookAgain = time.Second
 
 // close ends the session from any goroutine. It does not wait; done tells.
 func (s *session) close(cause error) {
