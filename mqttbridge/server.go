@@ -32,7 +32,7 @@ type Options struct {
 	MaxPayload int // bytes of one message; 0 means as many as a packet may have
 	MaxConns   int // 0 means no limit
 	MaxSubs    int // topic filters per connection; 0 means 4096
-	MaxUnacked int // acknowledgements of one connection that may wait at barriers before it is read on, and QoS 2 messages that wait for PUBREL; 0 means 4096
+	MaxUnacked int // acknowledgements of one connection that may wait at barriers before it is read on; 0 means 4096
 
 	MaxPending    int           // bytes waiting for one device; 0 means 8 MiB
 	WriteDeadline time.Duration // 0 means 10 s

@@ -343,13 +343,16 @@ func (s *Store) commit(h haste) {
 // presses reports whether so much waits for the disk that it is written, whoever waits for it. What
 // the hub is about to acknowledge does not count, unless there is no room for more of it.
 func (s *Store) presses() bool {
-	n := s.unsafeBytes
+	n, enough := s.unsafeBytes, int64(s.o.CommitBytes)
+	if n < enough || s.crammed() {
+		return n >= enough
+	}
 	for _, l := range s.logs {
 		if l.live {
 			n -= l.unsafeBytes
 		}
 	}
-	return n >= int64(s.o.CommitBytes) || s.crammed()
+	return n >= enough
 }
 
 // crammed reports whether half of all that may wait does.

@@ -257,11 +257,12 @@ func (c *Cursor) give(r *Record) bool {
 	case (r.gap || r.Seq < l.declared) && l.asked && l.staysLost(r.ref()):
 		c.giveUp(r, LostOldest)
 		return false
-	case l.expired(r) && r.Seq <= c.took && c.sent.has(r.Seq): // at the hub, which had it in time
-		c.acknowledge(r.Seq, int64(r.size))
-		return false
 	case l.expired(r):
-		c.giveUp(r, LostExpired)
+		if r.Seq <= c.took && c.sent.has(r.Seq) { // at the hub, which had it in time
+			c.acknowledge(r.Seq, int64(r.size))
+		} else {
+			c.giveUp(r, LostExpired)
+		}
 		return false
 	}
 	if len(c.sent.s) > 0 && c.sent.has(r.Seq) {

@@ -258,7 +258,7 @@ func (l *Log) enqueue(r *rec) {
 	if l.ret.Interval == 0 {
 		s.plainTo, s.plainAt = r.pos, r.at
 	}
-	if s.unsafeBytes >= int64(s.o.CommitBytes) && s.presses() {
+	if s.presses() {
 		s.wakeBy(r.at)
 	} else {
 		s.wakeBy(s.due(r, false))

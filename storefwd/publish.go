@@ -66,8 +66,10 @@ func (f *Forwarder) keepsUp() bool {
 	switch {
 	case f.o.Rate > 0 && !f.isLive:
 		return msgs == 0
-	case msgs <= startWindow || f.o.Rate > 0:
-		return msgs <= startWindow
+	case msgs <= startWindow:
+		return true
+	case f.o.Rate > 0:
+		return false
 	}
 	spill := f.spill()
 	f.mu.Lock()

@@ -13,23 +13,7 @@ import (
 // TestExpiredAtTheHub has the hub store messages whose acknowledgements get lost, and drop them when their
 // Nats-TTL ends, before it can be asked. They were in the stream: none is declared as expired.
 func TestExpiredAtTheHub(t *testing.T) {
-	hub := testkit.StartHub(t, testkit.HubOptions{JetStream: true})
-	js, err := jetstream.New(connect(t, hub.ClientURL()))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := js.CreateStream(t.Context(), jetstream.StreamConfig{Name: "R", Subjects: []string{"r.>"}, AllowMsgTTL: true}); err != nil {
-		t.Fatal(err)
-	}
-	r := &remade{T: t, js: js, stream: "R", cable: testkit.StartProxy(t, hub.LeafAddr())}
-	r.leafd = testkit.StartLeafd(t, testkit.LeafdOptions{Env: map[string]string{"LEAFD_HUB_URL": "nats-leaf://" + r.cable.Addr()}, Config: `
-server_name: expired
-host: "127.0.0.1", port: $LEAFD_NATS_PORT
-http: $LEAFD_HTTP_PORT
-leafnodes { reconnect: "250ms", remotes: [ { url: $LEAFD_HUB_URL } ] }
-store { dir: $LEAFD_STORE }
-outbox { r { subjects: ["r.>"], ack_timeout: "1s" } }
-`})
+	r := startRemadeWith(t, jetstream.StreamConfig{Name: "R", Subjects: []string{"r.>"}, AllowMsgTTL: true})
 	r.box(func(b remadeBox) bool { return b.State == "live" }, "live")
 	r.publish()
 	r.drained()

@@ -22,13 +22,17 @@ type remade struct {
 }
 
 func startRemade(t *testing.T) *remade {
+	return startRemadeWith(t, jetstream.StreamConfig{Name: "R", Subjects: []string{"r.>"}})
+}
+
+func startRemadeWith(t *testing.T, c jetstream.StreamConfig) *remade {
 	hub := testkit.StartHub(t, testkit.HubOptions{JetStream: true})
 	js, err := jetstream.New(connect(t, hub.ClientURL()))
 	if err != nil {
 		t.Fatal(err)
 	}
 	r := &remade{T: t, js: js, cable: testkit.StartProxy(t, hub.LeafAddr())}
-	r.create("R")
+	r.make(c)
 	r.leafd = testkit.StartLeafd(t, testkit.LeafdOptions{Env: map[string]string{"LEAFD_HUB_URL": "nats-leaf://" + r.cable.Addr()}, Config: `
 server_name: remade
 host: "127.0.0.1", port: $LEAFD_NATS_PORT
@@ -48,10 +52,15 @@ func (r *remade) create(name string) {
 // createFrom makes a stream whose first message gets a sequence.
 func (r *remade) createFrom(name string, first uint64) {
 	r.Helper()
-	if _, err := r.js.CreateStream(r.Context(), jetstream.StreamConfig{Name: name, Subjects: []string{"r.>"}, FirstSeq: first}); err != nil {
+	r.make(jetstream.StreamConfig{Name: name, Subjects: []string{"r.>"}, FirstSeq: first})
+}
+
+func (r *remade) make(c jetstream.StreamConfig) {
+	r.Helper()
+	if _, err := r.js.CreateStream(r.Context(), c); err != nil {
 		r.Fatal(err)
 	}
-	r.stream = name
+	r.stream = c.Name
 }
 
 func (r *remade) delete() {

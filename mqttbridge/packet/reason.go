@@ -22,7 +22,6 @@ const (
 	SessionTakenOver   Reason = 0x8e
 	BadTopicFilter     Reason = 0x8f
 	BadTopicName       Reason = 0x90
-	ReceiveMaximum     Reason = 0x93
 	PacketTooLarge     Reason = 0x95
 	QuotaExceeded      Reason = 0x97
 	AdminAction        Reason = 0x98
@@ -58,8 +57,6 @@ func (r Reason) String() string {
 		return "bad_topic_filter"
 	case BadTopicName:
 		return "bad_topic_name"
-	case ReceiveMaximum:
-		return "receive_maximum_exceeded"
 	case PacketTooLarge:
 		return "packet_too_large"
 	case QuotaExceeded:
