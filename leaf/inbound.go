@@ -58,7 +58,7 @@ const (
 	// linger is how long the others wait with a goroutine first, at least.
 	linger = time.Second
 	// moment is what it takes to read what is there from a connection that is no socket.
-	moment = 2 * time.Millisecond
+	moment = 5 * time.Millisecond
 )
 
 // States of an Inbound.
@@ -109,7 +109,9 @@ func (in *Inbound) Busy() bool { return in.state.Load() == reading }
 // io.EOF if the peer closed.
 func (in *Inbound) Next(wait bool) ([]byte, error) {
 	in.n, in.err, in.quiet, in.wait = 0, nil, false, wait
-	if in.raw == nil {
+	if in.raw == nil && in.ended.Load() {
+		in.err = net.ErrClosed
+	} else if in.raw == nil {
 		in.release() // what is kept while it waits is to be small
 		in.state.Store(blocked)
 		in.n, in.err = in.nc.Read(in.buffer())
@@ -137,10 +139,21 @@ func (in *Inbound) Next(wait bool) ([]byte, error) {
 	return nil, in.err
 }
 
+// End makes Next return an error, and a parked reader go on. What has come can still be
+// had from Left, if hear is set also from what is no socket, which may not outlive a read
+// that is cut off (a WebSocket): it is read for a moment. Any goroutine may call it.
+func (in *Inbound) End(hear bool) {
+	if hear && in.raw == nil {
+		in.nc.SetReadDeadline(time.Now().Add(moment))
+	} else {
+		in.nc.SetReadDeadline(past)
+	}
+	in.Wake()
+}
+
 // Left returns bytes that have come and were not read, without waiting for more: with a
-// connection that is no socket it gives them a moment, if that can still be read after its
-// read deadline has passed. They are valid until the next call of Left. Next is of no use
-// any more.
+// connection that is no socket it gives them a moment, if that can still be read. They are
+// valid until the next call of Left. Next is of no use any more.
 func (in *Inbound) Left() []byte {
 	in.n, in.wait = 0, false
 	if in.raw != nil {

@@ -1,6 +1,7 @@
 package mqttbridge
 
 import (
+	"net"
 	"slices"
 	"testing"
 
@@ -148,6 +149,33 @@ func TestTakeoverHearsTheOldToTheEnd(t *testing.T) {
 			return func() *client { return ln.dial(t) }
 		})
 	})
+	t.Run("websocket", func(t *testing.T) {
+		testTakeoverHearsTheOldToTheEnd(t, func(b *broker) func() *client {
+			ln := newPipeListener()
+			b.serve(mortals{ln})
+			return func() *client { return ln.dial(t) }
+		})
+	})
+}
+
+// mortals are connections that a read that is cut off ends, as it does a WebSocket.
+type mortals struct{ pipeListener }
+
+func (m mortals) Accept() (net.Conn, error) {
+	nc, err := m.pipeListener.Accept()
+	return &mortal{Conn: nc}, err
+}
+
+type mortal struct {
+	net.Conn
+	err error
+}
+
+func (m *mortal) Read(b []byte) (n int, err error) {
+	if m.err == nil {
+		n, m.err = m.Conn.Read(b)
+	}
+	return n, m.err
 }
 
 func testTakeoverHearsTheOldToTheEnd(t *testing.T, serve func(*broker) (dial func() *client)) {

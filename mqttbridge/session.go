@@ -428,8 +428,7 @@ func (s *session) close(cause error) {
 	s.closing.Do(func() {
 		s.closedBy = cause
 		close(s.quit)
-		s.nc.SetReadDeadline(past)
-		s.in.Wake()
+		s.in.End(cause == errTakenOver)
 	})
 }
 
