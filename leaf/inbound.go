@@ -97,8 +97,15 @@ func (in *Inbound) MayPark(p *Parking, r Reader) {
 	}
 }
 
-// Heard is when the last bytes came, by Mono. Any goroutine may ask.
-func (in *Inbound) Heard() time.Duration { return time.Duration(in.heard.Load()) }
+// Heard is when the last bytes came, by Mono, also those of a record of TLS or a frame that
+// is not whole. Any goroutine may ask.
+func (in *Inbound) Heard() time.Duration {
+	heard := time.Duration(in.heard.Load())
+	if nc, ok := in.nc.(interface{ Quiet() time.Duration }); ok {
+		heard = max(heard, Mono()-nc.Quiet())
+	}
+	return heard
+}
 
 // Busy reports whether the reader handles what came. Any goroutine may ask.
 func (in *Inbound) Busy() bool { return in.state.Load() == reading }

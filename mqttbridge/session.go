@@ -409,7 +409,7 @@ func (s *session) tick() (awake bool, rest time.Duration) {
 // patience is how long the keeper waits before it looks again at a client that may be silent; 0 or
 // less: it has been for too long.
 func (s *session) patience(now time.Duration) time.Duration {
-	left := time.Duration(s.heard.Load()) + s.keepAlive - now
+	left := max(time.Duration(s.heard.Load()), s.in.Heard()) + s.keepAlive - now
 	if left > lookAgain {
 		s.late = 0
 		return left - lookAgain

@@ -71,7 +71,8 @@ type Conn struct {
 	sock net.Conn
 	id   *Identity
 
-	required atomic.Bool // TLS is; set before greet is called
+	required atomic.Bool  // TLS is; set before greet is called
+	heard    atomic.Int64 // when the last bytes came, since epoch
 
 	once   sync.Once
 	opened chan struct{} // closed when the next four are static
@@ -124,7 +125,7 @@ func (c *Conn) InClear() {
 // begin greets and shakes hands, in the order that the tls block says.
 func (c *Conn) begin(greet func() []byte) error {
 	cfg := &c.id.cfg
-	head := &headConn{Conn: c.sock, left: MaxHandshake}
+	head := &headConn{Conn: c.sock, heard: &c.heard, left: MaxHandshake}
 	early := greet == nil || cfg.First && (cfg.Fallback == 0 || head.speaks(cfg.Fallback, cfg.Timeout))
 	c.required.Store(early || !cfg.AllowNon)
 	if !early {
@@ -189,6 +190,9 @@ func (c *Conn) Read(p []byte) (int, error) {
 	}
 	return c.io.Read(p)
 }
+
+// Quiet is how long nothing has come, of a record that is not whole either.
+func (c *Conn) Quiet() time.Duration { return time.Since(epoch) - time.Duration(c.heard.Load()) }
 
 // Write opens the connection if need be, and waits while another opens it.
 func (c *Conn) Write(p []byte) (int, error) {
@@ -271,6 +275,7 @@ func (c *Conn) State() (st tls.ConnectionState, first, ok bool) {
 // the reader.
 type headConn struct {
 	net.Conn
+	heard *atomic.Int64
 	first [1]byte
 	has   bool // first was read and not given out
 	left  int  // bytes that may still come; negative: any number
@@ -304,10 +309,18 @@ func (h *headConn) Read(p []byte) (int, error) {
 		p[0] = h.first[0]
 		return 1, nil
 	}
-	if h.left < 0 {
-		return h.Conn.Read(p)
+	if h.left > 0 {
+		p = p[:min(len(p), h.left)]
 	}
-	n, err := h.Conn.Read(p[:min(len(p), h.left)])
-	h.left -= n
+	n, err := h.Conn.Read(p)
+	if h.left > 0 {
+		h.left -= n
+	}
+	if n > 0 {
+		h.heard.Store(int64(time.Since(epoch)))
+	}
 	return n, err
 }
+
+var epoch = time.Now()
+

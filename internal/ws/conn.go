@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/coder/websocket"
@@ -19,7 +20,7 @@ import (
 // and the deadlines may be called by anyone. A deadline that passes ends it.
 type Conn struct {
 	// Static.
-	sock net.Conn // beneath: the socket, or TLS
+	sock *sock
 	ws   *websocket.Conn
 	srv  *Server
 
@@ -40,6 +41,9 @@ func (c *Conn) Read(p []byte) (int, error) {
 			c.msg = r
 		}
 		n, err := c.msg.Read(p)
+		if cut := c.sock.failed; cut != nil { // in a frame: what came of it may be masked still
+			return 0, cut
+		}
 		if errors.Is(err, io.EOF) {
 			c.msg, err = nil, nil
 		}
@@ -47,6 +51,35 @@ func (c *Conn) Read(p []byte) (int, error) {
 			return n, ended(err)
 		}
 	}
+}
+
+// Quiet is how long nothing has come, of a frame that is not whole either.
+func (c *Conn) Quiet() time.Duration { return c.sock.Quiet() }
+
+// sock is what is beneath a Conn: the socket, or TLS. Its methods are those of a [net.Conn].
+type sock struct {
+	net.Conn
+	heard  atomic.Int64 // when the last bytes came, since epoch
+	failed error        // owned by the reader; what ended its reads
+}
+
+var epoch = time.Now()
+
+func (s *sock) Read(p []byte) (int, error) {
+	n, err := s.Conn.Read(p)
+	if n > 0 {
+		s.heard.Store(int64(time.Since(epoch)))
+	}
+	s.failed = err
+	return n, err
+}
+
+// Quiet is how long nothing has come.
+func (s *sock) Quiet() time.Duration {
+	if sc, ok := s.Conn.(*secure.Conn); ok {
+		return sc.Quiet()
+	}
+	return time.Since(epoch) - time.Duration(s.heard.Load())
 }
 
 // ended makes a peer's good-bye the end of the stream.
@@ -92,7 +125,7 @@ func (c *Conn) WebSocket() (tls bool, advertise string) {
 
 // Certificate is [secure.Conn.Certificate] of what is beneath.
 func (c *Conn) Certificate() (cert *x509.Certificate, mapped bool) {
-	if sc, ok := c.sock.(*secure.Conn); ok {
+	if sc, ok := c.sock.Conn.(*secure.Conn); ok {
 		return sc.Certificate()
 	}
 	return nil, false
@@ -100,7 +133,7 @@ func (c *Conn) Certificate() (cert *x509.Certificate, mapped bool) {
 
 // State is [secure.Conn.State] of what is beneath.
 func (c *Conn) State() (st tls.ConnectionState, first, ok bool) {
-	if sc, secured := c.sock.(*secure.Conn); secured {
+	if sc, secured := c.sock.Conn.(*secure.Conn); secured {
 		return sc.State()
 	}
 	return st, false, false

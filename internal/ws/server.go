@@ -74,7 +74,7 @@ type sockKey struct{}
 // Serve takes connections from ln until ctx ends. It closes ln, and what it gives has an
 // end then; connections that were given stay open. Its error is nil after an orderly end.
 func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
-	ln = s.opts.TLS.Listener(ln)
+	ln = listener{s.opts.TLS.Listener(ln)}
 	s.nats.start(ln.Addr())
 	s.mqtt.start(ln.Addr())
 	srv := &http.Server{
@@ -147,11 +147,23 @@ func (s *Server) upgrade(w http.ResponseWriter, r *http.Request) {
 		s.opts.Logger.Debug("websocket refused", "remote", r.RemoteAddr, "err", err)
 		return
 	}
-	sock, _ := r.Context().Value(sockKey{}).(net.Conn)
-	nc := &Conn{sock: sock, ws: c, srv: s}
+	below := r.Context().Value(sockKey{}).(*sock)
+	below.failed = nil // of the read that the HTTP server took back
+	nc := &Conn{sock: below, ws: c, srv: s}
 	if !to.give(nc) {
 		nc.Close()
 	}
+}
+
+// listener gives each connection as a *sock.
+type listener struct{ net.Listener }
+
+func (l listener) Accept() (net.Conn, error) {
+	nc, err := l.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	return &sock{Conn: nc}, nil
 }
 
 // queue hands connections from the HTTP server to another's Accept.

@@ -2,6 +2,8 @@ package ws
 
 import (
 	"bufio"
+	"bytes"
+	"compress/flate"
 	"context"
 	"errors"
 	"io"
@@ -166,6 +168,93 @@ func TestDeadlineEndsRead(t *testing.T) {
 	if _, err := server.Read(make([]byte, 1)); err == nil {
 		t.Error("read something")
 	}
+}
+
+// What has come of a frame that is cut off is not handed on: it may be masked still.
+func TestFrameIsCutOff(t *testing.T) {
+	for _, compression := range []bool{false, true} {
+		s, ln := start(t, Options{Compression: compression})
+		raw, server := openRaw(t, s, ln)
+		frame := masked(bytes.Repeat([]byte("whole "), 50), compression)
+		raw.Write(frame)
+		got := make([]byte, 300)
+		if _, err := io.ReadFull(server, got); err != nil || string(got) != strings.Repeat("whole ", 50) {
+			t.Fatalf("%q, %v", got, err)
+		}
+		raw.Write(frame[:len(frame)-3])
+		raw.Close()
+		if n, err := server.Read(got); n != 0 || err == nil {
+			t.Errorf("compression %v: %q of a frame that was cut off, %v", compression, got[:n], err)
+		}
+	}
+}
+
+// A frame that comes bit by bit is no silence.
+func TestQuiet(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, ln := start(t, Options{})
+		raw, server := openRaw(t, s, ln)
+		done := make(chan struct{})
+		go func() {
+			server.Read(make([]byte, 300))
+			close(done)
+		}()
+		for _, b := range masked(bytes.Repeat([]byte("x"), 300), false) {
+			time.Sleep(time.Second)
+			synctest.Wait()
+			if q := server.(*Conn).Quiet(); q > 2*time.Second {
+				t.Fatalf("quiet for %v, though a byte comes each second", q)
+			}
+			raw.Write([]byte{b})
+		}
+		<-done
+		time.Sleep(time.Minute)
+		if q := server.(*Conn).Quiet(); q != time.Minute {
+			t.Errorf("quiet for %v after a minute", q)
+		}
+	})
+}
+
+// openRaw upgrades a connection, and returns what is beneath it at the client.
+func openRaw(t *testing.T, s *Server, ln *pipes) (client, server net.Conn) {
+	t.Helper()
+	got := make(chan net.Conn, 1)
+	go func() {
+		nc, _ := s.NATS().Accept()
+		got <- nc
+	}()
+	client = ln.dial()
+	ask := request + "Sec-WebSocket-Extensions: permessage-deflate; client_no_context_takeover; server_no_context_takeover\r\n\r\n"
+	if !s.opts.Compression {
+		ask = request + "\r\n"
+	}
+	io.WriteString(client, ask)
+	resp, err := http.ReadResponse(bufio.NewReader(client), nil)
+	if err != nil || resp.StatusCode != http.StatusSwitchingProtocols {
+		t.Fatalf("%v, %v", resp, err)
+	}
+	server = <-got
+	t.Cleanup(func() { client.Close(); server.Close() })
+	return client, server
+}
+
+// masked is one message in one frame as a client sends it. [RFC 6455 5.2, RFC 7692 7.2.1]
+func masked(b []byte, compressed bool) []byte {
+	first, mask := byte(0x82), []byte{1, 2, 3, 4}
+	if compressed { // whose beginning has to look right without the mask
+		mask = make([]byte, 4)
+		var z bytes.Buffer
+		w, _ := flate.NewWriter(&z, flate.NoCompression)
+		w.Write(b)
+		w.Flush()
+		b, first = bytes.TrimSuffix(z.Bytes(), []byte{0, 0, 0xff, 0xff}), 0xc2
+	}
+	frame := []byte{first, 0x80 | 126, byte(len(b) >> 8), byte(len(b))}
+	frame = append(frame, mask...)
+	for i, c := range b {
+		frame = append(frame, c^mask[i&3])
+	}
+	return frame
 }
 
 func TestRequests(t *testing.T) {
