@@ -28,6 +28,9 @@ const (
 	// Outbox is Once for a durable log that is forwarded to a hub. It takes only
 	// what is published here, never what an Uplink brings.
 	Outbox
+	// Answers is Once for who asks a hub: it takes only what an Uplink brings, for
+	// others here can see where an answer is to go.
+	Answers
 )
 
 // ErrBadSubject is returned for a subscription whose subject or queue group is
@@ -286,7 +289,7 @@ func (p *Port) publishOnce(res *result, m *msg.Msg, rc *msg.Receipt) {
 	from := m.Queues
 	for i := range res.once {
 		t := &res.once[i]
-		if t.at.mode == Uplink && res.outbox || t.at.mode == Outbox && p.mode == Uplink {
+		if !t.at.mode.takes(p.mode, res.outbox) {
 			continue
 		}
 		if t.at == p && (p.mode == Uplink || p.noEcho.Load()) {
@@ -307,6 +310,20 @@ func (p *Port) publishOnce(res *result, m *msg.Msg, rc *msg.Receipt) {
 		p.deliver(t.at, t.sub, m, rc)
 	}
 	m.Queues = from
+}
+
+// takes reports whether such a sink is for what comes from a port of mode from, if a
+// subject is that of an outbox.
+func (m Mode) takes(from Mode, outbox bool) bool {
+	switch m {
+	case Uplink:
+		return !outbox
+	case Outbox:
+		return from != Uplink
+	case Answers:
+		return from == Uplink
+	}
+	return true
 }
 
 // deliver hands m to one sink, counts the answer and remembers whom to flush.

@@ -385,6 +385,30 @@ func TestRouterInterest(t *testing.T) {
 	expect("stopped")
 }
 
+// Who asks a hub hears the hub alone, and the hub is told to where it asks from.
+func TestRouterAnswers(t *testing.T) {
+	r := NewRouter()
+	sink := &testkit.Sink{}
+	if err := r.Attach("asks", sink, Answers).Subscribe(&msg.Sub{Subject: "_INBOX.x.*"}); err != nil {
+		t.Fatal(err)
+	}
+	told := 0
+	r.Interest(func(subject, queue string, members int) { told += members })
+	if told != 1 {
+		t.Errorf("the hub is told of %d, want 1", told)
+	}
+	here, hub := r.Attach("here", &testkit.Sink{}, EachSub), r.Attach("hub", &testkit.Sink{}, Uplink)
+	if rc := here.Publish(text("_INBOX.x.1")); rc.Taken != 0 {
+		t.Error("it takes an answer that is not the hub's")
+	}
+	if rc := hub.Publish(text("_INBOX.x.2")); rc.Taken != 1 {
+		t.Error("it does not take the hub's answer")
+	}
+	if got := sink.Subjects(); !slices.Equal(got, []string{"_INBOX.x.2"}) {
+		t.Errorf("it heard %q", got)
+	}
+}
+
 // Once Subscribe has returned, a publish reaches the subscription, and once
 // Unsubscribe has returned none does, whatever the caches hold and whoever else
 // changes and publishes at the same time.

@@ -193,7 +193,7 @@ func (d *daemon) openBox(o Outbox) (err error) {
 		Stream: o.Stream, Domain: o.Domain, MaxPayload: d.cfg.Load().MaxPayload, Window: o.Window, WindowBytes: windowBytes(len(d.cfg.Load().Outboxes)),
 		Priority: o.Priority, Rate: o.DrainRate, DailyBytes: o.DailyBytes, Newest: o.Newest, LiveShare: o.LiveShare, AckTimeout: o.AckTimeout, Logger: d.log,
 		Handover: d.handover(o)})
-	inbox := d.router.Attach("forwarder:"+o.Name, b.fwd, leaf.EachSub)
+	inbox := d.router.Attach("forwarder:"+o.Name, b.fwd, leaf.Answers)
 	if err := inbox.Subscribe(&msg.Sub{Subject: b.fwd.Inbox()}); err != nil {
 		return err
 	}
