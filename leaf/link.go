@@ -118,6 +118,7 @@ type Link struct {
 	backoff backoff
 	history history
 	banned  banned
+	ceiling ceiling
 
 	next chan *linkSetup // of one; what Reconfigure wants
 
@@ -297,7 +298,7 @@ func (l *Link) adopt(s *linkSetup) {
 	}
 	s.opts.Logger = l.opts.Logger
 	l.opts, l.urls = s.opts, s.urls
-	l.backoff, l.history, l.banned = backoff{}, history{}, banned{}
+	l.backoff, l.history, l.banned, l.ceiling = backoff{}, history{}, banned{}, ceiling{}
 }
 
 // stableAfter is how long a link must have been up to count as repaired.

@@ -118,3 +118,25 @@ func withBanned(list []string, bans map[string]time.Time) []string {
 	}
 	return list
 }
+
+// ceiling is the largest message that a hub takes, where that is less than its INFO says: an
+// account of it may have a limit of its own. It is found by what was too large, and forgotten
+// after a while, since the limit may be raised.
+type ceiling struct {
+	most  int64
+	until time.Time
+}
+
+// lower notes that the hub did not take a message of size bytes, and says what it may take.
+func (c *ceiling) lower(size int64) int64 {
+	c.most, c.until = size-1, time.Now().Add(banTime)
+	return c.most
+}
+
+// under is what may be sent to a hub that says it takes told.
+func (c *ceiling) under(told int64) int64 {
+	if c.most > 0 && time.Now().Before(c.until) {
+		return min(told, c.most)
+	}
+	return told
+}

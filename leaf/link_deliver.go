@@ -72,6 +72,9 @@ func (s *session) put(m *msg.Msg, limit int) error {
 	if s.out.End(appendLmsg(b, m, !s.plain)) != msg.Taken {
 		return ErrLinkBusy
 	}
+	for was := s.largest.Load(); int64(size) > was && !s.largest.CompareAndSwap(was, int64(size)); {
+		was = s.largest.Load()
+	}
 	c := &s.link.counters
 	c.outMsgs.Add(1)
 	c.outBytes.Add(uint64(size))

@@ -27,6 +27,7 @@ const (
 	looping                // messages would go round in circles: give the hub time to forget us
 	tolerated              // the hub said so and goes on
 	forbidden              // a subject we should not have used: leave it out, connect again
+	tooLarge               // a message the hub takes and our account there does not: leave it out, connect again
 )
 
 // linkFault is why a link ended or did not come up, with what a person can do.
@@ -70,7 +71,7 @@ var hubErrors = []struct {
 	{"duplicate remote leafnode", refused, "another gateway connects with the same server_name: give each its own"},
 	{"connect to leaf node port", refused, "connect to a leafnode port, 7422 unless the hub's configuration says otherwise"},
 	{"cluster name", refused, "correct the cluster name at the hub"},
-	{"maximum payload violation", transient, ""},
+	{"maximum payload violation", tooLarge, ""},
 	{"connections exceeded", refused, "raise the limit of connections at the hub, or close others"},
 	{"maximum subscriptions exceeded", tolerated, "raise the limit of subscriptions at the hub: some of what is subscribed here does not reach it"},
 	{"invalid subscription", tolerated, ""},
@@ -105,19 +106,19 @@ func faultOf(err error) *linkFault {
 		return f
 	case errors.As(err, &pe):
 		return &linkFault{refused, fmt.Errorf("the hub does not speak the leafnode protocol: %w", pe), ""}
-	case errors.Is(err, io.EOF), errors.Is(err, syscall.ECONNRESET):
+	case errors.Is(err, io.EOF), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
 		return &linkFault{transient, errors.New("the hub closed the connection"), ""}
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		return &linkFault{transient, errors.New("the hub does not answer"), ""}
 	}
-	if oe := (*net.OpError)(nil); errors.As(err, &oe) && oe.Op == "dial" {
-		remedy := ""
-		if errors.Is(err, syscall.ECONNREFUSED) {
-			remedy = "nothing listens there now"
-		}
-		return &linkFault{transient, fmt.Errorf("dial: %w", oe.Err), remedy}
+	remedy := ""
+	if errors.Is(err, syscall.ECONNREFUSED) {
+		remedy = "nothing listens there now"
 	}
-	return &linkFault{transient, err, ""}
+	if oe := (*net.OpError)(nil); errors.As(err, &oe) { // without the ports, that differ each time
+		err = fmt.Errorf("%s: %w", oe.Op, oe.Err)
+	}
+	return &linkFault{transient, err, remedy}
 }
 
 var (

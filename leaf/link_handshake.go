@@ -156,7 +156,7 @@ func (s *session) learnLimits(info *hubInfo) {
 		return
 	}
 	limit := int(min(info.MaxPayload, maxHubPayload))
-	s.maxPayload.Store(int64(limit))
+	s.maxPayload.Store(s.link.ceiling.under(int64(limit)))
 	s.parser.maxPayload = limit + limit/3 + 2*maxHubLine
 }
 

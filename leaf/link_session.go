@@ -48,6 +48,7 @@ type session struct {
 
 	perms      atomic.Pointer[permissions] // nil before joined
 	maxPayload atomic.Int64                // that the hub takes; 0: no limit known
+	largest    atomic.Int64                // bytes of header and data of the largest message that was sent
 	pings      atomic.Int32                // sent with nothing heard since
 	waits      atomic.Pointer[time.Time]   // since when what the hub takes now is on its way; the keeper's
 	missed     atomic.Bool                 // an outbox needs what perms leave out
@@ -197,6 +198,8 @@ func (s *session) explain(err error) error {
 		return errNoInfo
 	case errors.Is(err, os.ErrDeadlineExceeded) && s.stage == connecting:
 		return errNoSecondInfo
+	case cut != nil && errors.Is(err, net.ErrClosed): // for it could not be written to
+		return cut
 	}
 	return err
 }
@@ -238,6 +241,8 @@ func (s *session) handleErr(text string) {
 		return
 	case forbidden:
 		s.handleForbidden(f, text)
+	case tooLarge:
+		s.handleMaxPayload(f)
 	}
 	s.complaint = f
 	s.doubt(f)
@@ -255,6 +260,18 @@ func (s *session) handleForbidden(f *linkFault, text string) {
 		s.perms.Store(s.link.permissions(s.info))
 		s.reannounce()
 	}
+}
+
+// handleMaxPayload leaves out what is as large as the largest of this connection from now on:
+// that one is too large, or one before it that is smaller, which the next complaint is about.
+func (s *session) handleMaxPayload(f *linkFault) {
+	largest := s.largest.Load()
+	if largest == 0 {
+		return
+	}
+	s.maxPayload.Store(s.link.ceiling.lower(largest))
+	s.link.facts(s)
+	f.remedy = fmt.Sprintf("its account takes less than its max_payload: messages of %d bytes and more are left out for %s; raise the account's max_payload at the hub", largest, banTime)
 }
 
 // ping asks the hub whether it is there.
