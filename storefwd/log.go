@@ -51,6 +51,8 @@ type Log struct {
 
 	ackNews, ackNewsFolding      bool   // what is acknowledged changed in a way that a crash must not undo, and the engine does not know; a fold that runs tells it
 	acks, acksSaved, acksFolding uint64 // acknowledgements; those that the engine knows of, and will once the fold that runs has succeeded
+	saveTo                       uint64 // acknowledgements that the engine is to know of soon
+	drained                      bool   // a backlog was on the disk, and is over: what is acknowledged is to be saved
 	scatter, scatterSaid         bool   // records may have been handed out while older ones waited; the engine knows that
 	hub                          mark   // where the hub's stream stands
 	foreign, foreignSaid         string // a stream that others were seen to write to; the engine knows of it
@@ -431,7 +433,23 @@ func (l *Log) setLive(live bool, spill time.Duration) {
 	if l.live != live {
 		l.s.wakeBy(l.s.mono())
 	}
+	if live && !l.live {
+		l.saveBacklog()
+	}
 	l.live, l.spill = live, int64(spill)
+}
+
+// saveBacklog has what is acknowledged saved once all is that is on the disk now.
+func (l *Log) saveBacklog() {
+	s := l.s
+	if l.ret.Memory || l.stated > max(l.folded, l.journaled) {
+		return
+	}
+	l.drained = true
+	if at := max(s.mono()+int64(saveDrained), s.foldedAt+int64(saveApart)); s.acksAt == 0 || at < s.acksAt {
+		s.acksAt = at
+		s.wakeBy(at)
+	}
 }
 
 func (l *Log) wakeReaders() {
