@@ -21,13 +21,14 @@ type Clock interface {
 // SystemClock is the machine's. It trusts the wall clock once the kernel says that it
 // is synchronised, unless trust is "always" or "never".
 func SystemClock(trust string) Clock {
-	c := &systemClock{trust: trust, start: time.Now()}
+	c := &systemClock{trust: trust, start: time.Now(), sinceBoot: sinceBoot}
 	if b, err := os.ReadFile("/proc/sys/kernel/random/boot_id"); err == nil {
 		c.id = strings.TrimSpace(string(b))
 	} else {
 		c.id = string(appendID(nil, []byte("process"), uint64(os.Getpid()), uint64(c.start.UnixNano())))
 	}
 	c.base.Store(int64(sinceBoot()))
+	c.offset.Store(c.start.UnixNano())
 	return c
 }
 
@@ -35,23 +36,33 @@ type systemClock struct {
 	// Static.
 	trust, id string
 	start     time.Time
+	sinceBoot func() time.Duration // a system call
 
-	base atomic.Int64 // time since boot at start; grows while the machine sleeps
+	base   atomic.Int64 // time since boot at start; grows while the machine sleeps
+	offset atomic.Int64 // wall clock less Go's clock since start, Unix ns, when base was looked at last
 }
 
 func (c *systemClock) Now() time.Time { return time.Now() }
 func (c *systemClock) BootID() string { return c.id }
 
-// Boot asks Go's clock, which costs no system call but stands still while the machine
-// sleeps; Trusted, called now and then, makes up for that.
+// Boot asks Go's clocks, which costs no system call. The one that cannot be set stands still while
+// the machine sleeps, the wall clock does not: if that has moved, it is looked how long it was.
 func (c *systemClock) Boot() time.Duration {
-	return time.Duration(c.base.Load()) + time.Since(c.start)
+	now := time.Now()
+	return c.boot(now.UnixNano(), now.Sub(c.start))
+}
+
+func (c *systemClock) boot(wall int64, ran time.Duration) time.Duration {
+	if offset := wall - int64(ran); max(offset-c.offset.Load(), c.offset.Load()-offset) > stepFrom {
+		c.offset.Store(offset)
+		if b := c.sinceBoot() - ran; int64(b) > c.base.Load() {
+			c.base.Store(int64(b))
+		}
+	}
+	return time.Duration(c.base.Load()) + ran
 }
 
 func (c *systemClock) Trusted() bool {
-	if b := sinceBoot() - time.Since(c.start); int64(b) > c.base.Load() {
-		c.base.Store(int64(b))
-	}
 	switch c.trust {
 	case "always":
 		return true

@@ -33,6 +33,24 @@ func (c *fakeClock) Boot() time.Duration { return c.boot }
 func (c *fakeClock) BootID() string      { return c.id }
 func (c *fakeClock) Trusted() bool       { return c.trusted }
 
+// What the machine slept counts at once: nothing that became too old meanwhile is sent, and nothing that comes
+// then is as old. That the wall clock was set counts for nothing.
+func TestSleepCounts(t *testing.T) {
+	asleep := time.Duration(0)
+	ran := 5 * time.Second
+	c := &systemClock{sinceBoot: func() time.Duration { return time.Minute + ran + asleep }}
+	c.base.Store(int64(time.Minute))
+	c.offset.Store(1000)
+	wall := func(set time.Duration) int64 { return 1000 + int64(ran+asleep+set) }
+	for _, step := range []struct{ slept, set time.Duration }{{}, {time.Hour, 0}, {time.Second * 2, 0}, {0, -time.Hour}, {0, 24 * time.Hour}, {time.Minute, -time.Hour}} {
+		ran += time.Second
+		asleep += step.slept
+		if got := c.boot(wall(step.set), ran); got != time.Minute+ran+asleep {
+			t.Errorf("%+v: %v since the boot, want %v", step, got, time.Minute+ran+asleep)
+		}
+	}
+}
+
 // machine is a gateway whose clock jumps about.
 type machine struct {
 	t     *testing.T
