@@ -78,6 +78,11 @@ func (f *Forwarder) acked(attempt, seq uint64, ack *pubAck) {
 	if ack.Duplicate {
 		f.st.Duplicates++
 	}
+	if f.late.has(seq) {
+		if f.late.remove(seq, seq); !ack.Duplicate {
+			f.st.Reordered++
+		}
+	}
 	if a.known {
 		f.st.Acked++
 		f.goes()

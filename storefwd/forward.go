@@ -133,6 +133,7 @@ type Forwarder struct {
 	flow     flow
 	flight   flight
 	refusals map[uint64]int  // refused by the hub for now: how often
+	late     spans           // sent in this session behind later ones, and not acknowledged
 	foreign  map[string]bool // streams in which somebody else's message was seen
 	st       ForwarderStats
 }
@@ -259,6 +260,7 @@ func (f *Forwarder) session(ctx context.Context) (went bool, err error) {
 	defer cancel(nil)
 	f.mu.Lock()
 	f.attempt++
+	f.late = spans{}
 	f.flight.seqs.clear()
 	f.silence = ""
 	f.resync = cancel

@@ -508,6 +508,24 @@ func TestForwarderFindsAHoleInASharedStream(t *testing.T) {
 	}
 }
 
+// One that is lost again, where it is to come behind later ones, has not come behind them yet.
+func TestForwarderCountsWhatIsStoredBehindLaterOnes(t *testing.T) {
+	drops := 2
+	h := &fakeHub{stored: []fakeMsg{{"a.0", "0", ""}, {"other", "", ""}}}
+	h.lost = func(subject string) bool {
+		if subject == "a.2" && drops > 0 {
+			drops--
+			return true
+		}
+		return false
+	}
+	st, _ := forward(t, h, "a.1", "a.2", "a.3", "a.4")
+	wantSubjects(t, h, "a.0", "a.1", "a.3", "a.2", "a.4")
+	if st.Reordered != 1 {
+		t.Errorf("%+v", st)
+	}
+}
+
 // What was stored while its acknowledgement was lost is found by reading.
 func TestForwarderReadsBackOnASharedStream(t *testing.T) {
 	quiet := true

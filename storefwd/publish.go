@@ -158,7 +158,7 @@ func (f *Forwarder) note(p *place, r *Record, acked chan struct{}) {
 	switch {
 	case r.Seq < p.top && !f.c.mixes():
 		f.st.Resent++
-		f.st.Reordered++
+		f.late.add(r.Seq, r.Seq)
 	case r.again:
 		f.st.Resent++
 	}
