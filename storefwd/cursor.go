@@ -44,7 +44,8 @@ type Cursor struct {
 	pending deque[pend]   // handed out, in that order
 	runs    deque[ascent] // the stretches of pending in which sequences ascend
 	popped  uint64        // how many have left pending, ever
-	bytes   int           // of the pending that are not acknowledged
+	bytes   int           // of the pending that are not acknowledged …
+	gone    int           // … and of these, of what was dropped on its way
 	reading span          // Next reads this, and nothing of it is superseded meanwhile
 	laps    uint64        // counts what moves it other than Next
 	waiting bool          // Next waits to be signalled
@@ -192,7 +193,7 @@ func (c *Cursor) waits() (msgs, bytes uint64) {
 	c.l.s.mu.Lock()
 	defer c.l.s.mu.Unlock()
 	c.catchUp()
-	return c.left(max(c.l.end(), c.taken.top())), uint64(max(c.l.bytes-int64(c.bytes), 0))
+	return c.left(max(c.l.end(), c.taken.top())), uint64(max(c.l.bytes-int64(c.bytes-c.gone), 0))
 }
 
 // backlog reports whether more than n records were not handed out.
@@ -368,15 +369,15 @@ func (c *Cursor) ack(seq, at uint64) (a acked) {
 func (c *Cursor) lose(seq uint64, why Loss) {
 	s := c.l.s
 	s.mu.Lock()
-	i := c.find(seq)
-	if seq < c.l.first {
+	switch i := c.find(seq); {
+	case seq < c.l.first: // it was dropped, and is lost already
 		c.l.missed(seq)
-	}
-	if i >= 0 && c.pending.at(i).gap {
+		c.mark(seq)
+	case i >= 0 && c.pending.at(i).gap:
 		if c.pending.at(i).acked || c.l.undeclareUntaken(seq) {
 			c.mark(seq)
 		}
-	} else {
+	default:
 		c.l.forgo(seq)
 		if c.mark(seq).known {
 			c.l.acked--
@@ -398,7 +399,11 @@ func (c *Cursor) mark(seq uint64) (a acked) {
 			p.acked, a.known = true, true
 			c.bytes -= p.size
 			a.took = time.Duration(l.s.mono() - p.at)
-			c.acknowledge(seq, int64(p.size))
+			if seq < l.first {
+				c.gone -= p.size
+			} else {
+				c.acknowledge(seq, int64(p.size))
+			}
 		}
 		c.advance()
 		a.inOrder = number < c.popped
@@ -472,7 +477,7 @@ func (c *Cursor) putBack() {
 
 func (c *Cursor) takeBack() {
 	for c.pending.len() > 0 {
-		if p := c.drop(); !p.acked {
+		if p := c.drop(); !p.acked && p.seq >= c.l.first {
 			c.sent.add(p.seq, p.seq)
 		}
 	}
@@ -484,7 +489,7 @@ func (c *Cursor) takeBack() {
 func (c *Cursor) rebuild() {
 	c.taken.copyOf(&c.done)
 	c.taken.add(0, c.floor)
-	c.bytes, c.mix = 0, mix{}
+	c.bytes, c.gone, c.mix = 0, 0, mix{}
 	c.laps++
 }
 
@@ -498,22 +503,21 @@ func (c *Cursor) advance() {
 	}
 }
 
-// catchUp passes over what the log has dropped.
+// catchUp passes over what the log has dropped. What of that is on its way stays pending until it
+// is acknowledged, or a reset: it fills the line as before.
 func (c *Cursor) catchUp() {
 	first := c.l.first
 	if first <= c.floor+1 {
 		return
 	}
 	for i := range c.pending.len() {
-		if p := c.pending.at(i); p.seq < first && !p.acked {
-			p.acked = true
-			c.bytes -= p.size
+		if p := c.pending.at(i); p.seq > c.floor && p.seq < first && !p.acked {
+			c.gone += p.size
 		}
 	}
 	c.sent.remove(0, first-1)
 	c.settle(c.floor+1, first-1)
 	c.done.remove(0, first-1)
-	c.advance()
 }
 
 // signal wakes Next if it waits; signalNow in any case.
