@@ -95,7 +95,7 @@ func TestMarkerWhileFolding(t *testing.T) {
 	ackAll(t, c, 10)
 	armed.Store(true)
 	s.mu.Lock()
-	l.live, l.spill = true, int64(time.Hour)
+	l.drains, l.live, l.spill = true, true, int64(time.Hour)
 	s.foldNow()
 	s.mu.Unlock()
 	soon := <-crash

@@ -202,7 +202,7 @@ func (l *Log) restoreEarly(st logState) {
 	}
 }
 
-// wasAcked reports whether a record that the journal gives back was acknowledged early.
+// wasAcked reports whether a record, one that the journal gives back say, was acknowledged early.
 func (l *Log) wasAcked(seq uint64) bool {
 	c := l.sole()
 	return c != nil && len(c.done.s) > 0 && c.done.has(seq)

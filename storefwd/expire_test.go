@@ -58,9 +58,9 @@ func TestMarkerExpires(t *testing.T) {
 	defer s.Close()
 	s.mu.Lock()
 	l.lose(LostOldest, 0, 0, 7)
-	l.live = true
+	l.drains = true
 	l.declare(s.mono())
-	l.live = false
+	l.drains = false
 	s.mu.Unlock()
 	onCommitter(s, func() { k.boot += 2 * time.Hour })
 	waitSafe(t, s)

@@ -87,9 +87,9 @@ func (s *Store) acksDue(now int64) (due bool) {
 	over := false
 	for _, l := range s.logs {
 		switch back, done := l.comesBack(); {
-		case l.drained && back && l.first > l.journaled:
+		case l.backlogOver && back && l.first > l.journaled:
 			l.saveTo, over = l.acks, true
-		case l.drained && l.first <= l.journaled:
+		case l.backlogOver && l.first <= l.journaled:
 			later(saveApart)
 		case back && done:
 			due = true
@@ -240,7 +240,7 @@ func (s *Store) tookFold(b *foldBatch, to map[*Log]seqRange, n int64) {
 		delete(c.dead, k.from)
 	}
 	for id, st := range b.states {
-		if s.logs[id].said(&st); s.logs[id].drained {
+		if s.logs[id].said(&st); s.logs[id].backlogOver {
 			s.acksAt = s.foldedAt + int64(saveApart)
 		}
 	}
@@ -418,7 +418,7 @@ func (s *Store) foldBatch() (b *foldBatch, to map[*Log]seqRange) {
 func (l *Log) said(st *logState) {
 	l.stated, l.told = st.First, l.told[len(l.toldFolding):]
 	l.toldFolding = nil
-	l.drained = l.drained && l.first <= l.journaled
+	l.backlogOver = l.backlogOver && l.first <= l.journaled
 	l.acksSaved, l.scatterSaid, l.foreignSaid = l.acksFolding, st.Scattered, st.Foreign
 	if l.ackNewsFolding {
 		l.ackNews = false

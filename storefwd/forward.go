@@ -290,6 +290,7 @@ func (f *Forwarder) session(ctx context.Context) (went bool, err error) {
 	}
 	if err = f.how.resume(ctx); err == nil {
 		f.isLive = false // until the backlog is small
+		f.l.setDrains()
 		f.live()
 		f.setState(f.afresh(), "")
 		err = f.pump(ctx)

@@ -76,7 +76,7 @@ func (l *Log) addGap(g gap) {
 			g.Since = l.s.o.Clock.Now()
 		}
 		l.gaps[g.Reason] = g
-		if l.live {
+		if l.drains {
 			l.s.wakeBy(l.gapDue())
 		}
 		return
@@ -97,9 +97,11 @@ func (l *Log) certain() (all []gap) {
 }
 
 // gapDue is when the committer declares what was lost, by mono: while the log drains,
-// so that markers do not fill it in an outage, and never in quick succession.
+// so that markers do not fill it in an outage, and never in quick succession. In a backlog
+// there are those of one time, until the hub has them or they are dropped.
 func (l *Log) gapDue() int64 {
-	if !l.live || l.ret.GapSubject == "" || len(l.certain()) == 0 {
+	inBacklog := !l.live && l.marker >= l.first && !l.wasAcked(l.marker)
+	if !l.drains || inBacklog || l.ret.GapSubject == "" || len(l.certain()) == 0 {
 		return 1<<63 - 1
 	}
 	if l.declaredAt == 0 {

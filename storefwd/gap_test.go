@@ -2,6 +2,7 @@ package storefwd
 
 import (
 	"encoding/json"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -105,6 +106,79 @@ func TestMarkerNotTaken(t *testing.T) {
 		_, other := marker()
 		if one+other != 3 || len(l.gaps) > 0 {
 			t.Errorf("%d and %d declared, %v to be, want 3 in all", one, other, l.gaps)
+		}
+	})
+}
+
+// An outbox that is overloaded for long declares its losses all the while: nothing was declared until
+// the load ended, 3,188 dropped in 67 s.
+func TestOverloadIsDeclared(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		s, l, _ := tailLog(t, dir, Retention{MaxMsgs: 300, GapSubject: "a.gap"})
+		defer s.Close()
+		h := &fakeHub{}
+		f := NewForwarder(ForwarderOptions{Log: l, Uplink: h, Filters: []string{"a", "a.>"}, Class: "c", Rate: 4000})
+		h.f = f
+		l.cursors[0].open = false // it is the forwarder's
+		declared := func() (count, markers uint64) {
+			h.mu.Lock()
+			defer h.mu.Unlock()
+			for _, m := range h.stored {
+				var g gap
+				if _, body, ok := strings.Cut(m.header, "\r\n\r\n"); ok && m.subject == "a.gap" {
+					if err := json.Unmarshal([]byte(body), &g); err != nil {
+						t.Fatalf("%s: %v", body, err)
+					}
+					count, markers = count+g.Count, markers+1
+				}
+			}
+			return count, markers
+		}
+		appendN(t, l, 400)
+		defer start(t, f)()
+		for range 1000 {
+			later(117 * time.Millisecond)
+			appendN(t, l, 7)
+		}
+		if n, markers := declared(); n < l.Stats().Lost["oldest_dropped"]/2 || markers > 24 {
+			t.Errorf("%d of %d declared in 2 minutes, by %d markers", n, l.Stats().Lost["oldest_dropped"], markers)
+		}
+		later(time.Minute)
+		if n, _ := declared(); n != l.Stats().Lost["oldest_dropped"] || l.Stats().Msgs != 0 {
+			t.Errorf("%d declared once all is there: %+v", n, l.Stats())
+		}
+	})
+}
+
+// In a backlog there is one marker at a time, and there are none while nothing is sent: what only
+// waits gets no longer by them, and costs no flash.
+func TestOneMarkerInABacklog(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		s, l, _ := tailLog(t, dir, Retention{MaxMsgs: 10, GapSubject: "a.gap"})
+		defer s.Close()
+		data := 0
+		after := func(n, want int) {
+			t.Helper()
+			appendN(t, l, n)
+			data += n
+			later(time.Minute)
+			if got := int(l.Stats().Appended) - data; got != want {
+				t.Errorf("%d markers of %d messages, want %d", got, data, want)
+			}
+		}
+		after(25, 0)
+		l.setDrains()
+		after(1, 1)
+		after(3, 1)  // three more are lost, and the marker still waits
+		after(20, 2) // the marker, too
+		l.setLive(false, 0)
+		after(40, 2)
+		l.setDrains()
+		after(0, 3)
+		if n := l.gaps["oldest_dropped"].Count; n != 0 {
+			t.Errorf("%d are not declared", n)
 		}
 	})
 }

@@ -52,7 +52,7 @@ type Log struct {
 	ackNews, ackNewsFolding      bool   // what is acknowledged changed in a way that a crash must not undo, and the engine does not know; a fold that runs tells it
 	acks, acksSaved, acksFolding uint64 // acknowledgements; those that the engine knows of, and will once the fold that runs has succeeded
 	saveTo                       uint64 // acknowledgements that the engine is to know of soon
-	drained                      bool   // a backlog was on the disk, and is over: what is acknowledged is to be saved
+	backlogOver                  bool   // a backlog was on the disk, and is over: what is acknowledged is to be saved
 	scatter, scatterSaid         bool   // records may have been handed out while older ones waited; the engine knows that
 	hub                          mark   // where the hub's stream stands
 	foreign, foreignSaid         string // a stream that others were seen to write to; the engine knows of it
@@ -62,7 +62,8 @@ type Log struct {
 	epochs  []epochStart // ascending by First; who appended what
 	cursors []*Cursor    // few, each of another name
 	sent    day          // toward the hub today, if its forwarder has a daily budget
-	live    bool         // the forwarder sends at once and expects an acknowledgement
+	drains  bool         // the forwarder sends, a backlog first …
+	live    bool         // … or at once, and expects an acknowledgement
 	spill   int64        // what it asks for instead of Options.SpillAfter, ns
 	most    int          // bytes of header and data that the hub takes of a message; 0: no limit known
 	header  int          // and of header alone
@@ -426,7 +427,8 @@ func (l *Log) trimEpochs() {
 	}
 }
 
-// setLive says whether the hub acknowledges what is appended, within about spill.
+// setLive says whether the hub acknowledges what is appended, within about spill. If not, nothing
+// is sent, until setDrains says so.
 func (l *Log) setLive(live bool, spill time.Duration) {
 	l.s.mu.Lock()
 	defer l.s.mu.Unlock()
@@ -436,7 +438,15 @@ func (l *Log) setLive(live bool, spill time.Duration) {
 	if live && !l.live {
 		l.saveBacklog()
 	}
-	l.live, l.spill = live, int64(spill)
+	l.drains, l.live, l.spill = live, live, int64(spill)
+}
+
+// setDrains says that a backlog is sent, so that the hub does not have soon what is appended.
+func (l *Log) setDrains() {
+	l.s.mu.Lock()
+	defer l.s.mu.Unlock()
+	l.drains, l.live = true, false
+	l.s.wakeBy(l.s.mono())
 }
 
 // saveBacklog has what is acknowledged saved once all is that is on the disk now.
@@ -445,7 +455,7 @@ func (l *Log) saveBacklog() {
 	if l.ret.Memory || l.stated > max(l.folded, l.journaled) {
 		return
 	}
-	l.drained = true
+	l.backlogOver = true
 	if at := max(s.mono()+int64(saveDrained), s.foldedAt+int64(saveApart)); s.acksAt == 0 || at < s.acksAt {
 		s.acksAt = at
 		s.wakeBy(at)

@@ -111,6 +111,7 @@ func (f *Forwarder) waiting(why string) {
 	}
 	if f.pacer.waits = why; why == "" {
 		f.setState(Live, "")
+		f.l.setDrains()
 		return
 	}
 	f.setState(Waiting, why)

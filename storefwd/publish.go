@@ -53,8 +53,11 @@ func (f *Forwarder) pump(ctx context.Context) (err error) {
 // a hub that cannot have it in time.
 func (f *Forwarder) live() {
 	if live := f.keepsUp(); live != f.isLive {
-		f.isLive = live
-		f.l.setLive(live, f.spill())
+		if f.isLive = live; live {
+			f.l.setLive(true, f.spill())
+		} else {
+			f.l.setDrains()
+		}
 	}
 }
 
