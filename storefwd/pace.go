@@ -23,8 +23,9 @@ type day struct {
 const wholeDay = 24 * time.Hour
 
 // turn moves to the day of now. While the time is not known days are counted from
-// alive, the time since the start. A clock that is set back does not give a day's
-// bytes twice.
+// alive, the time since the start. A clock that is set back over one midnight does not
+// give a day's bytes twice. One that is set back further was wrong before, or is now: it
+// must not use up the days in between, so each later one that it comes to then is a new day.
 func (d *day) turn(now time.Time, known bool, alive time.Duration, turned *time.Duration) (left time.Duration) {
 	if !known {
 		d.Lasted, *turned = d.Lasted+max(alive-*turned, 0), alive
