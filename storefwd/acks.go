@@ -67,7 +67,7 @@ type mark struct {
 	Read   uint64 `json:"read,omitempty"`   // up to here the stream has nothing of ours that is not acknowledged
 	Made   int64  `json:"made,omitempty"`   // when the stream was made, Unix nanoseconds by the hub's clock; 0: not noted
 
-	Elsewhere bool `json:"elsewhere,omitempty"` // what was acknowledged before is in another stream, which is still there
+	Elsewhere bool `json:"elsewhere,omitempty"` // what was acknowledged before is, or may be, in another stream, which is still there
 }
 
 // acked notes that the hub's stream has seq.

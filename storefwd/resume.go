@@ -81,7 +81,7 @@ func (f *Forwarder) resume(ctx context.Context) error {
 // single notes which stream it is, if there is one only: then acknowledgements come
 // in order and tell how far it is. One that was put in the place of another has to have
 // what that had. One in another JetStream domain has not: it may have the name, but is none that
-// was set back.
+// was set back. Nor has one that is left of several: who knows what the others had.
 func (f *Forwarder) single(ctx context.Context, places []*place) error {
 	only := ""
 	if len(places) == 1 {
@@ -96,10 +96,10 @@ func (f *Forwarder) single(ctx context.Context, places []*place) error {
 	switch {
 	case moved:
 		f.l.settleSetBack() // it was seen there, not here
-	case m.Stream == only && m.Domain == domain:
+	case m.Stream == only && m.Domain == domain && (only != "" || m.Elsewhere):
 		return nil
 	case m.Stream == only:
-		m.Domain = domain
+		m.Domain, m.Elsewhere = domain, m.Elsewhere || only == ""
 		f.l.setMark(m)
 		return nil
 	}
@@ -117,7 +117,7 @@ func (f *Forwarder) single(ctx context.Context, places []*place) error {
 			return err
 		}
 	}
-	f.l.setMark(mark{Stream: only, Domain: domain, Elsewhere: m.Elsewhere || m.At > 0})
+	f.l.setMark(mark{Stream: only, Domain: domain, Elsewhere: m.Elsewhere || m.At > 0 || only == ""})
 	if moved {
 		f.l.saveAcks(ctx)
 	}

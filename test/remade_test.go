@@ -117,6 +117,8 @@ type remadeBox struct {
 	Messages  int
 	State     string
 	LastError string `json:"last_error"`
+	WentBack  int    `json:"hub_went_back"`
+	Resent    int    `json:"resent"`
 }
 
 func (r *remade) box(is func(remadeBox) bool, what string) {
