@@ -355,7 +355,7 @@ func (s *Store) Unclaimed() []string {
 func (s *Store) unclaimed() (texts []string) {
 	for _, l := range s.logs {
 		if !l.claimed && l.msgs > 0 {
-			texts = append(texts, fmt.Sprintf("log %q is not configured and still holds %d messages", l.name, l.msgs))
+			texts = append(texts, fmt.Sprintf("log %q is not configured and still holds %d messages", labelOf(l.name, l.id), l.msgs))
 		}
 	}
 	return texts

@@ -62,6 +62,10 @@ type dropped struct {
 // logPrefix is in front of an outbox's name in the store.
 const logPrefix = "OUT/"
 
+// nameless is in front of the number that an outbox is shown by which was killed before its name was on
+// the disk, and is not configured any more.
+const nameless = "#"
+
 // boxError is one that the person who typed the command can do something about.
 type boxError struct{ text string }
 
@@ -95,7 +99,7 @@ func (b *storeBoxes) list() ([]boxStats, error) {
 	var all []boxStats
 	for _, l := range b.All() {
 		name, ok := strings.CutPrefix(l.Name, logPrefix)
-		if !ok {
+		if !ok && !strings.HasPrefix(name, nameless) {
 			continue
 		}
 		state, configured := b.state(name)
@@ -121,8 +125,10 @@ func (b *storeBoxes) whole(err error) error {
 }
 
 func (b *storeBoxes) find(name string) (*storefwd.Log, error) {
-	if l, ok := b.Lookup(logPrefix + name); ok {
-		return l, nil
+	for _, as := range []string{logPrefix + name, nameless + strings.TrimPrefix(name, nameless)} {
+		if l, ok := b.Lookup(as); ok {
+			return l, nil
+		}
 	}
 	return nil, &boxError{fmt.Sprintf("there is no outbox %q; leafd outbox ls lists them", name)}
 }

@@ -111,7 +111,7 @@ func (c *outboxCmd) parse(args []string) error {
 	switch {
 	case f.NArg() > 0:
 		return fmt.Errorf("%s: unexpected argument %q", c.verb, f.Arg(0))
-	case named && !validName(c.name):
+	case named && !validName(strings.TrimPrefix(c.name, nameless)):
 		return fmt.Errorf("%s: needs the name of an outbox", c.verb)
 	case c.verb == "drop" && c.all == (c.to > 0):
 		return errors.New("drop: needs either -to SEQ or -all")

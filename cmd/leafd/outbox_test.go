@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -61,4 +62,68 @@ func TestUnknownTime(t *testing.T) {
 			t.Errorf("%s, %v", line, err)
 		}
 	}
+}
+
+// An outbox was killed before its name was on the disk, and renamed in the configuration. It is
+// shown by its number, which is a name for the other commands: "ls" left it out.
+func TestNamelessOutbox(t *testing.T) {
+	at, dir := t.TempDir(), filepath.Join(t.TempDir(), "store")
+	s, err := storefwd.Open(at, storefwd.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	l, err := s.Log(logPrefix+"old", storefwd.Retention{Keep: storefwd.UntilAcked})
+	if err != nil {
+		t.Fatal(err)
+	}
+	killed := &storeBoxes{store: s}
+	for range 3 {
+		if _, err := killed.addOne(l, &boxRecord{Subject: "box.a"}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := errors.Join(killed.safe(), os.CopyFS(dir, os.DirFS(at))); err != nil {
+		t.Fatal(err)
+	}
+	cfg := defaultConfig()
+	cfg.Store.Dir = dir
+	cfg.Outboxes = []Outbox{{Name: "new", Subjects: []string{"box.>"}}}
+	b, done, err := openToLook(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	name := wantNameless(t, b, 3)
+	if err := done(); err != nil {
+		t.Error(err)
+	}
+	if s, err = storefwd.Open(dir, storefwd.Options{}); err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	running := behindSocket(t, &storeBoxes{archive: s, store: s, state: cfg.stopped})
+	if h := strings.Join(s.Health(), "\n"); !strings.Contains(h, `log "`+name+`" is not configured`) || wantNameless(t, running, 3) != name {
+		t.Errorf("health %q, of %s", h, name)
+	}
+	if n, err := running.drop(strings.TrimPrefix(name, nameless), 2); n.Messages != 2 || err != nil {
+		t.Errorf("dropped %+v, %v", n, err)
+	}
+	wantNameless(t, running, 1)
+}
+
+// wantNameless wants one outbox, without a name and of n messages that can be exported, and says what
+// it is called.
+func wantNameless(t *testing.T, b boxes, n int) string {
+	t.Helper()
+	all, err := b.list()
+	if err != nil || len(all) != 1 || all[0].State != "not configured" || all[0].Messages != int64(n) || !strings.HasPrefix(all[0].Name, nameless) {
+		t.Fatalf("%+v, %v", all, err)
+	}
+	var out strings.Builder
+	c := &outboxCmd{out: &out}
+	err = c.parse([]string{"export", all[0].Name})
+	if err = errors.Join(err, c.do(b, 0)); err != nil || strings.Count(out.String(), `"box.a"`) != n {
+		t.Errorf("%s%v", out.String(), err)
+	}
+	return all[0].Name
 }
