@@ -120,12 +120,12 @@ func (s *Store) watchClock() {
 	if now >= s.lookAt {
 		s.lookAt = now + int64(clockLook)
 		if s.lookAtClock() {
-			s.clockNews = true
+			s.metaNews = true
 		}
 	}
-	due := s.clockNews && now >= s.saveAt && s.metaOK && s.failed == nil
+	due := s.metaNews && now >= s.saveAt && s.metaOK && s.failed == nil
 	if due {
-		s.clockNews, s.saveAt = false, now+int64(clockSave)
+		s.metaNews, s.saveAt = false, now+int64(clockSave)
 	}
 	m := s.meta
 	m.Runs = slices.Clone(m.Runs)
@@ -145,7 +145,7 @@ func (s *Store) watchClock() {
 	defer s.mu.Unlock()
 	s.stats.MetaBytes += int64(n)
 	if err != nil { // the old file is there; the disk's other troubles say what is wrong
-		s.clockNews = true
+		s.metaNews = true
 	}
 }
 
@@ -154,7 +154,7 @@ func (s *Store) clockDue(at int64) int64 {
 	if s.dropping {
 		return s.mono()
 	}
-	if s.thisRun().Wall == 0 || s.clockNews {
+	if s.thisRun().Wall == 0 || s.metaNews {
 		at = min(at, max(s.lookAt, s.mono()+int64(clockLook)))
 	}
 	for _, l := range s.logs {

@@ -123,7 +123,7 @@ func (f *Forwarder) message(ctx context.Context, stream string, req getMsg) (m s
 	m.at, m.subject = resp.Message.Seq, resp.Message.Subject
 	m.rollup = string(headerValue(resp.Message.Header, []byte("Nats-Rollup")))
 	epoch, seq, named := f.parseID(headerValue(resp.Message.Header, msgID))
-	m.epoch, m.seq, m.ours = epoch, seq, named && f.s.meta.made(epoch)
+	m.epoch, m.seq, m.ours = epoch, seq, named && f.s.made(epoch)
 	if mark := f.l.getMark(); (!named || !m.ours && mark.At > 0 && m.at > mark.At) && !(req.anyone && !f.asksFor(m.subject)) {
 		f.mu.Lock()
 		f.foreign[stream] = true // a store that was here before this one wrote nothing behind it

@@ -133,6 +133,9 @@ func (s *Store) restoreLog(id uint32, st logState) *Log {
 	for _, g := range st.Gaps {
 		l.addGap(g)
 	}
+	for _, e := range st.Epochs {
+		s.recall(e.Epoch)
+	}
 	l.gapNews, l.knownTo, l.pendingFrom = false, st.Last, st.Marker
 	if kept := l.kept(); kept > l.base { // a crash, or a close, came before their removal
 		l.removeTo = min(kept-1, l.folded)

@@ -89,9 +89,14 @@ func (m *meta) rename(node string) {
 	m.Nodes = m.Nodes[max(0, len(m.Nodes)-maxFormer):]
 }
 
+// keepFormer keeps a base that ids were made under before this one.
+func (m *meta) keepFormer(base uint32) {
+	m.Former = append(m.Former[max(0, len(m.Former)-maxFormer+1):len(m.Former):len(m.Former)], base)
+}
+
 // rebase draws another base, above this one: epochs ascend (runOf).
 func (m *meta) rebase() {
-	m.Former = append(m.Former[max(0, len(m.Former)-maxFormer+1):len(m.Former):len(m.Former)], m.Base)
+	m.keepFormer(m.Base)
 	above := uint64(m.Base) + 1 + uint64(binary.BigEndian.Uint32(random(4))>>12)
 	switch {
 	case m.Base < leastBase:
@@ -115,6 +120,22 @@ func drawBase() uint32 { return binary.BigEndian.Uint32(random(4))>>1 | 1<<30 }
 func (m *meta) made(epoch uint64) bool {
 	base := baseOf(epoch)
 	return base == uint64(m.Base) || slices.ContainsFunc(m.Former, func(b uint32) bool { return uint64(b) == base })
+}
+
+// made is that of meta. What it knows grows while files are brought together.
+func (s *Store) made(epoch uint64) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.meta.made(epoch)
+}
+
+// recall takes the epoch of what lies in the files for one of ours, whatever the meta file knows: it may have
+// been lost, and the hub has messages under that epoch. The caller holds mu.
+func (s *Store) recall(epoch uint64) {
+	if !s.meta.made(epoch) {
+		s.meta.keepFormer(uint32(baseOf(epoch)))
+		s.metaNews = s.metaNews || s.metaOK // else it is yet to be written
+	}
 }
 
 func baseOf(epoch uint64) uint64 {
@@ -155,9 +176,12 @@ func decodeMeta(b []byte) (meta, error) {
 // errNewer says that a store is sound, and nothing for this version.
 var errNewer = errors.New("a newer leafd made it; use that one, or another directory")
 
+const metaGone = metaFile + " is gone, and with it when earlier runs of this store were; which ids they made is taken from its other files"
+
 // readMeta reads the meta file and counts one more boot, which write makes durable.
 // A file that cannot be read is as good as none: the base drawn instead keeps ids
-// apart. It returns a note for Health about that.
+// apart, and recall takes what earlier ones there were from the other files. It returns
+// a note for Health about that.
 func readMeta(dir, node string, board []string) (m meta, note string, err error) {
 	path := filepath.Join(dir, metaFile)
 	b, err := readAgain(path)
@@ -173,6 +197,9 @@ func readMeta(dir, node string, board []string) (m meta, note string, err error)
 		return m, "", err
 	default:
 		m = meta{Base: drawBase()}
+		if _, made := os.Lstat(filepath.Join(dir, "journal")); errors.Is(err, fs.ErrNotExist) && made == nil {
+			note = metaGone // it was durable before there was a journal
+		}
 		if !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ENOTDIR) {
 			kept, moveErr := moveAside(path, m.epoch())
 			note = fmt.Sprintf("%s was damaged (%v) and is kept as %s", metaFile, err, cmpOr(kept, fmt.Sprint(moveErr)))

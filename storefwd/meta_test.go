@@ -195,3 +195,59 @@ func TestRenamedGateway(t *testing.T) {
 		t.Errorf("%d stored of 10: %v", n, h.subjects())
 	}
 }
+
+// The meta file is lost, or damaged. Ids of ours are known by what else is in the store: what was in doubt was
+// stored twice, and a hub that had all of it was taken for one that was set back, and all of it declared lost.
+func TestMetaIsLost(t *testing.T) {
+	for name, damage := range map[string]func(path string) error{
+		"gone":  os.Remove,
+		"empty": func(path string) error { return os.Truncate(path, 0) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir, h := t.TempDir(), &fakeHub{takes: []string{"a.>"}}
+			run := func(sound bool, subjects ...string) {
+				t.Helper()
+				s, l := openWith(t, dir, subjects...)
+				defer s.Close()
+				waitSafe(t, s)
+				f := NewForwarder(ForwarderOptions{Log: l, Uplink: h, Filters: []string{"a.>"}, Class: "c", RetryMin: 1, RetryMax: 1, AckTimeout: testkit.Patience})
+				h.f = f
+				drain(t, f, h)
+				if st, ls := f.Stats(), l.Stats(); st.WentBack > 0 || len(ls.Lost) > 0 || (len(s.Health()) == 0) != sound {
+					t.Errorf("%+v %+v, health %q", st, ls, s.Health())
+				}
+			}
+			lose := func() {
+				t.Helper()
+				if err := damage(filepath.Join(dir, metaFile)); err != nil {
+					t.Fatal(err)
+				}
+				if c := verify(t, dir); c.OK() {
+					t.Errorf("verify: %+v", c)
+				}
+			}
+			run(true, "a.1", "a.2")
+			lose()
+			run(false, "a.3") // with nothing in doubt
+			s, _ := openWith(t, dir, "a.4", "a.5", "a.6")
+			waitSafe(t, s)
+			for seq := uint64(4); seq <= 5; seq++ { // the hub has two of three
+				h.stored = append(h.stored, fakeMsg{fmt.Sprint("a.", seq), string(appendID(nil, []byte("n/c"), s.Epoch(), seq)), ""})
+			}
+			if err := s.Close(); err != nil {
+				t.Fatal(err)
+			}
+			lose()
+			run(false, "a.7")
+			run(true, "a.8")
+			wantSubjects(t, h, "a.1", "a.2", "a.3", "a.4", "a.5", "a.6", "a.7", "a.8")
+			before := s.Epoch()
+			if s, _ = openWith(t, dir); !s.meta.made(before) {
+				t.Errorf("%+v has forgotten epoch %d", s.meta, before)
+			}
+			if err := s.Close(); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}

@@ -31,6 +31,7 @@ func (r *restorer) record(b []byte) {
 		r.gap(log, seq-1)
 	}
 	r.note(log, seq)
+	r.s.recall(recordEpoch(b))
 	r.s.restore(b)
 }
 

@@ -523,6 +523,9 @@ func (l *Log) takeSalvaged(st logState, first uint64, found logState) {
 		}
 	}
 	l.epochs = epochs
+	for _, e := range slices.Concat(st.Epochs, epochs) {
+		l.s.recall(e.Epoch)
+	}
 	for name, floor := range st.Cursors {
 		c := l.cursor(name)
 		c.settle(c.floor+1, min(floor, l.last))

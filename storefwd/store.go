@@ -95,7 +95,7 @@ type Store struct {
 	epoch   uint64
 	idHead  []byte // "<node>"
 	start   time.Time
-	meta    meta // the last of its Runs is guarded by mu
+	meta    meta // its Former and the last of its Runs are guarded by mu
 	eng     engine
 	wake    chan struct{} // holds one; for the committer
 	closing chan struct{}
@@ -164,7 +164,7 @@ type Store struct {
 	early       int64         // the smallest that thisRun().Wall was
 	lookAt      int64         // when the clock is looked at next, by mono
 	saveAt      int64         // when what it said may be written next, by mono
-	clockNews   bool          // … and that there is something to write
+	metaNews    bool          // there is something to write in the meta file
 	dropping    bool          // there is more to drop than was at once
 	unfinished  error         // why Close left work in the journal
 	health      []string
