@@ -423,10 +423,15 @@ func (e *boltEngine) apply(tx *bolt.Tx, b *foldBatch) error {
 		}
 	}
 	var u unpacker
-	for _, r := range b.hollow {
-		if err := records.hollow(&u, &e.packer, r, b.states[r.log].Base); err != nil {
+	for places := b.hollow; len(places) > 0; {
+		log, n := places[0].log, 1
+		for n < len(places) && places[n].log == log {
+			n++
+		}
+		if err := records.hollow(&u, &e.packer, places[:n], b.states[log].Base); err != nil {
 			return err
 		}
+		places = places[n:]
 	}
 	for _, r := range b.kill {
 		if err := records.kill(&u, &e.packer, r.log, r.from, b.states[r.log].Base); err != nil {

@@ -48,7 +48,7 @@ type foldBatch struct {
 	put    []foldRecord    // ascending within a log
 	remove []seqRange      // what a log has up to there; some of it may stay beside what is not removed
 	kill   []seqRange      // single records, anywhere
-	hollow []seqRange      // anywhere; records may be there
+	hollow []seqRange      // anywhere, ascending within a log; records may be there. Fold leaves here those it took
 	alone  map[uint32]bool // logs of which that is likely, so their records are not packed
 	states map[uint32]logState
 	folded uint64 // journal generations up to this one hold nothing new

@@ -167,44 +167,58 @@ func (t table) remove(r seqRange) error {
 	return t.deleteAll(gone)
 }
 
-// hollow deletes what lies in a range, anywhere. What else is in its blocks, from base on,
-// is put again.
-func (t table) hollow(u *unpacker, p *packer, r seqRange, base uint64) error {
-	var gone [][]byte
+// hollow deletes what lies in places, of one log and ascending, anywhere. What else is in their
+// blocks, from base on, is put again: of a block at once, however many of the places it has.
+func (t table) hollow(u *unpacker, p *packer, places []seqRange, base uint64) error {
 	var rest []foldRecord
-	c, had := t.Cursor(), max(base, 1)-1
-	for k, v := c.Seek(keyOf(r.log, r.from)); ; k, v = c.Next() {
-		end, ok := holds(k, r.log)
+	log, next := places[0].log, places[0].from
+	for {
+		k, v := t.Cursor().Seek(keyOf(log, next))
+		end, ok := holds(k, log)
 		if !ok {
-			break
+			return nil
 		}
 		first, _, err := reach(k, v)
-		if err != nil {
+		for len(places) > 0 && places[0].to < first {
+			places = places[1:]
+		}
+		if err != nil || len(places) == 0 {
 			return err
 		}
-		if first > r.to {
-			break
-		}
-		gone = append(gone, bytes.Clone(k))
-		if first >= r.from && end <= r.to {
+		if next = places[0].from; next > end {
 			continue
 		}
-		h, err := u.open(v)
-		if err != nil {
+		next, rest = end+1, rest[:0]
+		k = bytes.Clone(k)
+		if first < places[0].from || end > places[0].to {
+			h, err := u.open(v)
+			if err != nil {
+				return err
+			}
+			rest = u.without(h, places, base, p, rest)
+		}
+		if err := t.Delete(k); err != nil {
 			return err
 		}
-		u.each(h, had+1, end, func(seq uint64, rec []byte) bool {
-			if rec != nil && (seq < r.from || seq > r.to) {
-				rest = append(rest, foldRecord{r.log, seq, p.keep(rec)})
-			}
-			had = seq
-			return true
-		})
+		if err := t.put(p, rest, nil); err != nil {
+			return err
+		}
 	}
-	if err := t.deleteAll(gone); err != nil {
-		return err
-	}
-	return t.put(p, rest, nil)
+}
+
+// without appends to rest the records of h, which was opened last, from base on that are in none of
+// places. They are the packer's.
+func (u *unpacker) without(h blockHead, places []seqRange, base uint64, p *packer, rest []foldRecord) []foldRecord {
+	u.each(h, base, h.last(), func(seq uint64, rec []byte) bool {
+		for len(places) > 0 && places[0].to < seq {
+			places = places[1:]
+		}
+		if rec != nil && (len(places) == 0 || seq < places[0].from) {
+			rest = append(rest, foldRecord{h.log, seq, p.keep(rec)})
+		}
+		return true
+	})
+	return rest
 }
 
 func (t table) deleteAll(keys [][]byte) error {
@@ -337,12 +351,61 @@ func (t table) copyFrom(from *walker, key []byte, room int) (next []byte, err er
 	}
 }
 
-// soundFor looks at the pages in which b will change something.
+// hollowAreas is where the hollow places of b are, those in one block together. It leaves places to
+// the next transaction once what is to be put again weighs maxFold bytes.
+func (w *walker) hollowAreas(b *foldBatch) (areas []seqRange, err error) {
+	room, end := maxFold, uint64(0) // up to end it has been looked at
+	for i, r := range b.hollow {
+		if n := len(areas); n > 0 && areas[n-1].log == r.log && r.to <= end {
+			areas[n-1].to = r.to
+			continue
+		}
+		if room <= 0 {
+			b.hollow = b.hollow[:i]
+			break
+		}
+		areas, end = append(areas, r), r.from-1
+		for _, seq := range []uint64{r.from, r.to} {
+			if seq <= end {
+				continue
+			}
+			h, err := w.blockAt(r.log, seq)
+			if err != nil {
+				return nil, err
+			}
+			if end = seq; h.count > 0 && (h.first < r.from || h.last() > r.to) {
+				room, end = room-int(h.packed), h.last()
+			}
+		}
+	}
+	return areas, nil
+}
+
+// blockAt is the head of the block that a sequence is in; count 0: it is in none.
+func (w *walker) blockAt(log uint32, seq uint64) (h blockHead, err error) {
+	if err := w.seek(keyOf(log, seq)); err != nil {
+		return h, err
+	}
+	k, v, err := w.next()
+	if _, ok := holds(k, log); !ok || err != nil || len(k) == singleKey {
+		return h, err
+	}
+	if h, _, err = parseBlock(v); err != nil || h.first > seq {
+		return blockHead{}, err
+	}
+	return h, nil
+}
+
+// soundFor looks at the pages in which b will change something, and cuts it where that is too much.
 func (w *walker) soundFor(b *foldBatch) error {
 	look := func(log uint32, from, to uint64) error {
 		return w.sound(keyOf(log, from), append(keyOf(log, to), blockMark))
 	}
-	for _, r := range slices.Concat(b.remove, b.hollow) {
+	areas, err := w.hollowAreas(b)
+	if err != nil {
+		return err
+	}
+	for _, r := range slices.Concat(b.remove, areas) {
 		if err := look(r.log, r.from, r.to); err != nil {
 			return err
 		}
