@@ -412,6 +412,7 @@ func (s *Store) makeRoom() error {
 	}
 	for !s.j.room(size) {
 		if s.seal() {
+			s.foldIfScarce()
 			continue
 		}
 		if err := s.foldAtOnce(); err != nil {
@@ -434,11 +435,19 @@ func (s *Store) seal() bool {
 		l.sealed = l.journaled
 	}
 	s.j.turn()
+	s.journalRoom = s.j.left()
 	return true
+}
+
+// weight is what all that waits to be written weighs in the journal with a record of size bytes
+// more, the ends of batches included.
+func (s *Store) weight(size int64) int64 {
+	return frameSize(int(s.unsafeBytes+size)) + int64(s.queue.len())*(frameSize(0)+4) + 8*batchExtra
 }
 
 // committed notes that batch is on disk.
 func (s *Store) committed(bytes int) {
+	s.journalRoom = s.j.left()
 	s.stats.JournalBytes += int64(bytes)
 	s.stats.Commits++
 	s.stats.CommitMsgs += int64(len(s.batch))

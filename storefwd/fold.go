@@ -252,10 +252,29 @@ func (s *Store) tookFold(b *foldBatch, to map[*Log]seqRange, n int64) {
 	}
 	if b.folded != 0 {
 		s.j.free(b.folded)
+		s.journalRoom = s.j.left()
 	}
 	s.divide()
 	if s.pendingFold() {
 		s.dirty()
+	}
+}
+
+// foldIfScarce folds what is sealed, while the other half of the journal is empty, where it may not
+// fit and some log would not drop anything for it: so all that was taken by then has room.
+func (s *Store) foldIfScarce() {
+	s.mu.Lock()
+	scarce := false
+	if s.fileMost()-s.eng.Size()+s.eng.Free() < 2*(s.limit+boltSlack) {
+		for _, l := range s.logs {
+			scarce = scarce || l.claimed && !l.ret.Memory && l.ret.Full != DropOldest
+		}
+	}
+	s.mu.Unlock()
+	for scarce && s.sealedUsed() {
+		if s.foldAtOnce() != nil {
+			return // it is known now, and foldDue goes on
+		}
 	}
 }
 

@@ -237,6 +237,14 @@ func (j *journal) room(n int64) bool {
 	return j.weight+n <= j.half && j.lo+n+batchExtra+min(apart, j.half/8) <= j.hi
 }
 
+// left is the least that records may weigh in all and still fit, if no half is freed.
+func (j *journal) left() int64 {
+	if j.untouched() || j.canTurn() {
+		return j.half - batchExtra
+	}
+	return min(j.half-j.weight, j.hi-j.lo-batchExtra-min(apart, j.half/8))
+}
+
 // untouched reports whether nothing was written in this pass.
 func (j *journal) untouched() bool { return j.lo == 0 && j.hi == j.half }
 

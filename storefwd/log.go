@@ -287,8 +287,9 @@ func (l *Log) admit(m *msg.Msg, size int64) (Loss, error) {
 		return LostTooLarge, fmt.Errorf("%w: a stream takes no header of more than 64 KB", ErrTooLarge)
 	case l.most > 0 && len(m.Header)+len(m.Data) > l.most:
 		return LostTooLarge, fmt.Errorf("%w: with its message id it has more than the hub's max_payload", ErrTooLarge)
-	case !l.ret.Memory && s.unsafeBytes+size > s.limit:
-		return LostNoRoom, fmt.Errorf("%w: the disk is behind", ErrFull)
+	}
+	if why, err := l.stuck(size); err != nil {
+		return why, err
 	}
 	for l.expireOld() && (l.overWith(m, size) || l.squeezed(size)) {
 	}
@@ -315,6 +316,27 @@ func (l *Log) admit(m *msg.Msg, size int64) (Loss, error) {
 	}
 	l.trimEpochs()
 	s.settle()
+	return 0, nil
+}
+
+// stuck says why a record of size bytes would not be written soon, if that is known. What is refused
+// after it has its place is stored all the same, perhaps, so nothing is taken that the journal of
+// a full store has no room for.
+func (l *Log) stuck(size int64) (Loss, error) {
+	s := l.s
+	switch {
+	case l.ret.Memory:
+	case s.retryAt != 0 && s.unsafeBytes > 0: // a commit is tried again then
+		why := LostNoRoom
+		if s.full != "" {
+			why = LostRefused
+		}
+		return why, fmt.Errorf("%w: %w", ErrFull, s.noRoom)
+	case s.full != "" && l.ret.Full != DropOldest && s.weight(size) > s.journalRoom:
+		return LostRefused, fmt.Errorf("%w: %s", ErrFull, s.full)
+	case s.unsafeBytes+size > s.limit:
+		return LostNoRoom, fmt.Errorf("%w: the disk is behind", ErrFull)
+	}
 	return 0, nil
 }
 

@@ -1,6 +1,7 @@
 package storefwd
 
 import (
+	"errors"
 	"math"
 	"path/filepath"
 	"strings"
@@ -83,6 +84,44 @@ func TestRoomIsTakenAtOnce(t *testing.T) {
 			t.Errorf("all is dropped, and a minute later: %v, full %v", err, st.Full)
 		}
 	})
+}
+
+// What a full store refuses it does not store, and counts; all else it keeps and acknowledges. Of what
+// came in after its journal was full, too, 28,122 of 400,000 messages were refused, counted nowhere,
+// and stored.
+func TestRefusedIsNotStored(t *testing.T) {
+	for _, full := range []Full{Refuse, DropNewest} {
+		synctest.Test(t, func(t *testing.T) {
+			s, err := Open(t.TempDir(), Options{JournalBytes: 1 << 20, FoldAfter: time.Hour, MaxSize: 8 << 20})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer s.Close()
+			l, err := s.Log("OUT/a", Retention{Keep: UntilAcked, Full: full})
+			if err != nil {
+				t.Fatal(err)
+			}
+			kept, refused := int64(0), uint64(0)
+			for n := uint64(1); refused < 20000; n++ {
+				if _, err := l.Append(&msg.Msg{Subject: []byte("a.b"), Data: payload(n)}); err == nil {
+					kept++
+				} else if refused++; !errors.Is(err, ErrFull) || !strings.Contains(err.Error(), "max_size") {
+					t.Fatalf("%v: the reason is %v", full, err)
+				}
+				if n%500 == 0 {
+					if err := s.await(); err != nil {
+						t.Fatalf("%v: %d are kept, %d refused, and then what has its place: %v", full, kept, refused, err)
+					}
+				}
+				if n%5000 == 0 {
+					later(10 * time.Second) // it is tried again, and is full still
+				}
+			}
+			if st := l.Stats(); st.Msgs != kept || len(st.Lost) != 1 || st.Lost[LostRefused.String()] != refused {
+				t.Errorf("%v: %d are kept and %d refused; the log has %d, and of others %v", full, kept, refused, st.Msgs, st.Lost)
+			}
+		})
+	}
 }
 
 // max_size is lowered below what is stored: no more goes for that than does not fit. With these

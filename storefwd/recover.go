@@ -382,7 +382,7 @@ func (s *Store) useJournal(j *journal, mode string) {
 		s.o.Logger.Info("store: the journal is written "+mode, "dir", s.dir)
 		s.stats.JournalMode = mode
 	}
-	s.j, s.limit = j, j.half
+	s.j, s.limit, s.journalRoom = j, j.half, j.left()
 	s.sealGen = j.gen
 	for _, l := range s.logs {
 		l.sealed = l.journaled

@@ -135,6 +135,7 @@ type Store struct {
 	hurryTo     uint64      // up to here barriers hurry logs with an Interval, too
 	limit       int64       // bytes that may be unsafe at once
 	unsafeBytes int64
+	journalRoom int64         // what the journal takes without a fold, by weight
 	behind      chan struct{} // not nil while publishers should pause
 	barriers    deque[barrier]
 	siblings    siblings      // who is waited for before the next commit
