@@ -323,4 +323,3 @@ func (h *headConn) Read(p []byte) (int, error) {
 }
 
 var epoch = time.Now()
-
