@@ -27,7 +27,6 @@ const (
 	looping                // messages would go round in circles: give the hub time to forget us
 	tolerated              // the hub said so and goes on
 	forbidden              // a subject we should not have used: leave it out, connect again
-	tooLarge               // a message the hub takes and our account there does not: leave it out, connect again
 )
 
 // linkFault is why a link ended or did not come up, with what a person can do.
@@ -53,6 +52,8 @@ func (h hubSaid) Error() string { return "the hub said: " + string(h) }
 
 const remedyAuth = "correct the user, password, nkey or credentials of the link, or the hub's authorization for it"
 
+const maxPayloadViolation = "maximum payload violation"
+
 // hubErrors says what follows an -ERR of nats-server, by a part of its text in
 // lower case.
 var hubErrors = []struct {
@@ -71,7 +72,7 @@ var hubErrors = []struct {
 	{"duplicate remote leafnode", refused, "another gateway connects with the same server_name: give each its own"},
 	{"connect to leaf node port", refused, "connect to a leafnode port, 7422 unless the hub's configuration says otherwise"},
 	{"cluster name", refused, "correct the cluster name at the hub"},
-	{"maximum payload violation", tooLarge, ""},
+	{maxPayloadViolation, transient, ""},
 	{"connections exceeded", refused, "raise the limit of connections at the hub, or close others"},
 	{"maximum subscriptions exceeded", tolerated, "raise the limit of subscriptions at the hub: some of what is subscribed here does not reach it"},
 	{"invalid subscription", tolerated, ""},

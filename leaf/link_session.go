@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -241,8 +242,10 @@ func (s *session) handleErr(text string) {
 		return
 	case forbidden:
 		s.handleForbidden(f, text)
-	case tooLarge:
-		s.handleMaxPayload(f)
+	case transient:
+		if strings.Contains(strings.ToLower(text), maxPayloadViolation) {
+			s.handleMaxPayload(f)
+		}
 	}
 	s.complaint = f
 	s.doubt(f)
