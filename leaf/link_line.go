@@ -16,7 +16,7 @@ const (
 	lineMarks  = 512
 
 	// lineUnsent is how much the kernel takes that it cannot send yet: what waits here is
-	// then known to wait, and a write deadline passes only on a line that does not move.
+	// then known to wait. It takes more once half of that is sent.
 	lineUnsent = 64 << 10
 )
 

@@ -310,6 +310,9 @@ func (s *session) keep(done <-chan struct{}) {
 			s.out.Flush()
 		case <-look.C:
 			line := s.link.line(s.nc)
+			if line.acked != clock.acked {
+				s.out.Moved()
+			}
 			since := clock.look(time.Now(), line.acked, line.queued+s.out.Pending())
 			s.waits.Store(&since)
 			// A line that loses much is not made better by new connections all the time.

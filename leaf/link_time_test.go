@@ -323,6 +323,48 @@ func TestLinkProbes(t *testing.T) {
 	})
 }
 
+// A line of 4 KB/s moves, but the kernel takes nothing more from here for longer than the write deadline. It
+// was ended for that, all the time, and what was on its way sent again.
+func TestLinkOnASlowLine(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newTestLink(t, LinkOptions{PingInterval: time.Hour, Outbound: OutboundOptions{WriteDeadline: 10 * time.Second}})
+		h := &fakeHub{t: t, conns: make(chan net.Conn), size: 1 << 16}
+		var acked atomic.Uint64
+		l.dial, l.line = h.dial, func(net.Conn) lineState { return lineState{acked: acked.Load()} }
+		runLink(t, l)
+		c := h.accept()
+		c.join()
+		waitUp(t, l)
+		down := l.Down()
+		m := text("a")
+		m.Data = make([]byte, 1000)
+		for range 200 { // more than the pipe takes
+			if err := l.Send(m); err != nil {
+				t.Fatal(err)
+			}
+		}
+		l.Flush()
+		for range 30 {
+			select {
+			case <-down:
+				t.Fatal("ended while it moved:", l.Status().LastError)
+			case <-time.After(time.Second):
+				acked.Add(100)
+			}
+		}
+		start := time.Now()
+		<-down
+		if took := time.Since(start); took < 9*time.Second || took > 10*time.Second+probeEvery {
+			t.Errorf("it ended %v after it moved last", took)
+		}
+		h.accept().join()
+		waitUp(t, l)
+		if st := l.Status(); st.LastError != ErrWriteDeadline.Error() {
+			t.Errorf("%+v", st)
+		}
+	})
+}
+
 // A hub that says nothing any more is left after PingMax intervals; one that
 // answers, or says anything, is not.
 func TestLinkPings(t *testing.T) {

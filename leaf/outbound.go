@@ -337,6 +337,16 @@ func (o *Outbound) fail(err error) {
 	}
 }
 
+// Moved notes that the far end took something of what the kernel has: whoever waits for room there
+// has the whole write deadline from now on.
+func (o *Outbound) Moved() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.full && !o.closed {
+		o.nc.SetWriteDeadline(time.Now().Add(o.deadline))
+	}
+}
+
 // Close ends the connection: with an error at once, without one after what waits
 // is written, bounded by the write deadline. It does not block; Wait does.
 func (o *Outbound) Close(err error) {
