@@ -436,6 +436,24 @@ func (l *Link) Delay() time.Duration {
 	return 0
 }
 
+// Quiet returns how long not a byte has come from the hub; 0 while the link is down.
+func (l *Link) Quiet() time.Duration {
+	if s := l.live.Load(); s != nil {
+		return Mono() - s.in.Heard()
+	}
+	return 0
+}
+
+// Ping asks the hub to answer behind all that it has to say so far; Flush must follow. answered is
+// called by the link's reader, in order with what comes, with nil: it must not block. It is never
+// called if the link is lost first.
+func (l *Link) Ping(answered func(error)) error {
+	if s := l.live.Load(); s != nil {
+		return s.ask(ping{answered: answered})
+	}
+	return ErrLinkDown
+}
+
 // Status returns what the link is doing and has done.
 func (l *Link) Status() LinkStatus {
 	l.mu.Lock()

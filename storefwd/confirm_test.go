@@ -65,6 +65,22 @@ func (h *coreHub) Hears(string) bool    { return false }
 func (h *coreHub) Delay() time.Duration { return 0 }
 func (h *coreHub) Up() <-chan struct{}  { c := make(chan struct{}); close(c); return c }
 
+func (h *coreHub) Quiet() time.Duration {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.silent {
+		return time.Hour
+	}
+	return 0
+}
+
+func (h *coreHub) Ping(answered func(error)) error {
+	h.mu.Lock()
+	conn := h.conn
+	h.mu.Unlock()
+	return conn.Ping(answered)
+}
+
 func (h *coreHub) Down() <-chan struct{} {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -179,7 +195,9 @@ func bubbled(t *testing.T, h Uplink, r Retention, subjects []string, fn func(l *
 		}
 		f := NewForwarder(o)
 		if h, ok := h.(*fakeHub); ok {
-			h.f = f
+			if h.f = f; h.line != nil {
+				defer h.lay(false)()
+			}
 		}
 		defer start(t, f)()
 		synctest.Wait()

@@ -27,6 +27,10 @@ type Uplink interface {
 	Hub() (domain string, maxPayload int)
 	Hears(filter string) bool // the hub lets through what it sends there
 	Delay() time.Duration     // how long what the hub takes now has waited on the way to it at most; 0 if it takes nothing
+	Quiet() time.Duration     // how long not a byte has come from the hub
+	// Ping asks the hub to answer behind all that it has to say so far. answered gets nil; it is called
+	// later, in order with what comes, and must not block; never if Ping failed or the link goes down first.
+	Ping(answered func(error)) error
 }
 
 // ForwarderOptions say what goes where. Log, Uplink and Filters are required.
@@ -94,6 +98,7 @@ type Forwarder struct {
 
 	// Owned by Run.
 	places     []*place // of this session
+	ends       []place  // streams at whose end are ours, as they were read last
 	earlier    []string // see earlier.go
 	known      []byte   // the subject that was looked at last, and found among them
 	partial    bool     // they may leave out subjects of the outbox
@@ -340,10 +345,18 @@ func (f *Forwarder) afresh() string {
 	return Live
 }
 
-// watch ends the session when the link goes down or the hub falls silent.
+// watch ends the session when the link goes down or the hub falls silent: it acknowledges nothing for AckTimeout,
+// beside the time that bytes are on the line, be it on the way back.
 func (f *Forwarder) watch(ctx context.Context, down <-chan struct{}, cancel func(error)) {
 	tick := time.NewTicker(f.o.AckTimeout / 4)
 	defer tick.Stop()
+	silent := func() {
+		f.l.setLive(false, 0)
+		f.slower()
+		cancel(f.unheard())
+	}
+	var pong chan struct{} // nil: none is waited for
+	var before time.Time   // of what was sent before that the acknowledgement is there when it comes, or will not be
 	for {
 		select {
 		case <-ctx.Done():
@@ -353,10 +366,20 @@ func (f *Forwarder) watch(ctx context.Context, down <-chan struct{}, cancel func
 			cancel(errDown)
 			return
 		case <-tick.C:
-			if f.c.oldestPending() >= f.o.AckTimeout+f.up.Delay() {
-				f.l.setLive(false, 0)
-				f.slower()
-				cancel(f.unheard())
+			switch late := f.o.AckTimeout + f.up.Delay(); {
+			case f.c.oldestPending() < late:
+			case f.up.Quiet() >= f.o.AckTimeout:
+				silent()
+				return
+			case pong == nil: // the acknowledgement may be behind what comes
+				came := make(chan struct{})
+				if f.ping(func() { close(came) }) == nil {
+					pong, before = came, time.Now().Add(-late)
+				}
+			}
+		case <-pong:
+			if pong = nil; f.c.oldestPending() >= time.Since(before) { // and is not
+				silent()
 				return
 			}
 		}

@@ -37,6 +37,11 @@ type fakeHub struct {
 	replies   map[string]int              // publishes with each reply subject
 	guarded   bool                        // the message that is being stored says what it is to come behind
 	late      chan func()                 // takes what delivers the answers to publishes; nil: they come at once
+	dated     bool                        // it says when its last message came
+	newest    time.Time                   // … if so
+
+	line func(subject string) // waits for as long as the answer to that is on its line; nil: all comes at once
+	down chan func()          // what is on its line, see lay
 }
 
 type fakeMsg struct{ subject, id, header string } // header with what follows it
@@ -61,6 +66,11 @@ func (h *fakeHub) Send(m *msg.Msg) error {
 	}
 	switch {
 	case body == "":
+	case h.down != nil:
+		h.down <- func() {
+			h.line(subject)
+			deliver()
+		}
 	case h.late != nil && !strings.HasPrefix(subject, "$JS."):
 		h.late <- deliver
 	default:
@@ -83,8 +93,8 @@ func (h *fakeHub) serve(subject string, m *msg.Msg) string {
 		if err != nil {
 			panic(err)
 		}
-		return fmt.Sprintf(`{"config":{"retention":%q,"duplicate_window":1,"subjects":%s,"allow_msg_ttl":%t},"state":{"messages":%d,"first_seq":1,"last_seq":%d}}`,
-			h.retention, takes, h.ttl, len(h.stored), len(h.stored))
+		return fmt.Sprintf(`{"config":{"retention":%q,"duplicate_window":1,"subjects":%s,"allow_msg_ttl":%t},"state":{"messages":%d,"first_seq":1,"last_seq":%d,"last_ts":%q}}`,
+			h.retention, takes, h.ttl, len(h.stored), len(h.stored), h.newest.Format(time.RFC3339Nano))
 	case call == "MSG.GET.S":
 		return h.get(m.Data)
 	}
@@ -132,6 +142,9 @@ func (h *fakeHub) store(subject string, m *msg.Msg) string {
 	}
 	h.replies[string(m.Reply)]++
 	h.stored = append(h.stored, fakeMsg{subject, string(headerValue(m.Header, msgID)), string(m.Header) + string(m.Data)})
+	if h.dated {
+		h.newest = time.Now()
+	}
 	if h.unacked != nil && h.unacked(subject) {
 		return ""
 	}
@@ -155,6 +168,36 @@ func (h *fakeHub) Down() <-chan struct{} { return make(chan struct{}) }
 func (h *fakeHub) Hub() (string, int)    { return cmp.Or(h.domain, "hub"), 1 << 20 }
 func (h *fakeHub) Hears(string) bool     { return true }
 func (h *fakeHub) Delay() time.Duration  { return 0 }
+func (h *fakeHub) Quiet() time.Duration  { return 0 }
+
+func (h *fakeHub) Ping(answered func(error)) error {
+	if h.down != nil {
+		h.down <- func() { answered(nil) }
+		return nil
+	}
+	answered(nil)
+	return nil
+}
+
+// lay makes what the hub answers come over a line, one after the other or together, until it is called off.
+func (h *fakeHub) lay(together bool) (off func()) {
+	down := make(chan func(), 1<<12)
+	var all sync.WaitGroup
+	all.Go(func() {
+		for come := range down {
+			if together {
+				all.Go(come)
+			} else {
+				come()
+			}
+		}
+	})
+	h.down = down
+	return func() {
+		close(down)
+		all.Wait()
+	}
+}
 
 // That others write to a stream is remembered over a restart, though the last message in it
 // is ours: each start tried a chain again, and the next foreign message put one of ours behind

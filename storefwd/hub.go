@@ -37,6 +37,8 @@ type streamInfo struct {
 		LastSeq  uint64 `json:"last_seq"` // of the last that was ever stored
 
 		FirstTime time.Time `json:"first_ts"`
+		LastTime  time.Time `json:"last_ts"` // of the last that is left
+		Bytes     uint64    `json:"bytes"`
 	} `json:"state"`
 	Made time.Time `json:"created"` // by the hub's clock, as the next
 	Now  time.Time `json:"ts"`      // zero: it does not say
@@ -170,28 +172,77 @@ func (f *Forwarder) ask(ctx context.Context, call string, req, resp any) error {
 	defer f.forget(number)
 	reply := strconv.AppendUint(append(slices.Clone(f.inbox), 'r'), number, 10)
 	m := &msg.Msg{Subject: []byte(prefix + call), Reply: reply, Data: body}
-	wait := f.o.AckTimeout / 5
-	again := time.NewTicker(wait) // a stream without a leader hears nothing
-	defer again.Stop()
-	var asked time.Time
-	for tries := 0; tries < 5; {
-		if tries == 0 || time.Since(asked) > f.up.Delay()+wait/2 { // or the last one may not be there yet
-			if err := f.up.Send(m); err != nil {
-				return err
-			}
-			f.up.Flush()
-			asked = time.Now()
-			tries++
+	for range 5 { // a stream without a leader hears nothing
+		if err := f.up.Send(m); err != nil {
+			return err
 		}
-		select {
-		case m := <-answer:
+		f.up.Flush()
+		m, err := f.hear(ctx, answer)
+		switch {
+		case err != nil:
+			return err
+		case m != nil:
 			return decodeAnswer(m, resp)
-		case <-again.C:
-		case <-ctx.Done():
-			return ctx.Err()
 		}
 	}
 	return errNoAnswer
+}
+
+// hear waits for an answer. nil: the hub has had a tenth of AckTimeout for it and more, all that it sent
+// until then has come, and it is not there. On a line that moves an answer is waited for as long as it takes:
+// to ask again would only put the same behind it once more.
+func (f *Forwarder) hear(ctx context.Context, answer chan *msg.Msg) (*msg.Msg, error) {
+	soon := f.o.AckTimeout / 10
+	for range 2 { // a PONG tells that the hub has the question, the next that there is no answer
+		pong := make(chan struct{})
+		again := time.NewTimer(soon)
+		defer again.Stop()
+		for asked := false; pong != nil; {
+			select {
+			case m := <-answer:
+				return m, nil
+			case <-pong:
+				pong = nil
+			case <-again.C:
+				if asked {
+					f.waitLong()
+				} else if err := f.ping(func() { close(pong) }); err != nil {
+					return nil, err
+				}
+				asked = true
+				again.Reset(2 * soon)
+			case <-ctx.Done():
+				return nil, ctx.Err()
+			}
+		}
+	}
+	select {
+	case m := <-answer: // it came just before
+		return m, nil
+	default:
+		return nil, nil
+	}
+}
+
+// ping has answered called once the hub has had all that was sent so far, and what it sent until
+// then has come. It is called by who receives it, and not at all if the link goes down first.
+func (f *Forwarder) ping(answered func()) error {
+	err := f.up.Ping(func(error) { answered() })
+	f.up.Flush()
+	return err
+}
+
+// waitLong says, while a session begins, what keeps an answer of the hub.
+func (f *Forwarder) waitLong() {
+	text := "an answer of the hub is on its way, on a line that is slow or carries much else"
+	if quiet := f.up.Quiet(); quiet >= f.o.AckTimeout {
+		text = fmt.Sprintf("an answer of the hub is waited for, and nothing has come from it for %v", quiet.Round(time.Second))
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.st.State == Resuming {
+		f.st.Detail = text
+	}
 }
 
 // jsDomain is the JetStream domain of the hub; empty if it has none.

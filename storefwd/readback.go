@@ -7,11 +7,12 @@ import (
 	"slices"
 	"sort"
 	"sync"
+	"time"
 )
 
 // This file reads in a stream which messages of ours it has. It asks the leader,
-// message by message and many at once, and only where some may be that were sent
-// and not acknowledged: between the last one known to be acknowledged and the end.
+// message by message and, if the line bears it, many at once; and only where some may be
+// that were sent and not acknowledged: between the last one known to be acknowledged and the end.
 
 const (
 	readers     = 64
@@ -197,43 +198,106 @@ func (f *Forwarder) lowest(ctx context.Context, p *place, filter int, floor uint
 
 // walk collects ours among the messages that are asked for, from one sequence to another,
 // with several readers, each on a stretch of its own.
-func (f *Forwarder) walk(ctx context.Context, stream string, ask getMsg, from, to uint64) (found []stored, err error) {
+func (f *Forwarder) walk(ctx context.Context, stream string, ask getMsg, from, to uint64) ([]stored, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	w := walk{f: f, stream: stream, ask: ask, ctx: ctx, cancel: cancel, readers: 1, most: 1}
 	stretch := (to-from)/readers + 8
-	var all sync.WaitGroup
-	var mu sync.Mutex // guards found, err and seen
-	seen := 0
-	take := func(m stored, e error) (more bool) {
-		mu.Lock()
-		defer mu.Unlock()
-		if seen++; e == nil && seen > readBackMax {
-			e = fmt.Errorf("%w: more than %d in stream %q since the last acknowledgement", errTooMany, readBackMax, stream)
-		}
-		if e != nil && err == nil {
-			err = e
-			cancel()
-		}
-		if m.ours {
-			found = append(found, m)
-		}
-		return err == nil
-	}
 	for start := from; start <= to; start += stretch {
-		all.Go(func() {
-			for at, end := start, min(start+stretch-1, to); at <= end; {
-				ask := ask
-				ask.Seq = at
-				m, err := f.message(ctx, stream, ask)
-				if err == nil && (m.at == 0 || m.at > end) || !take(m, err) {
-					return
-				}
-				at = m.at + 1
-			}
-		})
+		w.left = append(w.left, span{start, min(start+stretch-1, to)})
 	}
-	all.Wait()
-	return found, err
+	w.all.Go(w.read)
+	w.all.Wait()
+	return w.found, w.err
+}
+
+// walk is one under way. It begins with one reader: answers that are large, on a line that is slow,
+// would only wait for one another, in the hub, which cuts off a link that has much to come.
+type walk struct {
+	// Static.
+	f      *Forwarder
+	stream string
+	ask    getMsg
+	ctx    context.Context
+	cancel func()
+
+	all sync.WaitGroup // the readers
+
+	mu      sync.Mutex // guards what follows
+	left    []span     // stretches that nobody reads now
+	readers int
+	most    int           // of them at once
+	least   time.Duration // that an answer took
+	seen    int
+	found   []stored
+	err     error
+}
+
+// read is a reader: it asks for one message after another.
+func (w *walk) read() {
+	for s, ok := w.next(); ok; s, ok = w.next() {
+		ask, began := w.ask, time.Now()
+		ask.Seq = s.From
+		m, err := w.f.message(w.ctx, w.stream, ask)
+		w.took(s, m, err, time.Since(began))
+	}
+}
+
+// next is a stretch to read on from its beginning. If it is false the reader ends.
+func (w *walk) next() (s span, ok bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.err != nil || len(w.left) == 0 || w.readers > w.most {
+		w.readers--
+		return s, false
+	}
+	last := len(w.left) - 1
+	s, w.left = w.left[last], w.left[:last]
+	return s, true
+}
+
+// took takes an answer, or the error in its place.
+func (w *walk) took(s span, m stored, err error, took time.Duration) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if err == nil && (m.at == 0 || m.at > s.To) { // nothing more in this stretch
+		return
+	}
+	if w.seen++; err == nil && w.seen > readBackMax {
+		err = fmt.Errorf("%w: more than %d in stream %q since the last acknowledgement", errTooMany, readBackMax, w.stream)
+	}
+	if err != nil {
+		if w.err == nil {
+			w.err = err
+			w.cancel()
+		}
+		return
+	}
+	if m.ours {
+		w.found = append(w.found, m)
+	}
+	if m.at < s.To {
+		w.left = append(w.left, span{m.at + 1, s.To})
+	}
+	w.pace(took)
+	if w.readers < w.most && len(w.left) > 1 {
+		w.readers++
+		w.all.Go(w.read)
+	}
+}
+
+// pace lets more answers be under way at once as long as they come as soon as they can, as flow.step does
+// with acknowledgements.
+func (w *walk) pace(took time.Duration) {
+	if w.least == 0 || took < w.least {
+		w.least = took
+	}
+	switch patience := w.f.o.AckTimeout; {
+	case took < max(patience/6, 2*w.least):
+		w.most = min(w.most+1, readers)
+	case took > patience/3:
+		w.most = max(w.most/2, 1)
+	}
 }
 
 // ambiguous is how many records the hub may have without our knowing it: those of

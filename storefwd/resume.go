@@ -28,6 +28,7 @@ const (
 // and owned by Run.
 type place struct {
 	name    string
+	domain  string
 	filters []string
 	info    streamInfo
 	blind   string // why the stream cannot tell what it has; empty: it can
@@ -279,9 +280,14 @@ func (p *place) renames(filter string) bool {
 	return len(p.info.Config.Transform) > 0 || len(subjects) > 0 && !slices.ContainsFunc(subjects, func(s string) bool { return msg.Overlap(s, filter) })
 }
 
-// lastOf asks for the last message of each filter.
+// lastOf asks for the last message of each filter, unless they were ours and nothing has come and nothing
+// has gone since they were asked for: they may be large.
 func (f *Forwarder) lastOf(ctx context.Context, p *place) error {
-	p.own = true
+	p.domain, p.own = f.jsDomain(), true
+	if i := slices.IndexFunc(f.ends, p.unchanged); i >= 0 {
+		p.lasts, p.last = f.ends[i].lasts, f.ends[i].last
+		return nil
+	}
 	for i := range p.filters {
 		m, err := f.message(ctx, p.name, getMsg{LastOf: p.query(i)})
 		if err != nil {
@@ -293,7 +299,24 @@ func (f *Forwarder) lastOf(ctx context.Context, p *place) error {
 			p.last = m
 		}
 	}
+	f.ends = slices.DeleteFunc(f.ends, func(o place) bool { return o.name == p.name })
+	if p.own { // what another's says depends on the mark
+		f.ends = append(f.ends, *p)
+	}
 	return nil
+}
+
+// unchanged reports whether the stream stands where it stood. The time of its last message, which the hub
+// gave it, tells it from one that was set back and has taken as many since.
+func (p *place) unchanged(before place) bool {
+	queries := func(p *place) (all []string) {
+		for i := range p.filters {
+			all = append(all, p.query(i))
+		}
+		return all
+	}
+	return p.name == before.name && p.domain == before.domain && p.info.made() == before.info.made() &&
+		!p.info.State.LastTime.IsZero() && p.info.State == before.info.State && slices.Equal(queries(p), queries(&before))
 }
 
 const unansweredMost = 3
