@@ -29,6 +29,7 @@ func (f *Forwarder) Deliver(m *msg.Msg, _ *msg.Sub) msg.Drop {
 	seq, ok2 := parseUint(s)
 	ack, ok3 := parsePubAck(m.Data)
 	switch {
+	case ok1 && ok3 && ack.Error != nil && ack.Error.ErrCode == notThatStream && f.astray(attempt, &ack):
 	case !ok1 || !ok2 && named || !ok3 || f.elsewhere(&ack):
 		f.mu.Lock()
 		f.st.Junk++
@@ -41,6 +42,19 @@ func (f *Forwarder) Deliver(m *msg.Msg, _ *msg.Sub) msg.Drop {
 		f.refused(attempt, seq, ack.Error)
 	}
 	return msg.Taken
+}
+
+// astray notes that ack is of a stream which takes what is next, and refused it, for another one is configured.
+// If that one does not take it either, this is why. The refusal alone does not say so: where that one is in a domain of its
+// own, both may hear it.
+func (f *Forwarder) astray(attempt uint64, ack *pubAck) (yes bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if yes = attempt == f.attempt && f.insisted != ""; yes {
+		f.silence = fmt.Sprintf("; stream %q on the hub takes %.256q, which is next, and stream %q, which is set for this outbox, does not; add the subject to that one there, or take stream out of the outbox",
+			ack.stream, f.insisted, f.o.Stream)
+	}
+	return yes
 }
 
 // elsewhere reports whether another stream than the one that is drained to sent ack. It may

@@ -131,6 +131,7 @@ type Forwarder struct {
 	repeats  bool                     // the hub knew one already, since the last resume
 	alone    chan struct{}            // closed once aloneSeq is acknowledged; nil if nobody waits
 	aloneSeq uint64
+	insisted string // the subject of that, if it is to go to a configured stream that does not list it; else ""
 	sentTo   uint64 // the highest sequence that was given to a hub that confirms by flush
 	only     string // the stream, if there is one only
 	domain   string // of JetStream there, as it was asked last

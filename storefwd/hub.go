@@ -73,9 +73,6 @@ const (
 )
 
 func (f *Forwarder) streamNames(ctx context.Context, filter string) ([]string, error) {
-	if f.o.Stream != "" {
-		return []string{f.o.Stream}, nil
-	}
 	var resp struct {
 		Streams []string `json:"streams"`
 	}

@@ -49,6 +49,7 @@ func (e *apiError) permanent() bool {
 func (e *apiError) mayPass() bool {
 	switch e.ErrCode {
 	case 10002, // resource limits exceeded for account
+		10060, // expected stream does not match
 		10109, // invalid operation on sealed stream
 		10120, // no JetStream default or applicable tiered limit present
 		10172: // message counter is broken

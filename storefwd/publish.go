@@ -165,7 +165,10 @@ func (f *Forwarder) note(p *place, r *Record, acked chan struct{}) {
 	case r.again:
 		f.st.Resent++
 	}
-	f.alone, f.aloneSeq = acked, r.Seq
+	f.alone, f.aloneSeq, f.insisted = acked, r.Seq, ""
+	if acked != nil && p.insists {
+		f.insisted = string(r.Subject)
+	}
 	f.reply = append(f.reply[:0], f.inbox...)
 	f.reply = strconv.AppendUint(f.reply, f.attempt, 10)
 	if p.chained && f.only == p.name {
@@ -177,6 +180,8 @@ func (f *Forwarder) note(p *place, r *Record, acked chan struct{}) {
 	f.reply = append(f.reply, '_')
 	f.reply = strconv.AppendUint(f.reply, r.Seq, 10)
 }
+
+const expectedStream = "Nats-Expected-Stream: "
 
 var (
 	headerLine = []byte("NATS/1.0\r\n")
@@ -202,16 +207,19 @@ func isLeftOut(name []byte) bool {
 // that nothing may follow before it is acknowledged.
 func (f *Forwarder) guard(p *place, filter int) (alone bool) {
 	f.expect = f.expect[:0]
+	if p.insists {
+		f.expect = append(append(append(f.expect, expectedStream...), p.name...), crlf...)
+	}
 	switch {
 	case p.chained:
 		f.expect = append(f.expect, "Nats-Expected-Last-Sequence: "...)
 		f.expect = strconv.AppendUint(f.expect, p.next, 10)
 		f.expect = append(f.expect, crlf...)
-		return false
+		return p.insists && f.head
 	case !f.head:
 		return false
 	case p.probe: // no stream has that name: it answers, and stores nothing
-		f.expect = append(f.expect, "Nats-Expected-Stream: .\r\n"...)
+		f.expect = append(f.expect, expectedStream+".\r\n"...)
 	case p.own && len(p.lasts) > 0 && f.outOfTurn < 2 && !p.info.Config.Counter:
 		f.expect = append(f.expect, "Nats-Expected-Last-Subject-Sequence: "...)
 		f.expect = strconv.AppendUint(f.expect, p.lasts[filter].at, 10)
@@ -248,12 +256,16 @@ func (f *Forwarder) appendHeader(b []byte, r *Record) []byte {
 // overhead is what appendHeader adds to a message at most, in bytes.
 func (f *Forwarder) overhead() int {
 	const number = 20 // digits
-	longest := 0
+	longest, named := 0, 0
+	if f.o.Stream != "" {
+		named = len(expectedStream) + len(f.o.Stream) + len(crlf)
+	}
 	for _, filter := range f.o.Filters {
 		longest = max(longest, len(filter))
 	}
 	return len("NATS/1.0\r\n\r\n") + len("Nats-Msg-Id: ..\r\n") + len(f.origin) + 2*number +
 		len("Nats-Expected-Last-Subject-Sequence: \r\nNats-Expected-Last-Subject-Sequence-Subject: \r\n") + number + longest +
+		named +
 		len("Nats-TTL: \r\n") + number + len("Leafd-Time: \r\n") + len(time.RFC3339Nano)
 }
 

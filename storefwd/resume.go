@@ -40,6 +40,8 @@ type place struct {
 	gone  forgotten // … and of these it has dropped some
 	probe bool      // it did not answer: ask again once it answers to a publish
 
+	insists bool // the configuration names it, and it does not list all that is to go there: no other is to store that
+
 	chained bool   // publishes carry next
 	next    uint64 // the stream's last sequence once all that was sent is stored
 }
@@ -63,6 +65,9 @@ func (f *Forwarder) resume(ctx context.Context) error {
 		}
 	}
 	f.l.settleSetBack()
+	for _, p := range places {
+		p.insists = p.name == f.o.Stream && !p.info.Config.Counter && slices.ContainsFunc(p.filters, func(filter string) bool { return !p.takes(filter) })
+	}
 	if !slices.ContainsFunc(places, func(p *place) bool { return !p.info.Config.TTL }) {
 		f.noTTL.Store(false) // they may not have taken it before
 	}
@@ -386,9 +391,18 @@ func (f *Forwarder) findPlaces(ctx context.Context) (places []*place, err error)
 	}
 }
 
+// tryPlaces looks once. Where the configuration names the stream, that of what it left over from an earlier one is
+// looked for all the same, unless the hub does not say.
 func (f *Forwarder) tryPlaces(ctx context.Context) (places []*place, missing string, err error) {
-	for _, filter := range f.filters() {
-		names, err := f.streamNames(ctx, filter)
+	named, asks := []string{f.o.Stream}, true
+	for i, filter := range f.filters() {
+		names, err := named, error(nil)
+		if f.o.Stream == "" || i >= len(f.o.Filters) && asks {
+			names, err = f.streamNames(ctx, filter)
+		}
+		if asks = asks && err == nil; f.o.Stream != "" && (err != nil || len(names) == 0) {
+			names, err = named, nil
+		}
 		switch {
 		case err != nil:
 			return nil, "", err

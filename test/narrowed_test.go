@@ -3,6 +3,7 @@ package test
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -15,6 +16,7 @@ import (
 type narrowed struct {
 	*remade
 	q, r jetstream.Stream
+	want map[bool][]string // what is to be in Q and, true, in R
 }
 
 func startNarrowed(t *testing.T, box string) *narrowed {
@@ -23,7 +25,7 @@ func startNarrowed(t *testing.T, box string) *narrowed {
 	if err != nil {
 		t.Fatal(err)
 	}
-	n := &narrowed{remade: &remade{T: t, js: js, cable: testkit.StartProxy(t, hub.LeafAddr())}}
+	n := &narrowed{remade: &remade{T: t, js: js, cable: testkit.StartProxy(t, hub.LeafAddr())}, want: map[bool][]string{}}
 	n.make(jetstream.StreamConfig{Name: "Q", Subjects: []string{"q.>"}, Duplicates: 100 * time.Millisecond})
 	n.q = n.handle()
 	n.make(jetstream.StreamConfig{Name: "R", Subjects: []string{"r.>"}, Duplicates: 100 * time.Millisecond})
@@ -51,8 +53,8 @@ func (n *narrowed) again(box string) {
 	n.leafd.Restart()
 }
 
-// publish has a message of each subject acknowledged by the outbox, count times.
-func (n *narrowed) publish(count int, subjects ...string) (sent []string) {
+// publish has a message of each subject acknowledged by the outbox, count times, for the streams to have.
+func (n *narrowed) publish(count int, subjects ...string) {
 	n.Helper()
 	local, err := jetstream.New(connect(n.T, n.leafd.NATSURL()))
 	if err != nil {
@@ -60,22 +62,34 @@ func (n *narrowed) publish(count int, subjects ...string) (sent []string) {
 	}
 	for range count {
 		for _, subject := range subjects {
-			sent = append(sent, fmt.Sprint(n.n))
-			if _, err := local.PublishAsync(subject, []byte(sent[len(sent)-1])); err != nil {
+			text := fmt.Sprint(subject, " ", n.n)
+			if _, err := local.PublishAsync(subject, []byte(text)); err != nil {
 				n.Fatal(err)
 			}
+			n.want[subject[0] == 'r'] = append(n.want[subject[0] == 'r'], text)
 			n.n++
 		}
 	}
 	acknowledged(n.T, local)
-	return sent
 }
 
-// wants looks at a stream.
-func (n *narrowed) wants(s jetstream.Stream, want []string) {
+// takes changes what a stream takes.
+func (n *narrowed) takes(s jetstream.Stream, subject ...string) {
 	n.Helper()
-	if got := contents(n.T, s); !slices.Equal(got, want) {
-		n.Errorf("stream %s has %d messages, want %d: %q", s.CachedInfo().Config.Name, len(got), len(want), got)
+	c := s.CachedInfo().Config
+	c.Subjects = subject
+	if _, err := n.js.UpdateStream(n.Context(), c); err != nil {
+		n.Fatal(err)
+	}
+}
+
+// check looks at both streams.
+func (n *narrowed) check() {
+	n.Helper()
+	for r, s := range map[bool]jetstream.Stream{false: n.q, true: n.r} {
+		if got := contents(n.T, s); !slices.Equal(got, n.want[r]) {
+			n.Errorf("stream %s has %d messages, want %d: %q", s.CachedInfo().Config.Name, len(got), len(n.want[r]), got)
+		}
 	}
 }
 
@@ -84,14 +98,60 @@ func (n *narrowed) wants(s jetstream.Stream, want []string) {
 // and stored again where its readers had taken it.
 func TestOutboxLeavesAStream(t *testing.T) {
 	n := startNarrowed(t, `subjects: ["q.>", "r.>"], grace_on_disk: true`)
-	want := n.publish(50, "q.1")
+	n.publish(50, "q.1")
 	n.publish(200, "r.1")
 	n.drained()
 	n.purge() // of R: its readers took them
+	n.want[true] = nil
 	n.again(`subjects: ["q.>"], grace_on_disk: true`)
-	want = append(want, n.publish(1, "q.1")...)
+	n.publish(1, "q.1")
 	n.drained()
-	n.wants(n.q, want)
-	n.wants(n.r, nil)
+	n.check()
 	n.box(func(b remadeBox) bool { return b.WentBack == 0 && b.Resent == 0 }, "not taken for set back")
+}
+
+// An outbox gets a stream while messages for another one wait in it. These go to the one that takes them: the
+// first of them was stored there again and again, for the acknowledgement was not that of the stream that is set.
+func TestStreamIsSetWhileOthersWait(t *testing.T) {
+	n := startNarrowed(t, `subjects: ["q.>", "r.>"]`)
+	n.publish(50, "q.1", "r.1")
+	n.drained()
+	n.cable.Cut()
+	n.publish(50, "q.1", "r.1", "r.2")
+	n.again(`subjects: ["q.>"], stream: Q`)
+	n.cable.Restore()
+	n.drained()
+	n.check()
+}
+
+// The stream that is set does not take what the outbox does. It waits and says so, and the one that would have
+// taken it stores nothing, until the configuration or the hub is changed.
+func TestStreamThatIsSetDoesNotTakeIt(t *testing.T) {
+	for name, mend := range map[string]func(n *narrowed){
+		"configuration": func(n *narrowed) { n.again(`subjects: ["q.>", "r.>"]`) },
+		"hub": func(n *narrowed) {
+			n.takes(n.r, "other")
+			n.takes(n.q, "q.>", "r.>")
+			q, r := n.want[false], n.want[true]
+			n.want = map[bool][]string{}
+			for i := range q { // they were published by turns
+				n.want[false] = append(n.want[false], q[i], r[i])
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			n := startNarrowed(t, `subjects: ["q.>", "r.>"]`)
+			n.cable.Cut()
+			n.publish(5, "q.1", "r.1")
+			n.again(`subjects: ["q.>", "r.>"], stream: Q`)
+			n.cable.Restore()
+			n.box(func(b remadeBox) bool { return strings.Contains(b.LastError, `stream "R" on the hub takes "r.1"`) }, "says what waits")
+			if got := contents(t, n.r); len(got) > 0 {
+				t.Errorf("stream R has %q", got)
+			}
+			mend(n)
+			n.drained()
+			n.check()
+		})
+	}
 }
