@@ -1,6 +1,10 @@
 package leaf
 
-import "github.com/leafd/leafd/internal/msg"
+import (
+	"bytes"
+
+	"github.com/leafd/leafd/internal/msg"
+)
 
 // Deliver implements [msg.Sink]: it appends m as LMSG or HMSG to what waits for
 // the hub. Messages are dropped, and counted as such, before a slow hub makes
@@ -117,7 +121,24 @@ func appendLmsg(b []byte, m *msg.Msg, headers bool) []byte {
 		b = append(b, q...)
 		b = append(b, ' ')
 	}
-	return appendPayload(b, m, headers)
+	b = appendPayload(b, m, headers)
+	if m.QoS > 0 && headers {
+		head := b[:len(b)-len(m.Data)-len("\r\n")]
+		lower(head[len(head)-len(m.Header):])
+	}
+	return b
+}
+
+// levelHeader is before the QoS at which a device published.
+var levelHeader = []byte("\r\nNmqtt-Pub:") // never written to
+
+// lower makes the QoS in a device's header 0, at which it crosses the link. A stock hub gives
+// what says more to no MQTT subscriber of QoS 1 or 2: those get it from a stream of the hub's
+// own, and ours is not in that.
+func lower(header []byte) {
+	if i := bytes.Index(header, levelHeader) + len(levelHeader); i >= len(levelHeader) && i < len(header) {
+		header[i] = '0'
+	}
 }
 
 var _ interface {

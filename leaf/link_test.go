@@ -9,6 +9,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -518,6 +519,46 @@ func TestLinkDelivers(t *testing.T) {
 	}
 	if st := l.Status(); st.OutMsgs != 9 || st.OutBytes != 9*2+3*12 {
 		t.Errorf("status %+v", st)
+	}
+}
+
+// What a device published at QoS 1 or 2 crosses at 0: MQTT subscribers of a stock hub that asked
+// for more would not get it. The same header of a NATS client is its own affair.
+func TestLinkDeliversAtQoS0(t *testing.T) {
+	l, h := startLink(t, LinkOptions{})
+	c := h.accept()
+	c.join()
+	c.sees("LS+ a\r\n")
+	local := l.router.Attach("local", &testkit.Sink{}, EachSub)
+	for _, tc := range []struct {
+		qos          uint8
+		header, want string
+	}{
+		{0, "Nmqtt-Pub:1\r\n", "Nmqtt-Pub:1\r\n"},
+		{1, "Nmqtt-Pub:1\r\n", "Nmqtt-Pub:0\r\n"},
+		{2, "Nats-Msg-Id: n.1.1\r\nNmqtt-Pub:2\r\n", "Nats-Msg-Id: n.1.1\r\nNmqtt-Pub:0\r\n"},
+		{1, "Leafd-Gap: expired\r\n", "Leafd-Gap: expired\r\n"},
+		{1, "", ""},
+	} {
+		before := []byte("NATS/1.0\r\n" + tc.header + "\r\n")
+		m := &msg.Msg{Subject: []byte("a"), Header: slices.Clone(before), Data: []byte("\r\nNmqtt-Pub:2"), QoS: tc.qos}
+		local.Publish(m)
+		if string(m.Header) != string(before) {
+			t.Errorf("the publisher's own header became %q", m.Header)
+		}
+		if err := l.Send(m); err != nil { // what comes out of an outbox
+			t.Fatal(err)
+		}
+		local.Flush()
+		c.send("PING\r\n")
+		got := strings.Builder{}
+		for line := c.line(); line != "PONG"; line = c.line() {
+			got.WriteString(line + "\r\n")
+		}
+		want := fmt.Sprintf("HMSG a %d %d\r\nNATS/1.0\r\n%s\r\n\r\nNmqtt-Pub:2\r\n", len(before), len(before)+len(m.Data), tc.want)
+		if got.String() != want+want {
+			t.Errorf("QoS %d: got %q, want %q twice", tc.qos, got.String(), want)
+		}
 	}
 }
 

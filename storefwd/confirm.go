@@ -171,7 +171,7 @@ func (c *byFlush) send(ctx context.Context, r *Record, _ int) error {
 	f := c.f
 	f.expect = f.expect[:0]
 	f.header = f.appendHeader(f.header[:0], r)
-	f.out = msg.Msg{Subject: r.Subject, Header: f.header, Data: r.Data}
+	f.out = msg.Msg{Subject: r.Subject, Header: f.header, Data: r.Data, QoS: r.QoS}
 	wanted, err := c.h.offer(&f.out, r.Seq)
 	switch {
 	case permanent(err):

@@ -126,7 +126,7 @@ func (f *Forwarder) send(ctx context.Context, r *Record, most int) error {
 		acked = make(chan struct{})
 	}
 	f.note(p, r, acked)
-	f.out = msg.Msg{Subject: r.Subject, Reply: f.reply, Header: f.header, Data: r.Data}
+	f.out = msg.Msg{Subject: r.Subject, Reply: f.reply, Header: f.header, Data: r.Data, QoS: r.QoS}
 	err := f.up.Send(&f.out)
 	if permanent(err) {
 		f.reject(r.Seq, err.Error())
