@@ -2,9 +2,11 @@ package mqttbridge
 
 import (
 	"bytes"
+	"fmt"
 	"sync"
 
 	"github.com/leafd/leafd/internal/msg"
+	"github.com/leafd/leafd/leaf"
 	"github.com/leafd/leafd/mqttbridge/packet"
 )
 
@@ -45,6 +47,9 @@ func (s *session) handlePublish(flags byte, body []byte) error {
 	// are there already see it as 0. [MQTT-3.3.1-9]
 	s.pub.msg = msg.Msg{Subject: s.pub.subject, Header: pubHeader(p.QoS), Data: p.Payload, QoS: p.QoS, Retain: p.Retain}
 	receipt := s.port.Publish(&s.pub.msg)
+	if receipt.Refused == msg.Forbidden {
+		s.forbidden(s.pub.subject)
+	}
 	if p.QoS == 0 {
 		return nil // a refusal is counted by the router and has no answer
 	}
@@ -58,6 +63,14 @@ func (s *session) handlePublish(flags byte, body []byte) error {
 	}
 	s.acknowledge(p.ID, as, receipt.Kept)
 	return nil
+}
+
+// forbidden tells the log, now and then, where the client publishes and may not: nobody else hears of it.
+func (s *session) forbidden(subject []byte) {
+	if s.srv.violations.note(s.grant.Account, s.clientID, subject, leaf.Mono()) {
+		s.srv.log.Warn("MQTT client may not publish there: its messages go nowhere, acknowledged or not", "conn", s.name(),
+			"user", s.user, "subject", fmt.Sprintf("%.128s", subject))
+	}
 }
 
 // acknowledge notes what is to be acknowledged. kept says that a durable log took it.

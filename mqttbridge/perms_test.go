@@ -1,7 +1,10 @@
 package mqttbridge
 
 import (
+	"fmt"
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/leafd/leafd/internal/testkit"
 	"github.com/leafd/leafd/leaf"
@@ -66,15 +69,51 @@ func TestPermissions(t *testing.T) {
 	if got := seen.Subjects()[n:]; len(got) != 1 || got[0] != "up.a" || len(b.log.Got()) != 0 {
 		t.Errorf("it published %q; the log has %q", got, b.log.Subjects())
 	}
-	for _, topic := range []string{"up/secret", "up/will"} {
+	for _, subject := range []string{"up.secret", "other", "log.no"} {
+		if n := strings.Count(b.logged.String(), "conn=mqtt:dev user=dev subject="+subject+"\n"); n != 1 {
+			t.Errorf("%d lines say that it may not publish to %s, want one:\n%s", n, subject, b.logged)
+		}
+	}
+	for _, topic := range []string{"up/secret", "no/will", "up/will"} {
 		w := login("dev", func(p *packet.Connect) { // takes over from the one before
 			p.HasWill, p.Will.Topic, p.Will.Payload = true, []byte(topic), []byte("gone")
 		})
 		w.nc.Close()
 	}
-	testkit.Eventually(t, func() bool { return b.Stats().Wills == 2 }, "both wills")
+	testkit.Eventually(t, func() bool { return b.Stats().Wills == 3 }, "all wills")
 	if got := seen.Subjects()[n+1:]; len(got) != 1 || got[0] != "up.will" {
 		t.Errorf("wills on %q", got)
+	}
+	if !strings.Contains(b.logged.String(), "user=dev subject=no.will") {
+		t.Errorf("no line says that the will went nowhere:\n%s", b.logged)
+	}
+}
+
+// Each client and subject is named once in a while, and no more than some in all.
+func TestViolationsDoNotFlood(t *testing.T) {
+	var v violations
+	for i := range 3 * maxViolations {
+		if got, want := v.note("A", "dev", fmt.Append(nil, i), 0), i < maxViolations; got != want {
+			t.Fatalf("subject %d: %v, want %v", i, got, want)
+		}
+	}
+	for _, c := range []struct {
+		client, subject string
+		at              time.Duration
+		want            bool
+	}{
+		{"dev", "0", violationPeriod - 1, false},
+		{"dev", "x", violationPeriod - 1, false},
+		{"dev", "x", violationPeriod, true},
+		{"dev", "x", violationPeriod, false},
+		{"dev", "0", violationPeriod, true},
+		{"other", "0", violationPeriod, true},
+		{"other", strings.Repeat("y", 500), violationPeriod, true},
+		{"other", strings.Repeat("y", 501), violationPeriod, false}, // so much is not told apart
+	} {
+		if got := v.note("A", c.client, []byte(c.subject), c.at); got != c.want {
+			t.Errorf("%+v: %v", c, got)
+		}
 	}
 }
 

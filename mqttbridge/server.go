@@ -51,9 +51,11 @@ type Server struct {
 	opts atomic.Pointer[Options] // what it points to is never changed, Reload replaces it
 	log  *slog.Logger            // static after New
 
-	counters counters
-	faults   faults
-	look     chan struct{} // holds one: the keeper is to look now
+	counters   counters
+	faults     faults
+	violations violations
+
+	look chan struct{} // holds one: the keeper is to look now
 
 	parking *leaf.Parking // static while there are connections
 

@@ -1,6 +1,7 @@
 package mqttbridge
 
 import (
+	"maps"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -116,4 +117,40 @@ func (f *faults) counts() map[string]uint64 {
 		}
 	}
 	return m
+}
+
+const (
+	// violationPeriod is how often one client is named in the log for one subject at most.
+	violationPeriod = 10 * time.Minute
+	// maxViolations is how many lines that makes in this time, at most.
+	maxViolations = 64
+)
+
+// violations are who published where they may not, as far as the log names them.
+type violations struct {
+	mu     sync.Mutex
+	logged map[violation]time.Duration // guarded by mu; when, by leaf.Mono
+}
+
+type violation struct{ account, client, subject string }
+
+// note reports whether to log that a client published to a subject.
+func (v *violations) note(account, client string, subject []byte, now time.Duration) (log bool) {
+	subject = subject[:min(len(subject), 128)] // so that little is remembered
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if at, ok := v.logged[violation{account, client, string(subject)}]; ok && now-at < violationPeriod {
+		return false
+	}
+	if len(v.logged) >= maxViolations {
+		maps.DeleteFunc(v.logged, func(_ violation, at time.Duration) bool { return now-at >= violationPeriod })
+	}
+	if len(v.logged) >= maxViolations {
+		return false
+	}
+	if v.logged == nil {
+		v.logged = map[violation]time.Duration{}
+	}
+	v.logged[violation{account, client, string(subject)}] = now
+	return true
 }

@@ -37,6 +37,9 @@ func (s *session) publishWill() {
 	s.grant.LastWord()
 	receipt := s.port.Publish(s.will)
 	s.srv.counters.wills.Add(1)
+	if receipt.Refused == msg.Forbidden {
+		s.forbidden(s.will.Subject)
+	}
 	if s.srv.opts.Load().Barrier != nil && s.will.QoS > 0 && receipt.Kept {
 		s.srv.opts.Load().Barrier(func(err error) { s.willKept(err) })
 	}
