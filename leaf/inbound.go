@@ -2,9 +2,11 @@ package leaf
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"os"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -69,8 +71,12 @@ const (
 	parked
 )
 
-// ErrIdle says that nothing has come for a while: the reader may Park.
-var ErrIdle = errors.New("nothing to read for now")
+var (
+	// ErrIdle says that nothing has come for a while: the reader may Park.
+	ErrIdle = errors.New("nothing to read for now")
+	// ErrUnreadable says that what comes is no TLS or no WebSocket, or is damaged. The peer is there.
+	ErrUnreadable = errors.New("what comes cannot be read")
+)
 
 var (
 	smallReads = sync.Pool{New: func() any { return new([smallRead]byte) }}
@@ -113,7 +119,7 @@ func (in *Inbound) Busy() bool { return in.state.Load() == reading }
 // Next returns the bytes that have come. It waits for them if wait is set, and with
 // a connection that is no socket; else it returns ErrIdle. They are valid until the
 // next call. An error comes alone and ends the connection, but for ErrIdle; it is
-// io.EOF if the peer closed.
+// io.EOF if the peer closed, and wraps ErrUnreadable if that is why.
 func (in *Inbound) Next(wait bool) ([]byte, error) {
 	in.n, in.err, in.quiet, in.wait = 0, nil, false, wait
 	if in.raw == nil && in.ended.Load() {
@@ -143,8 +149,19 @@ func (in *Inbound) Next(wait bool) ([]byte, error) {
 	if in.quiet {
 		return nil, ErrIdle
 	}
+	if in.raw == nil && !gone(in.err) {
+		return nil, fmt.Errorf("%w: %w", ErrUnreadable, in.err)
+	}
 	return nil, in.err
 }
+
+// gone reports whether err says that the peer is, or the line to it, or that we are to be.
+func gone(err error) bool {
+	var no syscall.Errno
+	return errors.As(err, &no) || slices.ContainsFunc(ends, func(end error) bool { return errors.Is(err, end) })
+}
+
+var ends = []error{io.EOF, io.ErrUnexpectedEOF, io.ErrClosedPipe, net.ErrClosed, os.ErrDeadlineExceeded}
 
 // End makes Next return an error, and a parked reader go on. What has come can still be
 // had from Left, if hear is set also from what is no socket, which may not outlive a read

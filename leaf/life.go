@@ -145,11 +145,11 @@ func (c *conn) leave(err error) error {
 	switch {
 	case errors.Is(err, io.EOF), errors.Is(err, net.ErrClosed) && c.srv.stopping.Load(), err == nil:
 		c.log().Debug("client left")
-	case errors.As(err, &pe), err == errUserGone, err == errKicked:
-		c.log().Warn("client cut off", "err", err, "remote", c.nc.RemoteAddr())
 	case errors.As(err, &he):
 		c.srv.counters.ProtocolErrors.Add(1)
 		c.log().Warn("client cut off", "err", he, "remote", c.nc.RemoteAddr())
+	case errors.As(err, &pe), err == errUserGone, err == errKicked, errors.Is(err, ErrUnreadable):
+		c.log().Warn("client cut off", "err", err, "remote", c.nc.RemoteAddr())
 	case errors.Is(err, ErrSlowConsumer), errors.Is(err, ErrWriteDeadline):
 		c.srv.counters.SlowConsumers.Add(1)
 		c.port.CutOff()

@@ -387,6 +387,8 @@ func (s *session) readError(err error) error {
 		return errConnectTimeout
 	case e != nil:
 		return e
+	case errors.Is(err, leaf.ErrUnreadable):
+		return &packet.Error{Reason: packet.ProtocolError, Text: err.Error()}
 	}
 	return err
 }

@@ -338,3 +338,49 @@ func converse(b *broker, send []byte, cut []int) []byte {
 	got, _ := io.ReadAll(near)
 	return got
 }
+
+// garbled are connections beneath which the bytes "garbage" are no frame.
+type garbled struct {
+	pipeListener
+	met chan struct{} // closed once they came
+}
+
+func (g garbled) Accept() (net.Conn, error) {
+	nc, err := g.pipeListener.Accept()
+	return &garbledConn{nc, g.met}, err
+}
+
+type garbledConn struct {
+	net.Conn
+	met chan struct{}
+}
+
+func (g *garbledConn) Read(b []byte) (int, error) {
+	n, err := g.Conn.Read(b)
+	if string(b[:n]) == "garbage" {
+		close(g.met)
+		return 0, errors.New("no such frame")
+	}
+	return n, err
+}
+
+// A client whose frames cannot be read any more gets the acknowledgements of what came before,
+// and the log says why it was ended.
+func TestUnreadable(t *testing.T) {
+	testkit.CheckGoroutines(t)
+	b := newBroker(t, Options{})
+	ln := garbled{newPipeListener(), make(chan struct{})}
+	b.serve(ln)
+	c := ln.dial(t)
+	c.login(packet.Connect{Version: packet.V311, CleanStart: true, ClientID: []byte("dev")})
+	c.send(pub("log/a", "x", 1, 1))
+	safe := <-b.barriers
+	c.send([]byte("garbage"))
+	<-ln.met
+	safe(nil)
+	c.expect(puback(1)...)
+	c.expectEnd()
+	if n := b.fault("protocol_error"); n != 1 || !strings.Contains(b.logged.String(), "conn=mqtt:dev") || !strings.Contains(b.logged.String(), "no such frame") {
+		t.Errorf("%d faults are counted, and the log says:\n%s", n, b.logged)
+	}
+}

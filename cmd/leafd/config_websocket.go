@@ -72,10 +72,6 @@ func (c *Config) webSocketAuth() *leaf.Credentials {
 	return cmp.Or(c.Auth.WebSocket, &c.Auth.Credentials)
 }
 
-// wsSlack is what a client may gather in one WebSocket message before a publish of the
-// largest size: the JavaScript client flushes at 32 KB.
-const wsSlack = 64 << 10
-
 // openWarning is about a listener that anyone in the network may use; empty if it is not.
 func openWarning(what, addr, block string, who *leaf.Credentials, t *secure.Config) string {
 	if !who.Anyone() || isLoopback(addr) || t != nil && t.Verify {

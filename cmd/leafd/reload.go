@@ -178,9 +178,6 @@ func (d *daemon) apply(p *prepared, was, next *Config) error {
 	if d.mqtt != nil {
 		d.mqtt.Reload(d.mqttOptions())
 	}
-	if d.ws != nil {
-		d.ws.SetMaxMessage(d.wsOptions().MaxMessage)
-	}
 	if err := d.services.follow(d.spaces()); err != nil {
 		d.log.Error("requests on $SYS subjects are not answered in every account", "err", err)
 	}

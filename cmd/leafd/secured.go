@@ -63,10 +63,9 @@ func (s *secured) swap(ids identities) {
 }
 
 func (d *daemon) wsOptions() ws.Options {
-	all := d.cfg.Load()
-	c := all.WS
-	return ws.Options{TLS: d.secured.ws, MaxMessage: all.MaxPayload + all.MaxControlLine + wsSlack, SameOrigin: c.SameOrigin,
-		Origins: c.Origins, Compression: c.Compression, HandshakeTimeout: c.HandshakeTimeout, Advertise: c.Advertise, MQTT: d.mqtt != nil, Logger: d.log}
+	c := d.cfg.Load().WS
+	return ws.Options{TLS: d.secured.ws, SameOrigin: c.SameOrigin, Origins: c.Origins, Compression: c.Compression,
+		HandshakeTimeout: c.HandshakeTimeout, Advertise: c.Advertise, MQTT: d.mqtt != nil, Logger: d.log}
 }
 
 // serveWebSockets runs the listener, and the servers of the two protocols on what comes

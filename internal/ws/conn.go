@@ -33,7 +33,6 @@ type Conn struct {
 func (c *Conn) Read(p []byte) (int, error) {
 	for {
 		if c.msg == nil {
-			c.ws.SetReadLimit(c.srv.maxMessage.Load())
 			_, r, err := c.ws.Reader(context.Background())
 			if err != nil {
 				return 0, ended(err)

@@ -11,7 +11,6 @@ import (
 	"net/netip"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/coder/websocket"
@@ -22,7 +21,6 @@ import (
 // Options configures a Server. The zero value takes NATS clients of any origin.
 type Options struct {
 	TLS              *secure.Source // nil: ws://, else wss://
-	MaxMessage       int            // bytes of one message, decompressed; 0 means 1 MiB and 4 KiB
 	SameOrigin       bool           // a browser's page must come from the host it connects to
 	Origins          []Origin       // where pages may come from; none: anywhere
 	Compression      bool           // for clients that ask for it
@@ -41,10 +39,8 @@ const (
 // Server upgrades connections. Its methods are safe for all goroutines.
 type Server struct {
 	// Static after New.
-	opts       Options // but for MaxMessage
+	opts       Options
 	nats, mqtt *queue
-
-	maxMessage atomic.Int64 // Options.MaxMessage, as of now
 
 	mu     sync.Mutex
 	halves map[netip.Addr]int // guarded by mu; connections by address that have not upgraded
@@ -54,13 +50,8 @@ type Server struct {
 func New(o Options) *Server {
 	o.HandshakeTimeout = cmp.Or(o.HandshakeTimeout, 2*time.Second)
 	o.Logger = cmp.Or(o.Logger, slog.Default())
-	s := &Server{opts: o, nats: newQueue(), mqtt: newQueue(), halves: map[netip.Addr]int{}}
-	s.SetMaxMessage(o.MaxMessage)
-	return s
+	return &Server{opts: o, nats: newQueue(), mqtt: newQueue(), halves: map[netip.Addr]int{}}
 }
-
-// SetMaxMessage is Options.MaxMessage for what begins from now on, on all connections.
-func (s *Server) SetMaxMessage(n int) { s.maxMessage.Store(int64(cmp.Or(n, 1<<20+4<<10))) }
 
 // NATS gives the connections of NATS clients. Its address is that of the listener, once
 // Serve was called.
@@ -149,6 +140,7 @@ func (s *Server) upgrade(w http.ResponseWriter, r *http.Request) {
 	}
 	below := r.Context().Value(sockKey{}).(*sock)
 	below.failed = nil // of the read that the HTTP server took back
+	c.SetReadLimit(-1) // a message is a stream: who reads it bounds what it keeps, and reads no faster than it can
 	nc := &Conn{sock: below, ws: c, srv: s}
 	if !to.give(nc) {
 		nc.Close()
