@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"path/filepath"
 	"strings"
@@ -32,6 +33,7 @@ type boltEngine struct {
 	most int64  // the same, or what it had when it was opened under a larger max, or salvaged; owned as packer is
 
 	renamed   bool      // the file took another's place, and the directory was not synced since; owned as packer is
+	at        namedFile // of file; owned as packer is
 	packer    packer    // owned by the caller of Open, Fold, Reset and Compact
 	unpackers sync.Pool // of *unpacker
 
@@ -69,6 +71,11 @@ func newBolt(path string, limit int64) *boltEngine { return &boltEngine{path: pa
 // path.new, never a half-made file. What the kernel has cached of the file is
 // forgotten first: after a failed write it may not be what is on the disk.
 func (e *boltEngine) Open() (written int64, err error) {
+	if e.Taken() {
+		if written, err = e.writeAnew(); err != nil {
+			return 0, spaceError(err)
+		}
+	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if again := e.file != nil || e.lost; again {
@@ -76,6 +83,7 @@ func (e *boltEngine) Open() (written int64, err error) {
 		dropCache(e.path)
 	}
 	os.Remove(e.fresh()) // what a crash left of it; if it cannot be, whoever needs the name says so
+	os.Remove(e.path + ".tmp")
 	if _, err = os.Lstat(e.path); errors.Is(err, os.ErrNotExist) {
 		if written, err = e.create(&foldBatch{}); err != nil {
 			return 0, spaceError(err)
@@ -87,6 +95,7 @@ func (e *boltEngine) Open() (written int64, err error) {
 	if err == nil {
 		err = e.syncName()
 	}
+	e.at = placeOf(e.path)
 	e.lost = err != nil
 	if e.measure(); e.most == 0 && e.file != nil {
 		e.most = max(e.max, e.Size()-boltSlack)
@@ -524,8 +533,22 @@ func (e *boltEngine) exchange() (err error) {
 	defer e.mu.Unlock()
 	e.close()
 	e.db, e.file, err = openDB(e.path, e.max, e.max, false)
+	e.at = placeOf(e.path)
 	e.measure()
 	return err
+}
+
+// Taken implements engine. A file that took this one's place a moment ago is ours.
+func (e *boltEngine) Taken() bool { return e.db != nil && !e.renamed && e.at.taken() }
+
+// writeAnew puts a copy of the open file in path's place, while readers go on. It is what the disk has, page by page: if
+// some of that is damaged it is found as ever.
+func (e *boltEngine) writeAnew() (written int64, err error) {
+	err = replaceFile(e.path, func(f *os.File) error {
+		written, err = io.Copy(f, io.NewSectionReader(e.file, 0, math.MaxInt64))
+		return err
+	})
+	return written, err
 }
 
 // makeRoom gives the file space for a batch, all of it allocated: a disk that is full

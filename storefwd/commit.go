@@ -207,6 +207,7 @@ func (s *Store) run() {
 // finish is the committer's last work: what is in the journal goes into bbolt, so
 // that the next start has nothing to replay.
 func (s *Store) finish() {
+	s.lastLook()
 	s.commit(everything)
 	if s.working() {
 		for s.j.used != [2]uint64{} && s.seal() || s.foldable() {
@@ -271,6 +272,9 @@ func (s *Store) next() int64 {
 	if s.suspected != nil || s.salvaging != nil {
 		at = min(at, max(s.salvageAt, 1))
 	}
+	if s.suspicious {
+		at = min(at, s.filesAt)
+	}
 	at = min(at, s.compactAt())
 	if at = s.clockDue(at); at == math.MaxInt64 {
 		return 0
@@ -299,6 +303,7 @@ const (
 // batch.
 func (s *Store) commit(h haste) {
 	for {
+		s.watchFiles()
 		s.mu.Lock()
 		s.settle()
 		if s.failed != nil {

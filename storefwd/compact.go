@@ -39,7 +39,7 @@ func (s *Store) compactDue() {
 		s.compactNot = now + int64(compactAgain)
 	}
 	s.mu.Unlock()
-	if !due || !s.roomToCompact() {
+	if !due || s.lockAt.taken() || !s.roomToCompact() {
 		return
 	}
 	n, err := s.eng.Compact(func() bool {

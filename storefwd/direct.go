@@ -25,6 +25,7 @@ type diskFile struct {
 	size  int64
 	align int64 // writes are of whole, aligned units of this
 	mode  string
+	at    namedFile
 }
 
 // openDisk opens a file, past the page cache if cached is false and the file system can do
@@ -50,7 +51,7 @@ func newDisk(f *os.File, j journalFile, align int64, mode string) (*diskFile, er
 	if err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
-	return &diskFile{j, info.Size(), align, mode}, nil
+	return &diskFile{j, info.Size(), align, mode, placeOf(f.Name())}, nil
 }
 
 // directAlign is the unit in which f can be read and written, 0 if there is none that suits.

@@ -33,6 +33,8 @@ type engine interface {
 	// Size is what the records occupy on disk, free space within included; Free is that.
 	Size() int64
 	Free() int64
+	// Taken reports whether the open file has lost its name. Then Open writes it anew. It is for the committer.
+	Taken() bool
 	Close() error
 }
 

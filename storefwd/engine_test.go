@@ -91,6 +91,7 @@ func (e *memEngine) Reset(b *foldBatch) (int64, error) {
 	return e.Fold(b)
 }
 
+func (e *memEngine) Taken() bool                        { return false }
 func (e *memEngine) Compact(func() bool) (int64, error) { return 0, nil }
 
 func (e *memEngine) Size() int64  { return 0 }

@@ -171,7 +171,7 @@ func (s *Store) fold() error {
 	}
 	s.mu.Lock()
 	b, to := s.foldBatch()
-	reset := s.salvage == nil && len(b.remove)+len(b.hollow) > 0 && len(b.put) == 0 && s.engineEmpty() && s.eng.Size() > resetAbove
+	reset := s.salvage == nil && len(b.remove)+len(b.hollow) > 0 && len(b.put) == 0 && s.engineEmpty() && s.eng.Size() > resetAbove && !s.lockAt.taken()
 	if reset {
 		s.removeAll(b)
 	}

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"flag"
+	"maps"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -194,6 +195,25 @@ func (m *model) mendDisk() {
 		}
 		runtime.Gosched()
 	}
+}
+
+// takeFiles takes files away, and has the store notice.
+func (m *model) takeFiles(t *rapid.T) {
+	way := rapid.SampledFrom(slices.Sorted(maps.Keys(waysToTake))).Draw(t, "way")
+	m.mendDisk()
+	var err error
+	onCommitter(m.s, func() {
+		err = errors.Join(os.RemoveAll(m.dir+".old"), waysToTake[way](m.dir))
+		for range 2 {
+			m.s.filesAt = 0
+			m.s.watchFiles()
+		}
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.fault["write"].hit.Add(1) // a fault like any, for mendDisk
+	m.mendDisk()
 }
 
 // allSafe notes what a barrier promises: not for what the hub had and gave up, which
@@ -503,7 +523,7 @@ func TestLogAgainstModel(t *testing.T) {
 		defer func() { m.s.Close(); os.RemoveAll(dir) }()
 		actions := map[string]func(*rapid.T){
 			"append": m.append, "append more": m.append, "barrier": m.barrier, "ack": m.ack, "fold": m.fold, "break": m.breakDisk,
-			"reopen": m.reopen, "crash": m.crash, "": m.check,
+			"reopen": m.reopen, "crash": m.crash, "take": m.takeFiles, "": m.check,
 		}
 		if *setBack {
 			actions["rewind"] = m.rewind

@@ -63,8 +63,12 @@ func (s *Store) takeSteps() error {
 }
 
 func (s *Store) bringLock() (err error) {
-	if s.lock == nil {
+	switch {
+	case s.lock == nil:
 		s.lock, err = lockDir(s.dir)
+		s.lockAt = placeOf(s.path("lock"))
+	case s.lockAt.taken():
+		return s.takeDir()
 	}
 	if err == nil && s.away != nil {
 		err = s.isOurs() // now that nobody else can open it
@@ -77,6 +81,9 @@ func (s *Store) bringLock() (err error) {
 func (s *Store) bringEngine() error {
 	if s.engineOK {
 		return nil
+	}
+	if s.lockAt.taken() {
+		return errors.New("the directory is not the store's any more")
 	}
 	s.findDamaged()
 	if _, err := os.Lstat(s.path("store.db")); !s.loaded && s.salvage == nil && s.meta.Opens > 1 && errors.Is(err, fs.ErrNotExist) {
@@ -189,7 +196,7 @@ func (s *Store) bringRecords() error {
 			l.enforce()
 		}
 	}
-	s.useJournal(j, f.mode)
+	s.useJournal(j, f)
 	// What a killed process wrote and did not sync was given out: it is to be durable
 	// before the journal says so.
 	if readOnly || j.f.Datasync() != nil {
@@ -308,7 +315,7 @@ func (s *Store) bringJournal() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.stats.MetaBytes += n
-	s.useJournal(j, f.mode)
+	s.useJournal(j, f)
 	return nil
 }
 
@@ -377,12 +384,12 @@ func (s *Store) largest() (one [][]byte) {
 }
 
 // useJournal goes on with j, whose records are all in RAM.
-func (s *Store) useJournal(j *journal, mode string) {
-	if s.stats.JournalMode != mode {
-		s.o.Logger.Info("store: the journal is written "+mode, "dir", s.dir)
-		s.stats.JournalMode = mode
+func (s *Store) useJournal(j *journal, f *diskFile) {
+	if s.stats.JournalMode != f.mode {
+		s.o.Logger.Info("store: the journal is written "+f.mode, "dir", s.dir)
+		s.stats.JournalMode = f.mode
 	}
-	s.j, s.limit, s.journalRoom = j, j.half, j.left()
+	s.j, s.journalAt, s.limit, s.journalRoom = j, f.at, j.half, j.left()
 	s.sealGen = j.gen
 	for _, l := range s.logs {
 		l.sealed = l.journaled
@@ -453,6 +460,10 @@ func (s *Store) recover() {
 		s.mu.Unlock()
 		return
 	}
+	s.tryAgain()
+}
+
+func (s *Store) tryAgain() {
 	err := s.bring()
 	if err == nil {
 		s.comeBack()
@@ -466,6 +477,10 @@ func (s *Store) recover() {
 		s.backOff()
 	} else {
 		s.failed = nil
+		if s.taken != "" {
+			s.note(s.taken + "; made anew with all that was in them, but leave that directory to leafd alone")
+			s.taken = ""
+		}
 		s.atOnce()
 		s.stats.Recoveries++
 		s.setFull(nil)

@@ -70,6 +70,9 @@ func (s *Store) releaseNow() (back <-chan struct{}, err error) {
 	if !s.loaded || !s.metaOK {
 		return nil, errors.New("the store could not be opened yet; stop leafd")
 	}
+	if names := s.takenFiles(); names != "" {
+		return nil, fmt.Errorf("%s: not where a start would find them; what is open is all there is", names)
+	}
 	watch, err := unix.InotifyInit1(unix.IN_NONBLOCK | unix.IN_CLOEXEC)
 	if err != nil {
 		return nil, fmt.Errorf("watch for the unmount: %w", err)
@@ -123,6 +126,15 @@ func (s *Store) returned() bool {
 
 // isOurs looks whether the directory has the store that RAM knows, as this run left it.
 func (s *Store) isOurs() error {
+	if err := s.ourMeta(); err != nil {
+		return err
+	}
+	_, err := os.Lstat(s.path("store.db")) // bbolt would make a new one
+	return err
+}
+
+// ourMeta looks whether the directory's meta file is that of this run.
+func (s *Store) ourMeta() error {
 	b, err := os.ReadFile(s.path(metaFile))
 	if err != nil {
 		return err
@@ -134,8 +146,7 @@ func (s *Store) isOurs() error {
 	if m.epoch() != s.epoch {
 		return errors.New("it is another store, or another process opened it meanwhile; restart leafd")
 	}
-	_, err = os.Lstat(s.path("store.db")) // bbolt would make a new one
-	return err
+	return nil
 }
 
 // unmounted reads what inotify has to say: of an unmount, or that the directory is another now.

@@ -113,6 +113,10 @@ type Store struct {
 	salvageAt                  int64     // when that is tried, or looked for, again, by mono
 	acquitted                  bool      // bbolt's file was suspected and found sound since the last fold
 	away                       *released // nil while the files are ours
+	lockAt, metaAt, journalAt  namedFile // where they were when they were opened
+	filesAt                    int64     // when these are looked at next, by mono
+	suspicious                 bool      // the last look found some taken away
+	taken                      string    // which were, for people, until they are made anew
 	removeFirst                bool      // the next fold only removes: the file may not grow
 	reserveAt                  int64     // when the reserve is looked at next, by mono
 	batch                      []*rec
@@ -331,6 +335,7 @@ func appendID(b, origin []byte, epoch, seq uint64) []byte {
 func (s *Store) Health() []string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.wakeBy(s.mono()) // the files are looked at for the next who asks
 	h := slices.Clone(s.health)
 	if s.failed != nil && !s.closed {
 		h = append(h, fmt.Sprintf("nothing is acknowledged now: %v; it is tried again until it works, see to the disk", s.failed))
