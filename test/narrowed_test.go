@@ -155,3 +155,18 @@ func TestStreamThatIsSetDoesNotTakeIt(t *testing.T) {
 		})
 	}
 }
+
+// An outbox takes a subject over of which another still has messages: the log names the two.
+func TestSubjectMovesToAnotherOutbox(t *testing.T) {
+	n := startNarrowed(t, `subjects: ["q.>", "r.>"]`)
+	n.cable.Cut()
+	n.publish(5, "q.1")
+	n.publish(5, "r.1")
+	n.again(`subjects: ["q.>"] }, z { subjects: ["r.>"]`)
+	if log := n.leafd.Log(); strings.Count(log, "another outbox takes now") != 1 || !strings.Contains(log, "outbox=y subject=r.1 now=z") {
+		t.Error(log)
+	}
+	n.cable.Restore()
+	n.drained()
+	n.check()
+}

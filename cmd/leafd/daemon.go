@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"runtime"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -165,7 +166,30 @@ func (d *daemon) openStore() (err error) {
 	for _, w := range d.store.Unclaimed() {
 		d.log.Warn("store: "+w+", which go nowhere; configure it again, or take them out with leafd outbox export and drop", "dir", c.Store.Dir)
 	}
+	d.sayMoved()
 	return nil
+}
+
+// sayMoved warns where the oldest or the newest message that waits in an outbox is of a subject that another takes by
+// now. That is no look at all of them, which would take long.
+func (d *daemon) sayMoved() {
+	takes := func(o *Outbox, subject string) bool {
+		return slices.ContainsFunc(o.Subjects, func(filter string) bool { return msg.Match(filter, subject) })
+	}
+	for _, from := range d.boxes {
+		for _, seq := range []uint64{0, from.log.Stats().Last} {
+			recs, err := from.log.Read(make([]storefwd.Record, 0, 1), seq)
+			if err != nil || len(recs) == 0 || takes(&from.cfg, string(recs[0].Subject)) {
+				continue
+			}
+			to := slices.IndexFunc(d.boxes, func(b box) bool { return takes(&b.cfg, string(recs[0].Subject)) })
+			if to >= 0 {
+				d.log.Warn("outbox: messages of a subject that another outbox takes now still wait in this one; what is published until they have drained may come before them",
+					"outbox", from.cfg.Name, "subject", string(recs[0].Subject), "now", d.boxes[to].cfg.Name)
+				break
+			}
+		}
+	}
 }
 
 // shareOneCore lets connections be served while the store waits for the disk. Go
