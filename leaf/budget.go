@@ -17,6 +17,7 @@ type Budget struct {
 	limit   int64        // bytes, static
 	used    atomic.Int64 // bytes
 	holders atomic.Int64 // connections that hold some
+	lent    atomic.Int64 // bytes; not in used
 }
 
 // NewBudget makes one of limit bytes.
@@ -78,4 +79,18 @@ func (b *Budget) Hold(from, to int) error {
 		}
 	}
 	return nil
+}
+
+// lend takes n bytes for a buffer that is faster and not needed, or gives -n of it back. It reports
+// whether there were as many: all of those together may have an eighth of the limit, on top of it,
+// for nobody is cut off for them.
+func (b *Budget) lend(n int) bool {
+	if b == nil {
+		return true
+	}
+	if b.lent.Add(int64(n)) > b.limit/8 && n > 0 {
+		b.lent.Add(-int64(n))
+		return false
+	}
+	return true
 }

@@ -2,9 +2,11 @@ package leaf
 
 import (
 	"fmt"
+	"io"
 	"net"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/leafd/leafd/internal/msg"
 	"github.com/leafd/leafd/internal/testkit"
@@ -62,4 +64,71 @@ func TestBudgetOfUnfinishedMessages(t *testing.T) {
 		s.Kick(c.ID)
 	}
 	testkit.Eventually(t, func() bool { return s.Conns() == 0 && b.Used() == 0 && b.holders.Load() == 0 }, "all given back")
+}
+
+// full is no socket: each read gets as much as it asks for.
+type full struct {
+	net.Conn
+	asked int
+	err   error
+}
+
+func (f *full) Read(b []byte) (int, error) {
+	f.asked = len(b)
+	if f.err != nil {
+		return 0, f.err
+	}
+	return len(b), nil
+}
+
+func (f *full) SetReadDeadline(time.Time) error { return nil }
+
+// What is no socket, a WebSocket say, has its buffer in hand while it waits in the middle of a frame.
+// Only so many connections have large ones, and a buffer goes to another that can use it.
+func TestBudgetOfLargeReads(t *testing.T) {
+	const most, conns = 3, 50
+	b := NewBudget(8 * (most*largeRead + largeRead/2))
+	var ins []*Inbound
+	var ncs []*full
+	read := func(i int) int {
+		ins[i].Next(true)
+		return ncs[i].asked
+	}
+	for i := range conns {
+		nc := &full{}
+		ncs, ins = append(ncs, nc), append(ins, NewInbound(nc))
+		if n := read(i); n != smallRead {
+			t.Fatalf("before a login %d bytes are asked for", n)
+		}
+		ins[i].Trust(b)
+		want := smallRead
+		if i < most {
+			want = largeRead
+		}
+		for range 3 {
+			if n := read(i); n != want {
+				t.Fatalf("connection %d asks for %d bytes, want %d", i, n, want)
+			}
+		}
+	}
+	if used := b.Used(); used != 0 {
+		t.Errorf("%d bytes of buffers count for who is cut off", used)
+	}
+	ncs[0].err = io.EOF
+	read(0)
+	if n := read(conns - 1); n != largeRead {
+		t.Errorf("it asks for %d bytes once there is room", n)
+	}
+	for i, nc := range ncs {
+		nc.err = io.EOF
+		read(i)
+	}
+	if n := b.lent.Load(); n != 0 {
+		t.Errorf("%d bytes are not given back", n)
+	}
+	ins[0].Trust(nil)
+	ncs[0].err = nil
+	if small, large := read(0), read(0); small != smallRead || large != largeRead {
+		t.Errorf("without a budget it asks for %d and %d bytes", small, large)
+	}
 }

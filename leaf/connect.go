@@ -154,7 +154,7 @@ func (c *conn) handleConnect(arg []byte) error {
 	c.out.mu.Unlock()
 	c.verbose, c.pedantic = info.Verbose, info.Pedantic
 	c.port.Echo(info.Echo == nil || *info.Echo)
-	c.in.Trust()
+	c.in.Trust(c.srv.opts.Load().Outbound.Budget)
 	c.asyncInfo.Store(info.Protocol >= 1)
 	if c.identify(info) {
 		c.watch(Watcher.Connected)

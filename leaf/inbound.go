@@ -35,7 +35,8 @@ type Inbound struct {
 	n     int
 	err   error
 
-	filled bool // without raw: the last bytes filled a small buffer
+	budget *Budget // static after Trust
+	filled bool    // without raw: the last bytes filled a small buffer
 
 	wait  bool   // what Next was told
 	slow  bool   // the last bytes came after a pause
@@ -92,8 +93,9 @@ func NewInbound(nc net.Conn) *Inbound {
 }
 
 // Trust lets the connection use large buffers, to be called once the peer has
-// said who it is.
-func (in *Inbound) Trust() { in.trust = true }
+// said who it is. One that is no socket has to hold them while it waits, in the middle of
+// a frame as well: b bounds those.
+func (in *Inbound) Trust(b *Budget) { in.trust, in.budget = true, b }
 
 // MayPark lets Next return ErrIdle from now on, but with a connection that cannot be
 // parked. No read deadline may be set any more, but to end the connection.
@@ -125,10 +127,8 @@ func (in *Inbound) Next(wait bool) ([]byte, error) {
 	if in.raw == nil && in.ended.Load() {
 		in.err = net.ErrClosed
 	} else if in.raw == nil {
-		in.release() // what is kept while it waits is to be small
 		in.state.Store(blocked)
-		in.n, in.err = in.nc.Read(in.buffer())
-		in.filled = in.n >= smallRead
+		in.readNoSocket()
 	} else if err := in.raw.Read(in.readFn); err != nil {
 		in.err = err
 	} else if in.n == 0 && in.err == nil && !in.quiet {
@@ -185,7 +185,7 @@ func (in *Inbound) Left() []byte {
 		in.state.Store(reading)
 	} else {
 		in.nc.SetReadDeadline(time.Now().Add(moment))
-		in.n, _ = in.nc.Read(in.buffer())
+		in.readNoSocket()
 	}
 	if in.n > 0 {
 		return in.buffer()[:in.n]
@@ -197,6 +197,13 @@ func (in *Inbound) Left() []byte {
 // Full reports whether the last bytes filled a large buffer of a socket: more are
 // likely there.
 func (in *Inbound) Full() bool { return in.n == largeRead && in.raw != nil }
+
+// readNoSocket waits with a buffer in hand, a small one unless much comes.
+func (in *Inbound) readNoSocket() {
+	in.release()
+	in.n, in.err = in.nc.Read(in.buffer())
+	in.filled = in.n >= smallRead
+}
 
 // readOnce runs inside RawConn.Read; returning false waits for the socket.
 func (in *Inbound) readOnce(fd uintptr) bool {
@@ -280,7 +287,7 @@ func (in *Inbound) buffer() []byte {
 	switch {
 	case in.large != nil:
 		return in.large[:]
-	case in.trust && in.small == nil && (in.raw != nil || in.filled):
+	case in.trust && in.small == nil && (in.raw != nil || in.filled && in.budget.lend(largeRead)):
 		in.large = largeReads.Get().(*[largeRead]byte)
 		return in.large[:]
 	case in.small == nil:
@@ -297,5 +304,8 @@ func (in *Inbound) release() {
 	if in.large != nil {
 		largeReads.Put(in.large)
 		in.large = nil
+		if in.raw == nil {
+			in.budget.lend(-largeRead)
+		}
 	}
 }

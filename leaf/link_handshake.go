@@ -131,7 +131,7 @@ func (s *session) greeted(info *hubInfo) error {
 // join brings the link up: the hub has let us in.
 func (s *session) join(info *hubInfo) error {
 	s.nc.SetReadDeadline(time.Time{})
-	s.in.Trust()
+	s.in.Trust(nil)
 	s.stage, s.parser.verbs = joined, hubVerbs
 	s.refresh(info)
 	s.rise()

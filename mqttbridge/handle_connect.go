@@ -139,7 +139,7 @@ func (s *session) connect(c *packet.Connect) {
 
 	s.hear() // the wait for another connection to leave was ours
 	s.setReadDeadline(time.Time{})
-	s.in.Trust()
+	s.in.Trust(s.srv.opts.Load().Budget)
 	s.in.MayPark(s.srv.parking, s)
 	s.srv.hurry(s.keepAlive)
 }
