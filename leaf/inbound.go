@@ -60,8 +60,8 @@ const (
 	pause = 250 * time.Millisecond
 	// linger is how long the others wait with a goroutine first, at least.
 	linger = time.Second
-	// moment is what it takes to read what is there from a connection that is no socket.
-	moment = 5 * time.Millisecond
+	// moment is what it takes a busy machine to read what is there from a connection that is no socket.
+	moment = 50 * time.Millisecond
 )
 
 // States of an Inbound.

@@ -1,8 +1,10 @@
 package mqttbridge
 
 import (
+	"bytes"
 	"net"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/leafd/leafd/internal/testkit"
@@ -146,14 +148,14 @@ func TestTakeoverHearsTheOldToTheEnd(t *testing.T) {
 		testTakeoverHearsTheOldToTheEnd(t, func(b *broker) func() *client {
 			ln := newPipeListener()
 			b.serve(ln)
-			return func() *client { return ln.dial(t) }
+			return func() *client { return ln.dialWith(t, 1<<20) }
 		})
 	})
 	t.Run("websocket", func(t *testing.T) {
 		testTakeoverHearsTheOldToTheEnd(t, func(b *broker) func() *client {
 			ln := newPipeListener()
 			b.serve(mortals{ln})
-			return func() *client { return ln.dial(t) }
+			return func() *client { return ln.dialWith(t, 1<<20) }
 		})
 	})
 }
@@ -181,7 +183,8 @@ func (m *mortal) Read(b []byte) (n int, err error) {
 func testTakeoverHearsTheOldToTheEnd(t *testing.T, serve func(*broker) (dial func() *client)) {
 	testkit.CheckGoroutines(t)
 	reading, goOn := make(chan struct{}), make(chan struct{})
-	b := newBroker(t, Options{Barrier: func(fn func(error)) { close(reading); <-goOn; fn(nil) }})
+	b := newBroker(t, Options{Barrier: func(fn func(error)) { close(reading); <-goOn; fn(nil) },
+		Budget: leaf.NewBudget(256 << 10)}) // so little that what is no socket is read in small pieces
 	dial := serve(b)
 	seen := b.watch(">")
 	old := dial()
@@ -190,14 +193,15 @@ func testTakeoverHearsTheOldToTheEnd(t *testing.T, serve func(*broker) (dial fun
 	old.send(pub("log/a", "first", 1, 1))
 	<-reading
 	old.send(pub("a", "second", 0, 0))
+	old.send(bytes.Repeat(pub("a", strings.Repeat("x", 400), 0, 0), 400))
 	old.send(append(pub("a", "third", 0, 0), 0xe0, 0))
 	next := dial()
 	next.send(hello(nothing))
 	testkit.Eventually(t, func() bool { return b.Stats().Takeovers == 1 }, "the other is at the door")
 	close(goOn)
 	next.expect(0x20, 2, 0, 0)
-	if got := seen.Subjects(); !slices.Equal(got, []string{"log.a", "a", "a"}) {
-		t.Errorf("%q, want all that the client had said and no will", got)
+	if got, want := seen.Subjects(), append([]string{"log.a"}, slices.Repeat([]string{"a"}, 402)...); !slices.Equal(got, want) {
+		t.Errorf("%d messages, the last on %q, want all %d that the client had said and no will", len(got), got[len(got)-1], len(want))
 	}
 	if n := b.fault("session_taken_over"); n != 0 {
 		t.Errorf("%d sessions taken over, though the old one had said goodbye", n)

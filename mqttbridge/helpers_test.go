@@ -231,8 +231,11 @@ type pipeListener struct{ *testkit.PipeListener }
 func newPipeListener() pipeListener { return pipeListener{testkit.NewPipeListener()} }
 
 // dial returns a device in memory.
-func (l pipeListener) dial(t testing.TB) *client {
-	nc := l.Dial(64 << 10)
+func (l pipeListener) dial(t testing.TB) *client { return l.dialWith(t, 64<<10) }
+
+// dialWith returns one that can have so many bytes under way.
+func (l pipeListener) dialWith(t testing.TB, size int) *client {
+	nc := l.Dial(size)
 	t.Cleanup(func() { nc.Close() })
 	return &client{t, nc}
 }

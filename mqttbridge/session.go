@@ -172,8 +172,12 @@ func (s *session) take(b []byte) error {
 	return err
 }
 
-// maxLeft bounds what a client is heard of, in reads, once another has its place.
-const maxLeft = 16
+// What a client is heard of once another has its place: about what sockets hold, and no longer than
+// it takes to read that.
+const (
+	maxLeft  = 1 << 20 // bytes
+	leftTime = 2 * time.Second
+)
 
 // leave says why the connection ends, once what the client sent before another took its
 // place is handled: one that says goodbye and comes back at once may be here again before
@@ -183,8 +187,9 @@ func (s *session) leave(cause error) error {
 	if cause != errTakenOver {
 		return cause
 	}
-	for range maxLeft {
+	for n, until := 0, leaf.Mono()+leftTime; n < maxLeft && leaf.Mono() < until; {
 		b := s.in.Left()
+		n += len(b)
 		if len(b) == 0 || s.acks != nil && s.acks.full(s.srv.opts.Load().MaxUnacked) {
 			break
 		}
