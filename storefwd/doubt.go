@@ -218,6 +218,25 @@ func (l *Log) forgo(seq uint64) {
 // inDoubt is how many of the losses for one reason may be at the hub.
 func (l *Log) inDoubt(why Loss) uint64 { return l.doubt.lost[why].n + l.late.lost[why].n }
 
+// noteCounted notes that an earlier run has counted these losses.
+func (l *Log) noteCounted(why Loss, seqs *spans) {
+	for _, s := range seqs.s {
+		if x := &l.lostBefore[why]; len(x.s) < mostSpans {
+			x.add(s.From, s.To)
+		}
+	}
+}
+
+// countedBefore is how many of the losses for one reason an earlier run has counted, without those in doubt.
+func (l *Log) countedBefore(why Loss) (n uint64) {
+	before := &l.lostBefore[why]
+	if n = before.n; n > 0 {
+		doubt, late := before.common(&l.doubt.lost[why]), before.common(&l.late.lost[why])
+		n -= doubt.n + late.n
+	}
+	return n
+}
+
 // found takes back the loss of what the hub has.
 func (l *Log) found(seq uint64) {
 	why, g, ok := l.doubt.remove(seq)
@@ -230,6 +249,7 @@ func (l *Log) found(seq uint64) {
 	if l.takeGap(g); why < NumLosses {
 		l.acked++
 		l.lost[why]--
+		l.lostBefore[why].remove(seq, seq)
 	}
 }
 
@@ -294,6 +314,12 @@ func (l *Log) doubtState(st *logState) {
 				st.Doubt = map[Loss][]span{}
 			}
 			st.Doubt[Loss(why)] = x.s
+			if counted := l.lostBefore[why].common(x); counted.n > 0 {
+				if st.Counted == nil {
+					st.Counted = map[Loss][]span{}
+				}
+				st.Counted[Loss(why)] = counted.s
+			}
 		}
 	}
 	st.Declared, st.Undeclared, st.DoubtMarkers = l.declared, l.undeclared.list(), all.markers
@@ -313,12 +339,31 @@ func (l *Log) restoreDoubt(st logState) {
 			}
 		}
 	}
+	for why, list := range st.Counted {
+		if why < NumLosses {
+			var said spans
+			for _, s := range list {
+				said.add(s.From, s.To)
+			}
+			counted := said.common(&l.doubt.lost[why])
+			l.noteCounted(why, &counted)
+		}
+	}
 }
 
-// onlyDoubted forgets all losses but those among seqs that are in doubt.
+// onlyDoubted forgets all losses but those among seqs that are in doubt. The run that declared the
+// others has counted them.
 func (l *Log) onlyDoubted(seqs *spans) {
 	var left doubt
 	left.add(&l.doubt, seqs)
+	for why := range l.doubt.lost {
+		var settled spans
+		settled.copyOf(&l.doubt.lost[why])
+		for _, s := range left.lost[why].s {
+			settled.remove(s.From, s.To)
+		}
+		l.noteCounted(Loss(why), &settled)
+	}
 	l.doubt = left
 	for reason := range l.gaps {
 		delete(l.gaps, reason)

@@ -51,6 +51,46 @@ func TestDroppedAndAtTheHub(t *testing.T) {
 	lost(3, 3, 4)
 }
 
+// A loss is counted as surely lost by one run, whatever comes after: by the one that dropped it if nothing
+// was on its way, else by the one that knows that the hub has not got it. After a kill 2,000 were counted
+// again, and once more after the next.
+func TestLossIsCountedByOneRun(t *testing.T) {
+	const dropped = 8
+	for _, full := range []Full{DropOldest, DropNewest} {
+		synctest.Test(t, func(t *testing.T) {
+			dir, ret := t.TempDir(), Retention{MaxMsgs: 10, Full: full, GapSubject: "a.gap"}
+			why, sure := map[Full]string{DropOldest: "oldest_dropped", DropNewest: "newest_dropped"}[full], uint64(0)
+			run := func(do func(s *Store, l *Log, c *Cursor)) {
+				s, l, c := tailLog(t, dir, ret)
+				defer s.Close()
+				do(s, l, c)
+				st := l.Stats()
+				sure += st.Lost[why] - st.InDoubt[why] - st.Earlier[why]
+				dir = killed(t, dir)
+			}
+			run(func(s *Store, l *Log, c *Cursor) {
+				appendN(t, l, 10+dropped)
+				waitSafe(t, s)
+			})
+			run(func(s *Store, l *Log, c *Cursor) {
+				appendN(t, l, 1) // one more
+				waitSafe(t, s)
+				later(2 * time.Hour) // what is in doubt is in the engine's state
+			})
+			run(func(s *Store, l *Log, c *Cursor) {
+				l.settleDoubt(false)
+				l.setLive(true, 0)
+				later(time.Minute) // it is declared
+				waitSafe(t, s)
+			})
+			run(func(s *Store, l *Log, c *Cursor) { l.settleDoubt(false) })
+			if sure != dropped+1 {
+				t.Errorf("%v: %d are lost, and counted %d times", full, dropped+1, sure)
+			}
+		})
+	}
+}
+
 // killed is a copy of a store's files as a kill would leave them.
 func killed(t *testing.T, dir string) string {
 	t.Helper()

@@ -88,9 +88,10 @@ type logState struct {
 	TailMsgs  int64  `json:"tail_msgs,omitempty"`
 	TailBytes int64  `json:"tail_bytes,omitempty"`
 
-	Gaps         map[string]gap  `json:"gaps,omitempty"`   // lost and not declared, by reason
-	Marker       uint64          `json:"marker,omitempty"` // what those from here on declare is in Gaps all the same: they are not on the disk, as far as is known
-	Doubt        map[Loss][]span `json:"doubt,omitempty"`  // of these, perhaps at the hub
+	Gaps         map[string]gap  `json:"gaps,omitempty"`    // lost and not declared, by reason
+	Marker       uint64          `json:"marker,omitempty"`  // what those from here on declare is in Gaps all the same: they are not on the disk, as far as is known
+	Doubt        map[Loss][]span `json:"doubt,omitempty"`   // of these, perhaps at the hub
+	Counted      map[Loss][]span `json:"counted,omitempty"` // of Doubt, what a run has counted as surely lost
 	DoubtMarkers map[uint64]gap  `json:"doubt_markers,omitempty"`
 	Declared     uint64          `json:"declared,omitempty"`   // losses before this sequence were, before a crash …
 	Undeclared   []span          `json:"undeclared,omitempty"` // … but for these

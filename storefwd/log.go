@@ -105,6 +105,7 @@ type Log struct {
 	acked             int64
 	appended, written uint64
 	lost              [NumLosses]uint64
+	lostBefore        [NumLosses]spans // of these, what an earlier run has counted
 }
 
 // ref is what the accounts need of a record that is not in RAM.
@@ -506,6 +507,7 @@ type LogStats struct {
 	Conflated                uint64            // superseded by newer ones of their subject, since Open
 	Lost                     map[string]uint64 // by Loss, since Open, and what was in doubt then
 	InDoubt                  map[string]uint64 // of Lost, what the hub may have after all; the others stay lost
+	Earlier                  map[string]uint64 // of the others, what an earlier run has counted
 }
 
 // Stats is a snapshot.
@@ -525,7 +527,7 @@ func (l *Log) Stats() LogStats {
 func (l *Log) counts() LogStats {
 	st := LogStats{
 		Name: l.name, Msgs: l.msgs, Bytes: l.bytes, First: l.last + 1, Last: l.last, Live: l.live,
-		Appended: l.appended, Acked: uint64(max(0, l.acked)), Written: l.written, Conflated: l.conflated, Lost: map[string]uint64{}, InDoubt: map[string]uint64{},
+		Appended: l.appended, Acked: uint64(max(0, l.acked)), Written: l.written, Conflated: l.conflated, Lost: map[string]uint64{}, InDoubt: map[string]uint64{}, Earlier: map[string]uint64{},
 	}
 	for i, n := range l.lost {
 		if n > 0 {
@@ -533,6 +535,9 @@ func (l *Log) counts() LogStats {
 		}
 		if n := l.inDoubt(Loss(i)); n > 0 {
 			st.InDoubt[Loss(i).String()] = n
+		}
+		if n := l.countedBefore(Loss(i)); n > 0 {
+			st.Earlier[Loss(i).String()] = n
 		}
 	}
 	return st

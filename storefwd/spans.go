@@ -138,6 +138,16 @@ func (x *spans) lastGap(from, to uint64) (lo, hi uint64) {
 	return from, hi
 }
 
+// common is what is in x and in y.
+func (x *spans) common(y *spans) (both spans) {
+	for _, s := range y.s {
+		for i := x.at(s.From); i < len(x.s) && x.s[i].From <= s.To; i++ {
+			both.add(max(s.From, x.s[i].From), min(s.To, x.s[i].To))
+		}
+	}
+	return both
+}
+
 // copyOf makes x the same set as y.
 func (x *spans) copyOf(y *spans) { x.s, x.n = append(x.s[:0], y.s...), y.n }
 

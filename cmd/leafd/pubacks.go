@@ -171,9 +171,12 @@ func (a *pubacks) report(now time.Time, end bool) {
 	a.lost = lost
 }
 
-// surelyLost is what a log lost, without what may be at the hub after all.
+// surelyLost is what a log lost in this run, without what may be at the hub after all.
 func surelyLost(st storefwd.LogStats) map[string]uint64 {
 	for why, n := range st.InDoubt {
+		st.Lost[why] -= n
+	}
+	for why, n := range st.Earlier {
 		st.Lost[why] -= n
 	}
 	return st.Lost

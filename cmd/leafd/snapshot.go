@@ -178,7 +178,7 @@ func (d *daemon) storez(u *monitor.Uplinkz) {
 			AckedSeq: l.First - 1, InFlight: f.InFlight, Sent: f.Sent, Acked: f.Acked + f.Resumed,
 			Resent: f.Resent, RTT: monitor.Duration(f.RTT), Rejected: f.Rejected, Junk: f.Junk, Shared: f.Shared,
 			Duplicates: f.Duplicates, Reordered: f.Reordered, WentBack: f.WentBack, Resume: f.Resume, ResumeWhy: f.ResumeWhy,
-			Window: monitor.Duration(f.DuplicateWindow), Conflated: l.Conflated, Dropped: l.Lost, InDoubt: l.InDoubt})
+			Window: monitor.Duration(f.DuplicateWindow), Conflated: l.Conflated, Dropped: l.Lost, InDoubt: l.InDoubt, Earlier: l.Earlier})
 	}
 	if d.store == nil {
 		return

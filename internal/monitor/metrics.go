@@ -207,9 +207,9 @@ func (w *metrics) outboxes(boxes []Outbox) {
 	}
 	w.family("outbox_lost_total", "Messages that were given to the outbox and will not reach the hub.")
 	for i := range boxes {
-		lost, inDoubt := boxes[i].Dropped, boxes[i].InDoubt
+		lost, inDoubt, earlier := boxes[i].Dropped, boxes[i].InDoubt, boxes[i].Earlier
 		for _, reason := range slices.Sorted(maps.Keys(lost)) {
-			w.add(float64(lost[reason]-inDoubt[reason]), "outbox", boxes[i].Class, "reason", reason)
+			w.add(float64(lost[reason]-inDoubt[reason]-earlier[reason]), "outbox", boxes[i].Class, "reason", reason)
 		}
 	}
 }

@@ -144,7 +144,7 @@ func TestMetrics(t *testing.T) {
 		},
 		Uplinkz: func() Uplinkz {
 			return Uplinkz{Remotes: []Remote{{State: "up", RTT: Duration(1500 * time.Microsecond)}},
-				Outboxes: []Outbox{{Class: "a", State: "live", Messages: 7, OldestAge: Duration(90 * time.Second), Dropped: map[string]uint64{"rejected_by_hub": 1, "oldest_dropped": 8}, InDoubt: map[string]uint64{"oldest_dropped": 3}}, {Class: "b", State: "connecting", Resume: "chain", WentBack: 2}},
+				Outboxes: []Outbox{{Class: "a", State: "live", Messages: 7, OldestAge: Duration(90 * time.Second), Dropped: map[string]uint64{"rejected_by_hub": 1, "oldest_dropped": 10}, InDoubt: map[string]uint64{"oldest_dropped": 3}, Earlier: map[string]uint64{"oldest_dropped": 2}}, {Class: "b", State: "connecting", Resume: "chain", WentBack: 2}},
 				Store: &Store{State: "ok", Faults: 3, Written: map[string]uint64{"journal": 4096, "fold": 8192},
 					Wear: &Wear{Total: 1 << 40, Today: 5, Flash: []Flash{{"mmcblk0", "a", 20, 1}, {"mmcblk0", "b", 10, 1}}}}}
 		},

@@ -129,6 +129,7 @@ type Outbox struct {
 	Conflated  uint64            `json:"conflated"`                  // superseded by newer ones of their subject
 	Dropped    map[string]uint64 `json:"dropped"`                    // by reason
 	InDoubt    map[string]uint64 `json:"in_doubt,omitempty"`         // of these, what the hub may have after all
+	Earlier    map[string]uint64 `json:"-"`                          // of the others, what an earlier run has counted
 }
 
 // Store is the disk under the outboxes.
