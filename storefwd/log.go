@@ -325,15 +325,16 @@ func (l *Log) admit(m *msg.Msg, size int64) (Loss, error) {
 // a full store has no room for.
 func (l *Log) stuck(size int64) (Loss, error) {
 	s := l.s
+	waits := !l.live // for the disk, else the hub is about to acknowledge it
 	switch {
 	case l.ret.Memory:
-	case s.retryAt != 0 && s.unsafeBytes > 0: // a commit is tried again then
+	case waits && s.retryAt != 0 && s.unsafeBytes > 0: // a commit is tried again then
 		why := LostNoRoom
 		if s.full != "" {
 			why = LostRefused
 		}
 		return why, fmt.Errorf("%w: %w", ErrFull, s.noRoom)
-	case s.full != "" && l.ret.Full != DropOldest && s.weight(size) > s.journalRoom:
+	case waits && s.full != "" && l.ret.Full != DropOldest && s.weight(size) > s.journalRoom:
 		return LostRefused, fmt.Errorf("%w: %s", ErrFull, s.full)
 	case s.unsafeBytes+size > s.limit:
 		return LostNoRoom, fmt.Errorf("%w: the disk is behind", ErrFull)

@@ -120,6 +120,17 @@ func TestRefusedIsNotStored(t *testing.T) {
 			if st := l.Stats(); st.Msgs != kept || len(st.Lost) != 1 || st.Lost[LostRefused.String()] != refused {
 				t.Errorf("%v: %d are kept and %d refused; the log has %d, and of others %v", full, kept, refused, st.Msgs, st.Lost)
 			}
+			live, err := s.Log("OUT/live", Retention{Keep: UntilAcked, Full: full})
+			if err != nil {
+				t.Fatal(err)
+			}
+			live.setLive(true, time.Minute)
+			s.mu.Lock()
+			s.journalRoom = 0
+			s.mu.Unlock()
+			if _, err := live.Append(&msg.Msg{Subject: []byte("a.b"), Data: payload(1)}); err != nil {
+				t.Errorf("%v: a hub is there to acknowledge it: %v", full, err)
+			}
 		})
 	}
 }
