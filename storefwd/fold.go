@@ -438,7 +438,7 @@ func (l *Log) said(st *logState) {
 	l.stated, l.told = st.First, l.told[len(l.toldFolding):]
 	l.toldFolding = nil
 	l.backlogOver = l.backlogOver && l.first <= l.journaled
-	l.acksSaved, l.scatterSaid, l.foreignSaid = l.acksFolding, st.Scattered, st.Foreign
+	l.acksSaved, l.scatterSaid, l.foreignSaid, l.sentSaid = l.acksFolding, st.Scattered, st.Foreign, st.Sent
 	if l.ackNewsFolding {
 		l.ackNews = false
 	}

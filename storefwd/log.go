@@ -59,14 +59,15 @@ type Log struct {
 	setBack                      bool   // … and it was set back while the link was up: the mark stays until the next resume
 	blind                        bool   // the stream was not read up to what is acknowledged there: mark.Read stays
 
-	epochs  []epochStart // ascending by First; who appended what
-	cursors []*Cursor    // few, each of another name
-	sent    day          // toward the hub today, if its forwarder has a daily budget
-	drains  bool         // the forwarder sends, a backlog first …
-	live    bool         // … or at once, and expects an acknowledgement
-	spill   int64        // what it asks for instead of Options.SpillAfter, ns
-	most    int          // bytes of header and data that the hub takes of a message; 0: no limit known
-	header  int          // and of header alone
+	epochs   []epochStart // ascending by First; who appended what
+	cursors  []*Cursor    // few, each of another name
+	sent     day          // toward the hub today, if its forwarder has a daily budget …
+	sentSaid day          // … and as the engine knows it
+	drains   bool         // the forwarder sends, a backlog first …
+	live     bool         // … or at once, and expects an acknowledgement
+	spill    int64        // what it asks for instead of Options.SpillAfter, ns
+	most     int          // bytes of header and data that the hub takes of a message; 0: no limit known
+	header   int          // and of header alone
 
 	chunk []byte // the free rest of the buffer that records are made in
 	slab  []rec
@@ -129,7 +130,7 @@ func (s *Store) restoreLog(id uint32, st logState) *Log {
 	l.base, l.first, l.folded = max(st.Base, 1), max(st.First, 1), st.Folded
 	l.journaled, l.msgs, l.bytes, l.epochs = st.Folded, l.msgs+st.Msgs, l.bytes+st.Bytes, st.Epochs
 	l.oldMsgs, l.oldBytes = l.oldMsgs+st.Msgs, l.oldBytes+st.Bytes
-	l.stated, l.sent = l.first, st.Sent
+	l.stated, l.sent, l.sentSaid = l.first, st.Sent, st.Sent
 	l.restoreTail(st)
 	for _, g := range st.Gaps {
 		l.addGap(g)

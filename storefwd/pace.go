@@ -127,9 +127,24 @@ func (f *Forwarder) spend(n int64) {
 	}
 	if f.o.DailyBytes > 0 {
 		f.s.mu.Lock()
-		f.l.sent.Bytes += n
+		if f.l.sent.Bytes += n; f.l.sent.Bytes-f.l.saidOf(f.l.sent.Number) >= f.o.DailyBytes/saveSent {
+			f.l.ackNews, f.l.ackNewsFolding = true, false
+			f.s.foldNow()
+		}
 		f.s.mu.Unlock()
 	}
+}
+
+// saveSent is into how many parts a day's bytes are divided: a crash forgets that one of them was
+// sent, at most, and there are so many transactions a day for it where nothing else is written.
+const saveSent = 16
+
+// saidOf is how many of a day's bytes the engine knows of.
+func (l *Log) saidOf(number int64) int64 {
+	if l.sentSaid.Number != number {
+		return 0
+	}
+	return l.sentSaid.Bytes
 }
 
 // stride is how many bytes are sent at once: a quarter second's worth of a rate, and

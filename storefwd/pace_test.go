@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/leafd/leafd/internal/msg"
+
+	"github.com/leafd/leafd/internal/testkit"
 )
 
 // paced runs forwarders in a bubble, each on a log of n messages of its class, for as
@@ -89,6 +91,35 @@ func TestDailyBytes(t *testing.T) {
 }
 
 // Nothing of a lower priority is sent while one that is higher drains; nobody else is held up.
+// A crash forgets a part of what was sent today at most, also where nothing else is written; and that
+// costs a few transactions a day.
+func TestDailyBytesOutliveACrash(t *testing.T) {
+	dir := t.TempDir()
+	s, l := openWith(t, dir, "a.1")
+	defer s.Close()
+	f := NewForwarder(ForwarderOptions{Log: l, DailyBytes: 1600})
+	for range 80 {
+		f.spend(20)
+		testkit.Eventually(t, func() bool { s.mu.Lock(); defer s.mu.Unlock(); return l.sent.Bytes-l.sentSaid.Bytes < 100 }, "it is saved")
+	}
+	folds := s.Stats().Folds
+	if folds > saveSent+1 {
+		t.Errorf("%d transactions", folds)
+	}
+	again, err := Open(killed(t, dir), Options{Node: "n"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer again.Close()
+	held, err := again.Log("OUT/c", Retention{Keep: UntilAcked})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := held.sent.Bytes; got <= 1500 {
+		t.Errorf("%d of 1600 bytes are remembered", got)
+	}
+}
+
 func TestPriority(t *testing.T) {
 	for _, c := range []struct{ mine, other, sent int }{{1, 5, 0}, {5, 5, 1000}, {5, 1, 1000}} {
 		h := &fakeHub{}
