@@ -275,8 +275,9 @@ func (in *Inbound) Nudge() (awake bool) {
 
 var past = time.Unix(1, 0)
 
-// Leave gives back what parking holds of a connection that has ended.
+// Leave gives back what is held of a connection that has ended. It is for its reader.
 func (in *Inbound) Leave() {
+	in.release()
 	if in.known {
 		in.parking.leave(in.place)
 		in.known = false

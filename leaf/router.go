@@ -28,8 +28,8 @@ const (
 	// Outbox is Once for a durable log that is forwarded to a hub. It takes only
 	// what is published here, never what an Uplink brings.
 	Outbox
-	// Answers is Once for who asks a hub: it takes only what an Uplink brings, for
-	// others here can see where an answer is to go.
+	// Answers is Once for who asks a hub. It takes only what an Uplink brings, and that goes
+	// to nobody else: who knew where answers go could have the hub send some.
 	Answers
 )
 
@@ -232,6 +232,10 @@ func (p *Port) Publish(m *msg.Msg) (rc msg.Receipt) {
 
 // distribute delivers m to all of a match.
 func (p *Port) distribute(res *result, m *msg.Msg, rc *msg.Receipt) {
+	if res.answers && p.mode == Uplink {
+		p.publishAnswers(res, m, rc)
+		return
+	}
 	for i := range res.plain {
 		if e := &res.plain[i]; e.at.owner != p || !p.noEcho.Load() {
 			p.deliver(e.at, e.sub, m, rc)
@@ -310,6 +314,15 @@ func (p *Port) publishOnce(res *result, m *msg.Msg, rc *msg.Receipt) {
 		p.deliver(t.at, t.sub, m, rc)
 	}
 	m.Queues = from
+}
+
+// publishAnswers gives what a hub answers to who asked.
+func (p *Port) publishAnswers(res *result, m *msg.Msg, rc *msg.Receipt) {
+	for i := range res.once {
+		if t := &res.once[i]; t.at.mode == Answers {
+			p.deliver(t.at, t.sub, m, rc)
+		}
+	}
 }
 
 // takes reports whether such a sink is for what comes from a port of mode from, if a

@@ -393,12 +393,16 @@ func TestRouterAnswers(t *testing.T) {
 		t.Fatal(err)
 	}
 	told := 0
-	r.Interest(func(subject, queue string, members int) { told += members })
+	defer r.Interest(func(subject, queue string, members int) { told += members })()
 	if told != 1 {
 		t.Errorf("the hub is told of %d, want 1", told)
 	}
-	here, hub := r.Attach("here", &testkit.Sink{}, EachSub), r.Attach("hub", &testkit.Sink{}, Uplink)
-	if rc := here.Publish(text("_INBOX.x.1")); rc.Taken != 0 {
+	spy := &testkit.Sink{}
+	here, hub := r.Attach("here", spy, EachSub), r.Attach("hub", &testkit.Sink{}, Uplink)
+	if err := here.Subscribe(&msg.Sub{Subject: ">"}); err != nil {
+		t.Fatal(err)
+	}
+	if rc := here.Publish(text("_INBOX.x.1")); rc.Taken != 1 { // by itself
 		t.Error("it takes an answer that is not the hub's")
 	}
 	if rc := hub.Publish(text("_INBOX.x.2")); rc.Taken != 1 {
@@ -406,6 +410,9 @@ func TestRouterAnswers(t *testing.T) {
 	}
 	if got := sink.Subjects(); !slices.Equal(got, []string{"_INBOX.x.2"}) {
 		t.Errorf("it heard %q", got)
+	}
+	if got := spy.Subjects(); !slices.Equal(got, []string{"_INBOX.x.1"}) {
+		t.Errorf("another heard %q", got)
 	}
 }
 

@@ -119,6 +119,7 @@ type result struct {
 	once    []target // Once, Uplink and Outbox ports, each a single time
 	groups  []group
 	outbox  bool // one of once is an Outbox
+	answers bool // one of once is for Answers
 
 	crossings []crossing // to other accounts
 	passing   bool       // it holds for this message only
@@ -162,14 +163,14 @@ func (g *group) pickFar() int {
 }
 
 func (res *result) reset() {
-	res.subject, res.gen, res.outbox, res.passing = "", 0, false, false
+	res.subject, res.gen, res.outbox, res.answers, res.passing = "", 0, false, false, false
 	res.crossings = res.crossings[:0]
 	res.plain, res.once, res.groups = res.plain[:0], res.once[:0], res.groups[:0]
 }
 
 // clone returns a copy with memory of its own.
 func (res *result) clone(subject []byte) *result {
-	c := &result{subject: string(subject), gen: res.gen, outbox: res.outbox,
+	c := &result{subject: string(subject), gen: res.gen, outbox: res.outbox, answers: res.answers,
 		plain: slices.Clone(res.plain), once: slices.Clone(res.once), crossings: slices.Clone(res.crossings)}
 	for _, g := range res.groups {
 		c.groups = append(c.groups, group{bytes.Clone(g.name), slices.Clone(g.local), slices.Clone(g.far)})
@@ -235,7 +236,7 @@ func (res *result) onceAt(p *Port) int {
 		}
 	}
 	res.once = append(res.once, target{at: p})
-	res.outbox = res.outbox || p.mode == Outbox
+	res.outbox, res.answers = res.outbox || p.mode == Outbox, res.answers || p.mode == Answers
 	return len(res.once) - 1
 }
 

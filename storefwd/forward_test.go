@@ -40,8 +40,9 @@ type fakeHub struct {
 	dated     bool                        // it says when its last message came
 	newest    time.Time                   // … if so
 
-	line func(subject string) // waits for as long as the answer to that is on its line; nil: all comes at once
-	down chan func()          // what is on its line, see lay
+	line  func(subject string) // waits for as long as the answer to that is on its line; nil: all comes at once
+	down  chan func()          // what is on its line, see lay
+	named string               // nats-server: the first of these headers counts
 }
 
 type fakeMsg struct{ subject, id, header string } // header with what follows it
@@ -131,8 +132,8 @@ func (h *fakeHub) store(subject string, m *msg.Msg) string {
 	if h.lost != nil && h.lost(subject) {
 		return ""
 	}
-	if bytes.Contains(m.Header, []byte("Nats-Expected-Stream: ")) {
-		return `{"error":{"code":400,"err_code":10060,"description":"expected stream does not match"}}`
+	if v := headerValue(m.Header, []byte("Nats-Expected-Stream")); v != nil && string(v) != h.named {
+		return `{"stream":"S","error":{"code":400,"err_code":10060,"description":"expected stream does not match"}}`
 	}
 	if want, _, _ = strings.Cut(want, "\r\n"); guarded && want != strconv.Itoa(len(h.stored)) {
 		return `{"error":{"code":400,"err_code":10071,"description":"wrong last sequence"}}`

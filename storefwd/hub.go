@@ -233,7 +233,7 @@ func (f *Forwarder) ping(answered func()) error {
 func (f *Forwarder) waitLong() {
 	text := "an answer of the hub is on its way, on a line that is slow or carries much else"
 	if quiet := f.up.Quiet(); quiet >= f.o.AckTimeout {
-		text = fmt.Sprintf("an answer of the hub is waited for, and nothing has come from it for %v", quiet.Round(time.Second))
+		text = fmt.Sprintf("no answer from JetStream on the hub, from which nothing at all has come for %v", quiet.Round(time.Second))
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -141,7 +141,7 @@ const saveSent = 16
 
 // saidOf is how many of a day's bytes the engine knows of.
 func (l *Log) saidOf(number int64) int64 {
-	if l.sentSaid.Number != number {
+	if l.sentSaid.Number != number || l.sentSaid.Bytes > l.sent.Bytes { // one that was a day by the time it lasted
 		return 0
 	}
 	return l.sentSaid.Bytes

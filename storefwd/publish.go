@@ -166,7 +166,7 @@ func (f *Forwarder) note(p *place, r *Record, acked chan struct{}) {
 		f.st.Resent++
 	}
 	f.alone, f.aloneSeq, f.insisted = acked, r.Seq, ""
-	if acked != nil && p.insists {
+	if acked != nil && p.insists && !p.probe {
 		f.insisted = string(r.Subject)
 	}
 	f.reply = append(f.reply[:0], f.inbox...)
@@ -207,7 +207,7 @@ func isLeftOut(name []byte) bool {
 // that nothing may follow before it is acknowledged.
 func (f *Forwarder) guard(p *place, filter int) (alone bool) {
 	f.expect = f.expect[:0]
-	if p.insists {
+	if p.insists && !p.probe {
 		f.expect = append(append(append(f.expect, expectedStream...), p.name...), crlf...)
 	}
 	switch {

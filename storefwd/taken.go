@@ -78,7 +78,11 @@ func (s *Store) metaTaken() bool {
 		return false
 	}
 	at := placeOf(s.path(metaFile))
-	if s.ourMeta() != nil {
+	var cannot syscall.Errno
+	switch err := s.ourMeta(); {
+	case errors.As(err, &cannot) && !errors.Is(err, fs.ErrNotExist) && cannot != syscall.ENOTDIR && cannot != syscall.ELOOP:
+		return false // no descriptors or no memory are left for now, or the disk has other troubles
+	case err != nil:
 		return true
 	}
 	s.metaAt = at

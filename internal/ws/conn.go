@@ -66,8 +66,9 @@ var epoch = time.Now()
 
 func (s *sock) Read(p []byte) (int, error) {
 	n, err := s.Conn.Read(p)
-	if n > 0 {
+	if n > 0 { // an error that TLS gives with the last bytes comes again
 		s.heard.Store(int64(time.Since(epoch)))
+		err = nil
 	}
 	s.failed = err
 	return n, err
@@ -81,10 +82,9 @@ func (s *sock) Quiet() time.Duration {
 	return time.Since(epoch) - time.Duration(s.heard.Load())
 }
 
-// ended makes a peer's good-bye the end of the stream.
+// ended makes a peer's good-bye, whatever its code, the end of the stream.
 func ended(err error) error {
-	switch websocket.CloseStatus(err) {
-	case websocket.StatusNormalClosure, websocket.StatusGoingAway, websocket.StatusNoStatusRcvd:
+	if websocket.CloseStatus(err) != -1 {
 		return io.EOF
 	}
 	return err
