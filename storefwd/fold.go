@@ -16,10 +16,6 @@ const (
 	resetAbove = 16 << 20 // an engine file without records is exchanged above this size
 	foldRetry  = time.Second
 	saveAcks   = time.Minute // between looks whether acknowledgements alone are worth a transaction
-
-	// What a backlog left is saved so long after its end, and so long after the transaction before.
-	saveDrained = time.Second
-	saveApart   = 10 * time.Second
 )
 
 // dirty notes that there is something to fold.
@@ -77,27 +73,19 @@ func (s *Store) foldDue() {
 	}
 }
 
-// acksDue reports whether it is to be saved now what is acknowledged, and a crash would bring back. The
-// hub would have to be asked for it again, however much it took since, and whatever others did there.
-// Of a backlog that is over it is saved at once, with the tail, for a hub that goes back. The little that
-// is written while the link is up stays in the journal until the grace is over.
+// acksDue reports whether it is to be saved now that all is acknowledged which a crash would bring
+// back. The hub would have to be asked for it again, however much it took since. A hub that goes back
+// may ask for it for a while; until then it stays in the journal.
 func (s *Store) acksDue(now int64) (due bool) {
 	s.acksAt = 0
-	later := func(d time.Duration) { s.acksAt = now + int64(d) }
-	over := false
 	for _, l := range s.logs {
-		switch back, done := l.comesBack(); {
-		case l.backlogOver && back && l.first > l.journaled:
-			l.saveTo, over = l.acks, true
-		case l.backlogOver && l.first <= l.journaled:
-			later(saveApart)
-		case back && done:
+		if back, done := l.comesBack(); back && !done {
+			s.acksAt = now + int64(saveAcks)
+		} else if back {
 			due = true
-		case back:
-			later(saveAcks)
 		}
 	}
-	return over || due && s.acksAt == 0
+	return due && s.acksAt == 0
 }
 
 // hasOvertaken reports whether what is not safe yet took the place of what is about to be removed.
@@ -240,9 +228,7 @@ func (s *Store) tookFold(b *foldBatch, to map[*Log]seqRange, n int64) {
 		delete(c.dead, k.from)
 	}
 	for id, st := range b.states {
-		if s.logs[id].said(&st); s.logs[id].backlogOver {
-			s.acksAt = s.foldedAt + int64(saveApart)
-		}
+		s.logs[id].said(&st)
 	}
 	for l, r := range to {
 		l.inEngine(r.from, r.to)
@@ -437,7 +423,6 @@ func (s *Store) foldBatch() (b *foldBatch, to map[*Log]seqRange) {
 func (l *Log) said(st *logState) {
 	l.stated, l.told = st.First, l.told[len(l.toldFolding):]
 	l.toldFolding = nil
-	l.backlogOver = l.backlogOver && l.first <= l.journaled
 	l.acksSaved, l.scatterSaid, l.foreignSaid, l.sentSaid = l.acksFolding, st.Scattered, st.Foreign, st.Sent
 	if l.ackNewsFolding {
 		l.ackNews = false

@@ -51,8 +51,6 @@ type Log struct {
 
 	ackNews, ackNewsFolding      bool   // what is acknowledged changed in a way that a crash must not undo, and the engine does not know; a fold that runs tells it
 	acks, acksSaved, acksFolding uint64 // acknowledgements; those that the engine knows of, and will once the fold that runs has succeeded
-	saveTo                       uint64 // acknowledgements that the engine is to know of soon
-	backlogOver                  bool   // a backlog was on the disk, and is over: what is acknowledged is to be saved
 	scatter, scatterSaid         bool   // records may have been handed out while older ones waited; the engine knows that
 	hub                          mark   // where the hub's stream stands
 	foreign, foreignSaid         string // a stream that others were seen to write to; the engine knows of it
@@ -463,9 +461,6 @@ func (l *Log) setLive(live bool, spill time.Duration) {
 	if l.live != live {
 		l.s.wakeBy(l.s.mono())
 	}
-	if live && !l.live {
-		l.saveBacklog()
-	}
 	l.drains, l.live, l.spill = live, live, int64(spill)
 }
 
@@ -475,19 +470,6 @@ func (l *Log) setDrains() {
 	defer l.s.mu.Unlock()
 	l.drains, l.live = true, false
 	l.s.wakeBy(l.s.mono())
-}
-
-// saveBacklog has what is acknowledged saved once all is that is on the disk now.
-func (l *Log) saveBacklog() {
-	s := l.s
-	if l.ret.Memory || l.stated > max(l.folded, l.journaled) {
-		return
-	}
-	l.backlogOver = true
-	if at := max(s.mono()+int64(saveDrained), s.foldedAt+int64(saveApart)); s.acksAt == 0 || at < s.acksAt {
-		s.acksAt = at
-		s.wakeBy(at)
-	}
 }
 
 func (l *Log) wakeReaders() {

@@ -153,15 +153,13 @@ func (l *Log) countAck() {
 
 // unsaved reports whether a fold should save what is acknowledged.
 func (l *Log) unsaved() bool {
+	n := l.acks - l.acksSaved
 	if l.last == 0 || l.ret.Memory { // the engine knows nothing of it
 		return false
 	}
 	back, _ := l.comesBack()
-	return l.ackNews || l.scatter && !l.scatterSaid || l.acks > l.acksSaved && l.s.closed || l.saves() && (l.scatter || back)
+	return l.ackNews || l.scatter && !l.scatterSaid || n > 0 && l.s.closed || n >= saveEvery && (l.scatter || back)
 }
-
-// saves reports whether acknowledgements are worth a transaction.
-func (l *Log) saves() bool { return l.acks-l.acksSaved >= saveEvery || l.acksSaved < l.saveTo }
 
 // comesBack reports whether a crash would bring back what is acknowledged. It is done with if a hub
 // that goes back is not to get it again, either.

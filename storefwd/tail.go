@@ -219,7 +219,7 @@ func (l *Log) tailToDisk() (upTo uint64) {
 	case l.ret.Memory:
 	case l.ret.GraceOnDisk || l.tail.flush != nil:
 		return math.MaxUint64
-	case l.saves() && !l.s.closed:
+	case l.acks-l.acksSaved >= saveEvery && !l.s.closed:
 		return l.journaled
 	}
 	return 0

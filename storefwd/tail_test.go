@@ -227,69 +227,6 @@ func TestAcknowledgedBacklogIsSaved(t *testing.T) {
 	})
 }
 
-// What a backlog left is saved as soon as all of it is acknowledged, and stays where a hub that goes back finds it;
-// then it goes for good. One link that comes and goes costs a transaction in ten seconds.
-func TestDrainedBacklogIsSaved(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		dir := t.TempDir()
-		ret := Retention{Keep: UntilAcked, Grace: 5 * time.Minute, GraceBytes: 1 << 20}
-		s, err := Open(dir, Options{Node: "n", CommitInterval: time.Hour})
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer s.Close()
-		l, err := s.Log("OUT/a", ret)
-		if err != nil {
-			t.Fatal(err)
-		}
-		c, err := l.Cursor("hub", CursorConfig{Ahead: true, MaxPending: 1000})
-		if err != nil {
-			t.Fatal(err)
-		}
-		time.Sleep(time.Minute)
-		appendN(t, l, 20)
-		waitSafe(t, s)
-		l.setLive(true, time.Hour)
-		ackAll(t, c, 15)
-		time.Sleep(15 * time.Second)
-		if folds := s.Stats().Folds; folds != 0 {
-			t.Errorf("%d folds while some of it waits", folds)
-		}
-		ackAll(t, c, 5)
-		time.Sleep(15 * time.Second)
-		again, held, hub := tailLog(t, killed(t, dir), ret)
-		if st := held.Stats(); st.Msgs != 0 {
-			t.Errorf("a crash brings back %d", st.Msgs)
-		}
-		if missing, err := hub.rewind(0); err != nil || missing.from != 0 {
-			t.Errorf("%v, missing %+v", err, missing)
-		}
-		wantSeqs(t, take(t, hub, 20), 1, 20)
-		again.Close()
-		if folds := s.Stats().Folds; folds != 1 {
-			t.Errorf("%d folds", folds)
-		}
-		for range 100 { // for ten seconds
-			l.setLive(false, 0)
-			appendN(t, l, 1)
-			waitSafe(t, s)
-			l.setLive(true, time.Hour)
-			ackAll(t, c, 1)
-			time.Sleep(100 * time.Millisecond)
-		}
-		if folds := s.Stats().Folds; folds > 2 {
-			t.Errorf("%d folds of a link that comes and goes", folds)
-		}
-		time.Sleep(20 * time.Minute)
-		synctest.Wait()
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		if !s.engineEmpty() || l.removable() {
-			t.Error("the tail stays")
-		}
-	})
-}
-
 // Where much is acknowledged since, it is saved earlier, and stays where a hub that goes back finds it.
 func TestAcknowledgedBacklogIsSavedInTime(t *testing.T) {
 	ret := Retention{Grace: time.Hour, GraceBytes: 64 << 20}
