@@ -132,3 +132,20 @@ func TestBudgetOfLargeReads(t *testing.T) {
 		t.Errorf("without a budget it asks for %d and %d bytes", small, large)
 	}
 }
+
+// A reader that ends with a large buffer in hand, as after a goodbye, gives it back.
+func TestLentBufferComesBack(t *testing.T) {
+	b := NewBudget(8 * largeRead)
+	in := NewInbound(&full{})
+	in.Trust(b)
+	for range 2 {
+		in.Next(true)
+	}
+	if n := b.lent.Load(); n != largeRead {
+		t.Fatalf("%d bytes are lent", n)
+	}
+	in.Leave()
+	if n := b.lent.Load(); n != 0 {
+		t.Errorf("%d bytes are not given back", n)
+	}
+}

@@ -121,7 +121,7 @@ func withBanned(list []string, bans map[string]time.Time) []string {
 
 // ceiling is the largest message that a hub takes, where that is less than its INFO says: an
 // account of it may have a limit of its own. It is found by what was too large, and forgotten
-// after a while, since the limit may be raised.
+// by a link that is made after a while, since the limit may be raised.
 type ceiling struct {
 	most  int64
 	until time.Time

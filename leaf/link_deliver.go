@@ -73,11 +73,9 @@ func (s *session) put(m *msg.Msg, limit int) error {
 	if !ok {
 		return ErrLinkDown
 	}
+	s.largest.Store(max(s.largest.Load(), int64(size))) // by one at a time, between Begin and End
 	if s.out.End(appendLmsg(b, m, !s.plain)) != msg.Taken {
 		return ErrLinkBusy
-	}
-	for was := s.largest.Load(); int64(size) > was && !s.largest.CompareAndSwap(was, int64(size)); {
-		was = s.largest.Load()
 	}
 	c := &s.link.counters
 	c.outMsgs.Add(1)

@@ -274,7 +274,7 @@ func (s *session) handleMaxPayload(f *linkFault) {
 	}
 	s.maxPayload.Store(s.link.ceiling.lower(largest))
 	s.link.facts(s)
-	f.remedy = fmt.Sprintf("its account takes less than its max_payload: messages of %d bytes and more are left out for %s; raise the account's max_payload at the hub", largest, banTime)
+	f.remedy = fmt.Sprintf("its account takes less than its max_payload: messages of %d bytes and more are left out until a link is made after %s; raise the account's max_payload at the hub", largest, banTime)
 }
 
 // ping asks the hub whether it is there.

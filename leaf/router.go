@@ -333,8 +333,8 @@ func (m Mode) takes(from Mode, outbox bool) bool {
 		return !outbox
 	case Outbox:
 		return from != Uplink
-	case Answers:
-		return from == Uplink
+	case Answers: // publishAnswers has what is for it
+		return false
 	}
 	return true
 }

@@ -218,12 +218,10 @@ func (l *Log) forgo(seq uint64) {
 // inDoubt is how many of the losses for one reason may be at the hub.
 func (l *Log) inDoubt(why Loss) uint64 { return l.doubt.lost[why].n + l.late.lost[why].n }
 
-// noteCounted notes that an earlier run has counted these losses.
-func (l *Log) noteCounted(why Loss, seqs *spans) {
-	for _, s := range seqs.s {
-		if x := &l.lostBefore[why]; len(x.s) < mostSpans {
-			x.add(s.From, s.To)
-		}
+// noteCounted notes that an earlier run has counted the losses from…to, as far as there is room.
+func (l *Log) noteCounted(why Loss, from, to uint64) {
+	if x := &l.lostBefore[why]; len(x.s) < mostSpans {
+		x.add(from, to)
 	}
 }
 
@@ -345,8 +343,9 @@ func (l *Log) restoreDoubt(st logState) {
 			for _, s := range list {
 				said.add(s.From, s.To)
 			}
-			counted := said.common(&l.doubt.lost[why])
-			l.noteCounted(why, &counted)
+			for _, s := range said.common(&l.doubt.lost[why]).s {
+				l.noteCounted(why, s.From, s.To)
+			}
 		}
 	}
 }
@@ -362,7 +361,9 @@ func (l *Log) onlyDoubted(seqs *spans) {
 		for _, s := range left.lost[why].s {
 			settled.remove(s.From, s.To)
 		}
-		l.noteCounted(Loss(why), &settled)
+		for _, s := range settled.s {
+			l.noteCounted(Loss(why), s.From, s.To)
+		}
 	}
 	l.doubt = left
 	for reason := range l.gaps {

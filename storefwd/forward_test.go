@@ -780,6 +780,33 @@ func TestProbeIsNotStored(t *testing.T) {
 	}
 }
 
+// Nor where the configuration names the stream and that does not list all of the outbox: of two headers
+// that name one a hub looks at the first.
+func TestProbeOfAStreamThatIsSet(t *testing.T) {
+	h, probed := &fakeHub{takes: []string{"a.>"}, named: "S"}, false
+	h.unacked = func(subject string) bool {
+		if subject == "a.1" || probed {
+			return false
+		}
+		h.deaf = "MSG.GET.S"
+		return true
+	}
+	h.answer = func(string) string { // called with the lock held
+		if h.deaf != "" && !h.guarded {
+			h.deaf, probed = "", true
+		}
+		return ""
+	}
+	s, l := openWith(t, t.TempDir(), "a.1", "a.2", "a.3", "a.4")
+	defer s.Close()
+	h.f = NewForwarder(ForwarderOptions{Log: l, Uplink: h, Filters: []string{"a.>", "b.>"}, Stream: "S", Class: "c", RetryMin: 1, RetryMax: 1,
+		AckTimeout: 100 * time.Millisecond})
+	drain(t, h.f, h)
+	if wantSubjects(t, h, "a.1", "a.2", "a.3", "a.4"); !probed {
+		t.Error("it was not probed")
+	}
+}
+
 // A stream that took no Nats-TTL gets them once it says that it does.
 func TestTTLIsAllowedLater(t *testing.T) {
 	h := &fakeHub{}

@@ -137,7 +137,7 @@ func (l *Log) dropped(o ref, why Loss) {
 		return
 	}
 	if why == LostOldest && o.seq < l.cutBefore {
-		l.lostBefore[why].add(o.seq, o.seq)
+		l.noteCounted(why, o.seq, o.seq)
 	}
 	if l.lose(why, o.seq, o.seq, 1); d != nil {
 		d.lost[why].add(o.seq, o.seq)

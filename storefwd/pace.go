@@ -127,7 +127,7 @@ func (f *Forwarder) spend(n int64) {
 	}
 	if f.o.DailyBytes > 0 {
 		f.s.mu.Lock()
-		if f.l.sent.Bytes += n; f.l.sent.Bytes-f.l.saidOf(f.l.sent.Number) >= f.o.DailyBytes/saveSent {
+		if f.l.sent.Bytes += n; !f.l.ackNews && f.l.sent.Bytes-f.l.saidOf(f.l.sent.Number) >= f.o.DailyBytes/saveSent {
 			f.l.ackNews, f.l.ackNewsFolding = true, false
 			f.s.foldNow()
 		}

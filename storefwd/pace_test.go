@@ -120,6 +120,27 @@ func TestDailyBytesOutliveACrash(t *testing.T) {
 	}
 }
 
+// Nor more of the next day, where days are counted by how long they last.
+func TestDailyBytesOfTheNextDayOutliveACrash(t *testing.T) {
+	s, l := openWith(t, t.TempDir(), "a.1")
+	defer s.Close()
+	f := NewForwarder(ForwarderOptions{Log: l, DailyBytes: 1600})
+	saved := func(from, to int64) func() bool {
+		return func() bool {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			return from < l.sentSaid.Bytes && l.sentSaid.Bytes <= to
+		}
+	}
+	f.spend(1600)
+	testkit.Eventually(t, saved(1500, 1600), "the first day is saved")
+	s.mu.Lock()
+	l.sent.turn(time.Time{}, false, wholeDay, &f.pacer.turned)
+	s.mu.Unlock()
+	f.spend(800)
+	testkit.Eventually(t, saved(700, 800), "the second day is saved")
+}
+
 func TestPriority(t *testing.T) {
 	for _, c := range []struct{ mine, other, sent int }{{1, 5, 0}, {5, 5, 1000}, {5, 1, 1000}} {
 		h := &fakeHub{}

@@ -48,9 +48,14 @@ func (f namedFile) taken() bool {
 	}
 	info, err := os.Lstat(f.path)
 	if err != nil {
-		return errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) || errors.Is(err, syscall.ELOOP)
+		return leadsNowhere(err)
 	}
 	return !os.SameFile(f.info, info) || info.Size() < f.info.Size()
+}
+
+// leadsNowhere reports whether err is about the name, not about the disk, or for want of descriptors or memory.
+func leadsNowhere(err error) bool {
+	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) || errors.Is(err, syscall.ELOOP)
 }
 
 // takenFiles names the files that were taken away.
@@ -80,8 +85,8 @@ func (s *Store) metaTaken() bool {
 	at := placeOf(s.path(metaFile))
 	var cannot syscall.Errno
 	switch err := s.ourMeta(); {
-	case errors.As(err, &cannot) && !errors.Is(err, fs.ErrNotExist) && cannot != syscall.ENOTDIR && cannot != syscall.ELOOP:
-		return false // no descriptors or no memory are left for now, or the disk has other troubles
+	case errors.As(err, &cannot) && !leadsNowhere(err):
+		return false
 	case err != nil:
 		return true
 	}

@@ -201,3 +201,35 @@ func TestAnotherStoreInItsPlace(t *testing.T) {
 		k.checkCrash(dir + ".old")
 	})
 }
+
+// A meta file that cannot be read for want of descriptors was not taken away.
+func TestNoDescriptorsAreNoTakenFile(t *testing.T) {
+	dir := t.TempDir()
+	real, err := Open(dir, Options{Node: "n"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &Store{dir: dir, epoch: real.epoch, lock: real.lock, metaOK: true} // that has not looked yet
+	defer real.Close()
+	var was syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &was); err != nil {
+		t.Fatal(err)
+	}
+	none := was
+	none.Cur = 3
+	if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &none); err != nil {
+		t.Fatal(err)
+	}
+	_, lack := os.ReadFile(filepath.Join(dir, metaFile))
+	taken := s.metaTaken()
+	if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &was); err != nil {
+		t.Fatal(err)
+	}
+	if taken || !errors.Is(lack, syscall.EMFILE) {
+		t.Errorf("taken: %v, reading: %v", taken, lack)
+	}
+	s.epoch++ // another store's
+	if !s.metaTaken() {
+		t.Error("another meta file was not noticed")
+	}
+}

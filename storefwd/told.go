@@ -52,7 +52,7 @@ func (l *Log) replayTold(b []byte, seq uint64) (news bool) {
 		l.cut, l.cutSaid = l.cutBefore, l.cutBefore
 	case seq > max(l.folded, l.journaled):
 		l.lost[LostNewest]++
-		l.lostBefore[LostNewest].add(seq, seq)
+		l.noteCounted(LostNewest, seq, seq)
 		l.addGap(gap{From: seq, To: seq, Count: 1, Reason: LostNewest.String()})
 		l.journaled, l.last = seq, max(l.last, seq)
 	}

@@ -5,6 +5,8 @@ import (
 	"bytes"
 	"compress/flate"
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"io"
 	"net"
 	"net/http"
@@ -177,6 +179,37 @@ func TestFrameIsCutOff(t *testing.T) {
 	}
 }
 
+// A frame that comes together with the end of the connection is whole: TLS 1.2 gives both at once.
+func TestFrameBeforeTheEnd(t *testing.T) {
+	for _, version := range []uint16{tls.VersionTLS12, tls.VersionTLS13} {
+		cert, key := testkit.NewCA(t).Issue(x509.Certificate{DNSNames: []string{"leafd"}})
+		id, _, err := secure.Load(secure.Config{CertFile: cert, KeyFile: key}, time.Now())
+		if err != nil {
+			t.Fatal(err)
+		}
+		s, ln := start(t, Options{TLS: secure.NewSource(id)})
+		client, server := upgrade(t, s, tls.Client(ln.dial(), &tls.Config{InsecureSkipVerify: true, MaxVersion: version}), "")
+		client.Write(masked([]byte("whole"), false))
+		client.Close()
+		got, err := io.ReadAll(server)
+		if string(got) != "whole" {
+			t.Errorf("%s: %q, %v", tls.VersionName(version), got, err)
+		}
+	}
+}
+
+// A close frame is a good-bye, whatever it says.
+func TestCloseCodes(t *testing.T) {
+	for _, code := range []websocket.StatusCode{1000, 1001, 1011, 1012, 3000, 4000} {
+		s, ln := start(t, Options{})
+		client, server := open(t, s, ln)
+		go client.Close(code, "")
+		if _, err := server.Read(make([]byte, 1)); err != io.EOF {
+			t.Errorf("%d: %v", code, err)
+		}
+	}
+}
+
 // A frame that comes bit by bit is no silence.
 func TestQuiet(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -206,24 +239,28 @@ func TestQuiet(t *testing.T) {
 // openRaw upgrades a connection, and returns what is beneath it at the client.
 func openRaw(t *testing.T, s *Server, ln *pipes) (client, server net.Conn) {
 	t.Helper()
+	extensions := ""
+	if s.opts.Compression {
+		extensions = "Sec-WebSocket-Extensions: permessage-deflate; client_no_context_takeover; server_no_context_takeover\r\n"
+	}
+	return upgrade(t, s, ln.dial(), extensions)
+}
+
+func upgrade(t *testing.T, s *Server, nc net.Conn, extensions string) (client, server net.Conn) {
+	t.Helper()
 	got := make(chan net.Conn, 1)
 	go func() {
 		nc, _ := s.NATS().Accept()
 		got <- nc
 	}()
-	client = ln.dial()
-	ask := request + "Sec-WebSocket-Extensions: permessage-deflate; client_no_context_takeover; server_no_context_takeover\r\n\r\n"
-	if !s.opts.Compression {
-		ask = request + "\r\n"
-	}
-	io.WriteString(client, ask)
-	resp, err := http.ReadResponse(bufio.NewReader(client), nil)
+	io.WriteString(nc, request+extensions+"\r\n")
+	resp, err := http.ReadResponse(bufio.NewReader(nc), nil)
 	if err != nil || resp.StatusCode != http.StatusSwitchingProtocols {
 		t.Fatalf("%v, %v", resp, err)
 	}
 	server = <-got
-	t.Cleanup(func() { client.Close(); server.Close() })
-	return client, server
+	t.Cleanup(func() { nc.Close(); server.Close() })
+	return nc, server
 }
 
 // masked is one message in one frame as a client sends it. [RFC 6455 5.2, RFC 7692 7.2.1]
