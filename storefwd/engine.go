@@ -87,6 +87,7 @@ type logState struct {
 	Tail      uint64 `json:"tail,omitempty"` // from here to First records are kept for a hub that goes back; 0: none
 	TailMsgs  int64  `json:"tail_msgs,omitempty"`
 	TailBytes int64  `json:"tail_bytes,omitempty"`
+	Holes     []span `json:"holes,omitempty"` // of the tail, what was in RAM alone
 
 	Gaps         map[string]gap  `json:"gaps,omitempty"`    // lost and not declared, by reason
 	Marker       uint64          `json:"marker,omitempty"`  // what those from here on declare is in Gaps all the same: they are not on the disk, as far as is known

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -261,8 +262,8 @@ func (f *Forwarder) longer(pause time.Duration) time.Duration {
 
 // session lasts from one interruption to the next. went says whether anything was
 // acknowledged in it.
-func (f *Forwarder) session(ctx context.Context) (went bool, err error) {
-	ctx, cancel := context.WithCancelCause(ctx)
+func (f *Forwarder) session(run context.Context) (went bool, err error) {
+	ctx, cancel := context.WithCancelCause(run)
 	defer cancel(nil)
 	f.mu.Lock()
 	f.attempt++
@@ -296,12 +297,16 @@ func (f *Forwarder) session(ctx context.Context) (went bool, err error) {
 	}
 	if err = f.how.resume(ctx); err == nil {
 		f.isLive = false // until the backlog is small
+		f.l.setAway(false, false)
 		f.l.setDrains()
 		f.live()
 		f.setState(f.afresh(), "")
 		err = f.pump(ctx)
 	}
 	f.l.setLive(false, 0)
+	if run.Err() == nil {
+		f.l.setAway(true, slices.ContainsFunc(f.places, func(p *place) bool { return p.info.Config.Persist == "async" }))
+	}
 	f.s.busy(f, false)
 	f.pacer.waits = ""
 	f.mu.Lock()

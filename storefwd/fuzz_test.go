@@ -141,7 +141,7 @@ func FuzzMeta(f *testing.F) {
 // A log state survives a round trip, and only with its checksum.
 func FuzzState(f *testing.F) {
 	good, err := encodeState(logState{Name: "a", Base: 1, First: 2, Last: 9, Msgs: 3, Epochs: []epochStart{{1, 2}}, Cursors: map[string]uint64{"hub": 4},
-		Early: map[string][]span{"hub": {{6, 7}, {9, 9}}}, Mark: mark{Stream: "S", Domain: "hub", At: 12, Seq: 4, Read: 13}, Scattered: true})
+		Early: map[string][]span{"hub": {{6, 7}, {9, 9}}}, Mark: mark{Stream: "S", Domain: "hub", At: 12, Seq: 4, Read: 13}, Scattered: true, Tail: 1, TailMsgs: 1, Holes: []span{{1, 1}}})
 	if err != nil {
 		f.Fatal(err)
 	}

@@ -26,6 +26,7 @@ type streamInfo struct {
 		NoAck     bool              `json:"no_ack"`
 		TTL       bool              `json:"allow_msg_ttl"`
 		Counter   bool              `json:"allow_msg_counter"` // takes increments, and no expectation with them
+		Persist   string            `json:"persist_mode"`      // async: acknowledges first, and writes then
 
 		MaxPerSubject     int64 `json:"max_msgs_per_subject"` // 0 or less: no limit
 		DiscardPerSubject bool  `json:"discard_new_per_subject"`

@@ -486,6 +486,7 @@ type LogStats struct {
 	OldestAge   time.Duration
 	OlderStill  bool // than OldestAge, which is since the boot: nobody knows how much
 	Live        bool
+	KeptInRAM   int // acknowledged by the hub, kept for one that goes back, and not on the disk
 
 	Appended, Acked, Written uint64            // since Open; Written counts records that went to the journal
 	Conflated                uint64            // superseded by newer ones of their subject, since Open
@@ -510,7 +511,7 @@ func (l *Log) Stats() LogStats {
 // counts fills in what needs no look at the oldest record.
 func (l *Log) counts() LogStats {
 	st := LogStats{
-		Name: l.name, Msgs: l.msgs, Bytes: l.bytes, First: l.last + 1, Last: l.last, Live: l.live,
+		Name: l.name, Msgs: l.msgs, Bytes: l.bytes, First: l.last + 1, Last: l.last, Live: l.live, KeptInRAM: l.tail.ram.len(),
 		Appended: l.appended, Acked: uint64(max(0, l.acked)), Written: l.written, Conflated: l.conflated, Lost: map[string]uint64{}, InDoubt: map[string]uint64{}, Earlier: map[string]uint64{},
 	}
 	for i, n := range l.lost {

@@ -14,7 +14,10 @@ type tail struct {
 	engFrom uint64          // no record of the tail in the engine is below; 0: there is none
 	marks   deque[tailMark] // ascending; none: the tail is empty
 	bytes   int64
+	holes   spans         // what an earlier run had in its RAM alone
 	flush   chan struct{} // closed after the next fold, which puts ram into the engine; nil if nobody asked
+
+	away, behind bool // the hub is lost, and may have lost what it acknowledged; it writes behind its acknowledgements
 }
 
 // tailMark accounts for what was acknowledged at about one time, so that no record
@@ -108,6 +111,7 @@ func (l *Log) forget() {
 	m := t.marks.pop()
 	t.bytes -= m.bytes
 	t.from = m.to + 1
+	t.holes.remove(0, m.to)
 	for t.ram.len() > 0 && (*t.ram.at(0)).seq <= m.to {
 		if r := t.ram.pop(); l.unsure.has(r.seq) {
 			l.remove(r.seq, m.to, 0, 0)
@@ -178,6 +182,9 @@ func (l *Log) restoreTail(st logState) {
 	}
 	l.tail.from, l.tail.engFrom, l.tail.bytes = st.Tail, st.Tail, st.TailBytes
 	l.tail.marks.push(tailMark{to: l.first - 1, at: l.s.mono(), bytes: st.TailBytes, engMsgs: max(st.TailMsgs, 1), engBytes: st.TailBytes})
+	for _, h := range st.Holes {
+		l.tail.holes.add(max(h.From, st.Tail), min(h.To, l.first-1))
+	}
 }
 
 // tailState tells where the engine's part of the tail begins, counting what the fold
@@ -193,10 +200,12 @@ func (l *Log) tailState(st *logState) {
 		st.Tail = max(t.engFrom, t.from)
 	}
 	upTo := l.tailToDisk()
+	var holes spans
 	for i := range t.ram.len() {
 		r := *t.ram.at(i)
 		if r.seq > upTo {
-			break
+			holes.add(r.seq, r.seq)
+			continue
 		}
 		st.TailMsgs++
 		st.TailBytes += int64(len(r.buf))
@@ -204,7 +213,20 @@ func (l *Log) tailState(st *logState) {
 			st.Tail = r.seq
 		}
 	}
+	if st.Tail == 0 {
+		return
+	}
+	for _, h := range t.holes.s {
+		holes.add(h.From, h.To)
+	}
+	for len(holes.s) > mostHoles {
+		holes.add(holes.s[0].To, holes.s[1].From)
+	}
+	st.Holes = holes.s
 }
+
+// mostHoles bounds what is said of them; the oldest are taken for one.
+const mostHoles = 64
 
 // unsaid reports whether the engine does not know yet which of its records are
 // acknowledged.
@@ -213,16 +235,29 @@ func (l *Log) unsaid() bool {
 }
 
 // tailToDisk is up to where the next fold puts the tail's RAM into the engine: all of it, or what only
-// the journal has, which is about to be told that it is acknowledged.
+// the journal has, which is about to be told that it is acknowledged. A hub that was lost may come back
+// with less, and this run may end before that.
 func (l *Log) tailToDisk() (upTo uint64) {
+	t := &l.tail
 	switch {
 	case l.ret.Memory:
-	case l.ret.GraceOnDisk || l.tail.flush != nil:
+	case l.ret.GraceOnDisk || t.flush != nil || t.away && (t.behind || l.s.closed):
 		return math.MaxUint64
 	case l.acks-l.acksSaved >= saveEvery && !l.s.closed:
 		return l.journaled
 	}
 	return 0
+}
+
+// setAway notes that the hub is lost, and whether it acknowledges first and writes then. What such a hub
+// acknowledged last goes to the disk at once: if it was killed, nobody else has it.
+func (l *Log) setAway(away, behind bool) {
+	l.s.mu.Lock()
+	defer l.s.mu.Unlock()
+	l.tail.away, l.tail.behind = away, behind
+	if away && behind && l.tailWaits() {
+		l.s.foldNow()
+	}
 }
 
 // tailWaits reports whether a fold would put something of the tail into the engine.
@@ -232,24 +267,24 @@ func (l *Log) tailWaits() bool {
 
 // rewind makes everything above to unacknowledged again: the hub does not have it
 // any more. What is still there Next hands out again, under the same epochs and
-// sequences; the result is what is not, from 0 if that is nothing. Sequences in it
-// may never have been. It may wait for the disk; nobody may be in Next. With an error, which
+// sequences; the result is what is not. Sequences in it may never have been. It may wait for the disk; nobody may be in Next. With an error, which
 // says that the store cannot be read now, it is to be called again.
-func (c *Cursor) rewind(to uint64) (missing seqRange, err error) {
+func (c *Cursor) rewind(to uint64) (missing spans, err error) {
 	l, s := c.l, c.l.s
 	l.surface(to)
 	defer s.mu.Unlock()
 	c.catchUp()
 	start := max(to+1, l.kept())
 	if l.tail.engFrom > 0 && !s.readable {
-		return seqRange{}, errEngineDown
+		return missing, errEngineDown
 	}
 	if l.buried(to) != nil { // the disk fails
 		start = max(l.folded, l.folding) + 1
 	}
 	start = min(start, l.first)
-	if to+1 < start {
-		missing = seqRange{l.id, to + 1, start - 1}
+	missing.add(to+1, start-1)
+	for _, h := range l.tail.holes.s {
+		missing.add(max(h.From, to+1), h.To)
 	}
 	if c.mixes() {
 		l.scatter, l.scatterSaid = true, false
@@ -261,6 +296,7 @@ func (c *Cursor) rewind(to uint64) (missing seqRange, err error) {
 		err = l.retake(start)
 	}
 	c.again(to)
+	l.tail.holes.remove(to+1, mostSeq)
 	if !l.ret.Memory && l.last > 0 { // an acknowledgement that was taken back must not stand on the disk
 		l.ackNews, l.ackNewsFolding = true, false
 		s.foldNow()

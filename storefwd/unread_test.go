@@ -303,7 +303,7 @@ func TestUnreadInRewind(t *testing.T) {
 		t.Error("taken back, and not counted")
 	}
 	awaitReadable(t, s)
-	if missing, err := c.rewind(0); err != nil || missing.from != 0 {
+	if missing, err := c.rewind(0); err != nil || missing.n != 0 {
 		t.Errorf("%v, missing %+v", err, missing)
 	}
 	ackAll(t, c, 50)

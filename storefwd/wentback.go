@@ -42,18 +42,17 @@ func (f *Forwarder) giveBack(ctx context.Context, p *place, m mark) error {
 		return nil // an earlier run's: what was dropped since looks the same
 	}
 	lost := uint64(0)
-	if missing.to = min(missing.to, m.Seq); missing.from > 0 && missing.from <= missing.to {
-		lost = missing.to - missing.from + 1
-	}
+	missing.remove(m.Seq+1, mostSeq)
 	now := mark{Stream: m.Stream, Domain: m.Domain}
 	if mixed {
 		lost, now.Read = f.countLess(p, m, uint64(max(again, 0)))
-		missing.from, missing.to = 1, f.l.Stats().Last
-	} else if lost > 0 {
-		missing, lost = f.mostLost(ctx, p, m, missing, uint64(max(again, 0)))
+		missing = spans{}
+		missing.add(1, f.l.Stats().Last)
+	} else if missing.n > 0 {
+		lost = f.mostLost(ctx, p, m, &missing, uint64(max(again, 0)))
 	}
 	if lost > 0 {
-		f.l.lostByHub(missing, lost, !mixed)
+		f.l.lostByHub(missing.s[0].From, missing.top(), lost, !mixed)
 	}
 	f.l.settleSetBack()
 	f.l.setMark(now)
@@ -65,30 +64,26 @@ func (f *Forwarder) giveBack(ctx context.Context, p *place, m mark) error {
 	return nil
 }
 
-// mostLost says which of the sequences that are not here any more the hub has lost, at most, and how
-// many: not all of them were ever there, and some are still. Ours are stored in order, so those
+// mostLost takes out of missing, which is not here any more, what the hub has not lost, and says how many it
+// has, at most: not all of them were ever there, and some are still. Ours are stored in order, so those
 // before one that is left were stored, too, if it did not come since: then it is behind the mark's.
 // Not counted is a hole that a cluster left, if the set-back is to just before it was filled.
-func (f *Forwarder) mostLost(ctx context.Context, p *place, m mark, missing seqRange, again uint64) (seqRange, uint64) {
+func (f *Forwarder) mostLost(ctx context.Context, p *place, m mark, missing *spans, again uint64) uint64 {
 	left, whole := f.leftAtEnd(ctx, p)
 	for _, s := range left {
 		bound, wrote := f.l.behind(s)
 		if wrote {
 			bound++ // it is there itself
 		}
-		if s.seq <= m.Seq {
-			missing.from = max(missing.from, min(bound, s.seq+1))
+		if from := min(bound, s.seq+1); s.seq <= m.Seq && from > 0 {
+			missing.remove(0, from-1)
 		}
 	}
-	if missing.from > missing.to {
-		return missing, 0
-	}
-	lost := missing.to - missing.from + 1
 	places := m.At
 	if whole {
 		places = f.placesLost(p, m, left)
 	}
-	return missing, min(lost, places-min(places, again))
+	return min(missing.n, places-min(places, again))
 }
 
 // leftAtEnd is the last of ours that is left in a stream and, where others write, too, those that
@@ -208,14 +203,14 @@ func (l *Log) settleSetBack() {
 	}
 }
 
-// lostByHub counts and declares what the hub acknowledged, lost, and nobody has any more. Of the
-// markers in r, if these are among it, what they declare is declared again.
-func (l *Log) lostByHub(r seqRange, n uint64, markers bool) {
+// lostByHub counts and declares what the hub acknowledged, lost, and nobody has any more: n of from…to. Of the
+// markers there, if these are among it, what they declare is declared again.
+func (l *Log) lostByHub(from, to, n uint64, markers bool) {
 	l.s.mu.Lock()
 	defer l.s.mu.Unlock()
 	if markers {
 		l.markers = slices.DeleteFunc(l.markers, func(m seqGap) (gone bool) {
-			if gone = n > 0 && m.seq >= r.from && m.seq <= r.to; gone {
+			if gone = n > 0 && m.seq >= from && m.seq <= to; gone {
 				l.undeclare(m.gap)
 				n--
 			}
@@ -223,6 +218,6 @@ func (l *Log) lostByHub(r seqRange, n uint64, markers bool) {
 		})
 	}
 	if n > 0 {
-		l.lose(LostByHub, r.from, r.to, n)
+		l.lose(LostByHub, from, to, n)
 	}
 }

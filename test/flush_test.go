@@ -25,6 +25,7 @@ type outboxState struct {
 	Resume   string            `json:"resume"`
 	Messages int               `json:"messages"`
 	Acked    int               `json:"acked"`
+	InRAM    int               `json:"kept_in_ram"`
 	Resent   int               `json:"resent"`
 	Rejected int               `json:"rejected"`
 	Dropped  map[string]uint64 `json:"dropped"`

@@ -175,7 +175,7 @@ func (d *daemon) storez(u *monitor.Uplinkz) {
 		u.Outboxes = append(u.Outboxes, monitor.Outbox{Class: b.cfg.Name, State: f.State, Reason: whyHeldUp(&f), LastError: f.LastError,
 			Subjects: b.cfg.Subjects, Confirm: f.Confirm, Stream: f.Stream, Domain: c.outbox(b.cfg.Name).Domain, Messages: l.Msgs, Bytes: l.Bytes,
 			MaxBytes: b.cfg.MaxBytes, OldestAge: monitor.Duration(l.OldestAge), OlderStill: l.OlderStill, FirstSeq: l.First, LastSeq: l.Last,
-			AckedSeq: l.First - 1, InFlight: f.InFlight, Sent: f.Sent, Acked: f.Acked + f.Resumed,
+			AckedSeq: l.First - 1, InFlight: f.InFlight, Sent: f.Sent, Acked: f.Acked + f.Resumed, KeptInRAM: l.KeptInRAM,
 			Resent: f.Resent, RTT: monitor.Duration(f.RTT), Rejected: f.Rejected, Junk: f.Junk, Shared: f.Shared,
 			Duplicates: f.Duplicates, Reordered: f.Reordered, WentBack: f.WentBack, Resume: f.Resume, ResumeWhy: f.ResumeWhy,
 			Window: monitor.Duration(f.DuplicateWindow), Conflated: l.Conflated, Dropped: l.Lost, InDoubt: l.InDoubt, Earlier: l.Earlier})

@@ -35,6 +35,17 @@ func mixed(p *play) {
 	}
 }
 
+// saved waits until leafd has on its disk what a hub that writes behind may have lost: what it acknowledged last
+// is nowhere else once leafd is killed as well. It reports whether leafd has noticed that the hub is dead.
+func (p *play) saved() bool {
+	for end := time.Now().Add(5 * time.Second); p.uplink().InRAM > 0; <-time.After(5 * time.Millisecond) {
+		if time.Now().After(end) {
+			return false
+		}
+	}
+	return true
+}
+
 // provoke is one fault, or none if what it would be about is down, or alone.
 func (p *play) provoke(down *int) {
 	kind := p.chance.IntN(7)
@@ -57,6 +68,9 @@ func (p *play) provoke(down *int) {
 			p.Logf("no other leader: %v", err)
 		}
 	case 4:
+		if p.behind && *down >= 0 && !p.saved() {
+			return
+		}
 		p.all.quiet(func() {
 			p.reordered += p.uplink().Reordered
 			p.leafd.Kill()

@@ -122,6 +122,7 @@ type uplink struct {
 	Reordered  uint64 `json:"reordered"`
 	Duplicates uint64 `json:"duplicates"`
 	WentBack   uint64 `json:"hub_went_back"`
+	InRAM      int    `json:"kept_in_ram"`
 }
 
 func (r *rig) uplink() uplink {
@@ -136,6 +137,7 @@ func (r *rig) uplink() uplink {
 		all.Reordered += o.Reordered
 		all.Duplicates += o.Duplicates
 		all.WentBack += o.WentBack
+		all.InRAM += o.InRAM
 	}
 	return all
 }

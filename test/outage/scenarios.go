@@ -92,6 +92,7 @@ type play struct {
 	faults int
 
 	refuses   bool   // the scenario's
+	behind    bool   // likewise
 	reordered uint64 // that earlier runs of leafd counted
 }
 
@@ -100,7 +101,7 @@ func (s scenario) play(t testkit.T, msgs int, chance *rand.Rand) outcome {
 		return s.alone(t, msgs, chance)
 	}
 	began := time.Now()
-	p := &play{T: t, msgs: msgs, chance: chance, refuses: s.refuses}
+	p := &play{T: t, msgs: msgs, chance: chance, refuses: s.refuses, behind: s.behind}
 	stream := jetstream.StreamConfig{Duplicates: s.window}
 	if s.others {
 		stream.Subjects = []string{"others.>"}
