@@ -244,7 +244,7 @@ func (f *Forwarder) reject(seq uint64, why string) {
 // asked any more. It waits for that, but not for a disk that does not work.
 func (l *Log) saveAcks(ctx context.Context) {
 	l.s.mu.Lock()
-	if back, _ := l.comesBack(); back {
+	if l.comesBack() {
 		l.ackNews, l.ackNewsFolding = true, false
 		l.s.foldNow()
 	}

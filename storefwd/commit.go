@@ -32,7 +32,8 @@ type rec struct {
 	lost  bool // … and that is to be declared: it is written for the count alone
 	early bool // acknowledged while an older one was not: counts no more
 	dead  bool // superseded, or early and released: counts no more, its place is empty
-	put   bool // a fold has, or had, it
+	put   bool // the last fold that looked at it has it
+	filed bool // was written to the journal
 
 	older newest // of its subject, superseded once this one is safe; seq 0: none
 }
@@ -263,9 +264,6 @@ func (s *Store) next() int64 {
 	if s.markAt != 0 {
 		at = min(at, s.markAt)
 	}
-	if s.acksAt != 0 {
-		at = min(at, s.acksAt)
-	}
 	for _, l := range s.logs {
 		at = min(at, l.tailDue(), l.scanDue())
 	}
@@ -463,7 +461,7 @@ func (s *Store) committed(bytes int) {
 		if r.buf[32] >= kindLost {
 			r.log.told = append(r.log.told, r.buf)
 		}
-		r.lost = false
+		r.lost, r.filed = false, true
 		s.makeSafe(r)
 		r.log.wakeReaders()
 	}

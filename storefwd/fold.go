@@ -15,7 +15,6 @@ const (
 	maxRemove  = 8192     // … and sequences it removes: bounds its memory
 	resetAbove = 16 << 20 // an engine file without records is exchanged above this size
 	foldRetry  = time.Second
-	saveAcks   = time.Minute // between looks whether acknowledgements alone are worth a transaction
 )
 
 // dirty notes that there is something to fold.
@@ -29,8 +28,8 @@ func (s *Store) dirty() {
 func (s *Store) foldAt() int64 { return s.dirtySince + int64(s.o.FoldAfter) }
 
 // foldDue folds when a half of the journal is full, when a journal's worth of
-// records waits for removal, or when something has waited long. Between two
-// transactions it lets commits through: they go to the other half.
+// records waits for removal, or when something has waited long, be it that what is acknowledged is to
+// be saved. Between two transactions it lets commits through: they go to the other half.
 func (s *Store) foldDue() {
 	if !s.working() {
 		s.mu.Lock()
@@ -42,12 +41,11 @@ func (s *Store) foldDue() {
 		s.mu.Lock()
 		now := s.mono()
 		aged := s.dirtySince != 0 && now >= s.foldAt()
-		if aged && s.foldErr == "" && !s.sealedUsed() && !s.pendingFold() {
-			s.dirtySince, aged = 0, false // all that was in the journal is gone: write nothing …
-			s.acksAt = now                // … unless it stays so
+		if aged {
+			s.saveAcks()
 		}
-		if s.acksAt != 0 && now >= s.acksAt {
-			aged = s.acksDue(now)
+		if aged && s.foldErr == "" && !s.sealedUsed() && !s.pendingFold() {
+			s.dirtySince, aged = 0, false // all that was in the journal is gone: write nothing
 		}
 		removes := !s.dropping && s.removable() >= s.removeAt() // perhaps all is dropped, and the file exchanged
 		due := (s.sealedUsed() || aged || removes) && now >= s.foldAgain
@@ -73,19 +71,15 @@ func (s *Store) foldDue() {
 	}
 }
 
-// acksDue reports whether it is to be saved now that all is acknowledged which a crash would bring
-// back. The hub would have to be asked for it again, however much it took since. A hub that goes back
-// may ask for it for a while; until then it stays in the journal.
-func (s *Store) acksDue(now int64) (due bool) {
-	s.acksAt = 0
+// saveAcks has what is acknowledged, and a crash would bring back, saved with the next fold. The hub would have
+// to be asked for it again, however much it took since, and what somebody took from there would look as if it
+// had never come.
+func (s *Store) saveAcks() {
 	for _, l := range s.logs {
-		if back, done := l.comesBack(); back && !done {
-			s.acksAt = now + int64(saveAcks)
-		} else if back {
-			due = true
+		if l.comesBack() {
+			l.saveTo = l.acks
 		}
 	}
-	return due && s.acksAt == 0
 }
 
 // hasOvertaken reports whether what is not safe yet took the place of what is about to be removed.
@@ -216,7 +210,7 @@ func (s *Store) tookFold(b *foldBatch, to map[*Log]seqRange, n int64) {
 	s.setFull(nil)
 	s.atOnce() // a commit that found no room may find some
 	s.acquitted = false
-	s.dirtySince, s.acksAt = 0, 0
+	s.dirtySince = 0
 	for _, r := range b.remove {
 		s.logs[r.log].removed(r.to)
 	}
@@ -232,6 +226,11 @@ func (s *Store) tookFold(b *foldBatch, to map[*Log]seqRange, n int64) {
 	}
 	for l, r := range to {
 		l.inEngine(r.from, r.to)
+	}
+	for _, l := range s.logs {
+		if l.comesBack() { // it was acknowledged meanwhile
+			s.dirty()
+		}
 	}
 	for _, r := range b.hollow {
 		s.logs[r.log].hollowed(r)
@@ -386,9 +385,9 @@ func (s *Store) foldBatch() (b *foldBatch, to map[*Log]seqRange) {
 	}
 	for id, l := range s.logs {
 		l.loseOvertaken()
-		puts = b.putRAM(l, &l.tail.ram, l.tailToDisk(), puts, to)
+		puts = b.putRAM(l, &l.tail.ram, l.toDisk(), puts, to)
 		full := puts <= 0 // some of the tail may be left
-		puts = b.putRAM(l, &l.ram, l.sealed, puts, to)
+		puts = b.putRAM(l, &l.ram, func(r *rec) bool { return r.seq <= l.sealed }, puts, to)
 		st := l.state(to[l].to)
 		l.folding = st.Folded
 		if l.removable() && removes > 0 {
@@ -430,13 +429,14 @@ func (l *Log) said(st *logState) {
 	l.wakeReaders() // who waits for that
 }
 
-// putRAM adds the records of a log up to seq that fit room, and notes their range. It
+// putRAM adds the records of a log that go to the disk, if they fit room, and notes their range. It
 // returns the room that is left.
-func (b *foldBatch) putRAM(l *Log, ram *deque[*rec], upTo uint64, room int, to map[*Log]seqRange) int {
+func (b *foldBatch) putRAM(l *Log, ram *deque[*rec], goes func(*rec) bool, room int, to map[*Log]seqRange) int {
 	for i := range ram.len() {
 		r := *ram.at(i)
-		if r.seq > upTo {
-			break
+		if !goes(r) {
+			r.put = false
+			continue
 		}
 		if room <= 0 {
 			b.folded = 0 // the half is not empty yet

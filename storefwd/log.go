@@ -51,6 +51,7 @@ type Log struct {
 
 	ackNews, ackNewsFolding      bool   // what is acknowledged changed in a way that a crash must not undo, and the engine does not know; a fold that runs tells it
 	acks, acksSaved, acksFolding uint64 // acknowledgements; those that the engine knows of, and will once the fold that runs has succeeded
+	saveTo                       uint64 // acknowledgements that the engine is to know of with the next fold
 	scatter, scatterSaid         bool   // records may have been handed out while older ones waited; the engine knows that
 	hub                          mark   // where the hub's stream stands
 	foreign, foreignSaid         string // a stream that others were seen to write to; the engine knows of it
@@ -186,7 +187,7 @@ func (l *Log) state(upTo uint64) logState {
 	}
 	st.Mark, st.Scattered, st.Foreign = l.hub, l.scatter, l.foreign
 	st.Sent = l.sent
-	l.tailState(&st)
+	l.tailState(&st, upTo)
 	st.Gaps, st.Marker = l.gapState()
 	l.doubtState(&st)
 	return st

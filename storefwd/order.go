@@ -146,6 +146,9 @@ func (l *Log) scattered() bool {
 // a crash. Where nothing is on the disk nothing needs to be: a crash forgets it all.
 func (l *Log) countAck() {
 	l.acks++
+	if l.comesBack() {
+		l.s.dirty()
+	}
 	if n := l.acks - l.acksSaved; n >= saveEvery && n%(saveEvery/8) == 0 && l.unsaved() {
 		l.s.foldNow()
 	}
@@ -157,14 +160,15 @@ func (l *Log) unsaved() bool {
 	if l.last == 0 || l.ret.Memory { // the engine knows nothing of it
 		return false
 	}
-	back, _ := l.comesBack()
-	return l.ackNews || l.scatter && !l.scatterSaid || n > 0 && l.s.closed || n >= saveEvery && (l.scatter || back)
+	return l.ackNews || l.scatter && !l.scatterSaid || n > 0 && l.s.closed || l.saves() && (l.scatter || l.comesBack())
 }
 
-// comesBack reports whether a crash would bring back what is acknowledged. It is done with if a hub
-// that goes back is not to get it again, either.
-func (l *Log) comesBack() (yes, done bool) {
-	return l.first > l.stated && l.stated <= max(l.folded, l.journaled) && !l.ret.Memory, l.kept() > l.journaled
+// saves reports whether what is acknowledged is worth a transaction.
+func (l *Log) saves() bool { return l.acks-l.acksSaved >= saveEvery || l.acksSaved < l.saveTo }
+
+// comesBack reports whether a crash would bring back what is acknowledged.
+func (l *Log) comesBack() bool {
+	return l.first > l.stated && l.stated <= max(l.folded, l.journaled) && !l.ret.Memory
 }
 
 // setMark notes where the one stream stands that takes this log's messages; "" if

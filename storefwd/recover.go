@@ -253,7 +253,7 @@ func (s *Store) restore(b []byte) {
 		l.replayGap(r.Seq, b)
 		return
 	}
-	l.insert(&rec{log: l, seq: r.Seq, buf: append(l.alloc(len(b)), b...), state: recSafe}, r.Epoch)
+	l.insert(&rec{log: l, seq: r.Seq, buf: append(l.alloc(len(b)), b...), state: recSafe, filed: true}, r.Epoch)
 	l.oldMsgs, l.oldBytes = l.oldMsgs+1, l.oldBytes+int64(len(b))
 	l.journaled = r.Seq
 	l.replayGap(r.Seq, b)

@@ -147,7 +147,6 @@ type Store struct {
 	armed       int64         // when the committer will look next, by mono; 0: not before it is woken
 	dirtySince  int64         // when there began to be something to fold, by mono; 0: nothing
 	foldAgain   int64         // after a fold failed: when it is tried again, by mono
-	acksAt      int64         // when it is saved what is acknowledged, and nothing else is to be folded, by mono; 0: it need not be
 	foldedAt    int64         // when the last fold ended, by mono
 	compactNot  int64         // no compaction is tried before, by mono
 	retryAt     int64         // what failed, or found the disk full, is tried again then, by mono

@@ -164,7 +164,7 @@ func (l *Log) tailFolded(from, to uint64) {
 	var rest deque[*rec]
 	for t.ram.len() > 0 {
 		r := t.ram.pop()
-		if r.seq < from || r.seq > to {
+		if r.seq < from || r.seq > to || !r.put {
 			rest.push(r)
 			continue
 		}
@@ -189,7 +189,7 @@ func (l *Log) restoreTail(st logState) {
 
 // tailState tells where the engine's part of the tail begins, counting what the fold
 // that writes the state puts there.
-func (l *Log) tailState(st *logState) {
+func (l *Log) tailState(st *logState, upTo uint64) {
 	t := &l.tail
 	for i := range t.marks.len() {
 		m := t.marks.at(i)
@@ -199,11 +199,13 @@ func (l *Log) tailState(st *logState) {
 	if st.TailMsgs > 0 {
 		st.Tail = max(t.engFrom, t.from)
 	}
-	upTo := l.tailToDisk()
 	var holes spans
 	for i := range t.ram.len() {
 		r := *t.ram.at(i)
-		if r.seq > upTo {
+		if r.dead {
+			continue
+		}
+		if !r.put || r.seq > upTo {
 			holes.add(r.seq, r.seq)
 			continue
 		}
@@ -234,19 +236,19 @@ func (l *Log) unsaid() bool {
 	return l.first != l.stated && min(l.first, l.stated) <= l.folded && l.ret.Grace > 0
 }
 
-// tailToDisk is up to where the next fold puts the tail's RAM into the engine: all of it, or what only
-// the journal has, which is about to be told that it is acknowledged. A hub that was lost may come back
-// with less, and this run may end before that.
-func (l *Log) tailToDisk() (upTo uint64) {
+// toDisk says what of the tail's RAM the next fold puts into the engine: all of it, or what was written before,
+// and would be gone. A hub that was lost may come back with less, and this run
+// end before that.
+func (l *Log) toDisk() (goes func(r *rec) bool) {
 	t := &l.tail
 	switch {
 	case l.ret.Memory:
 	case l.ret.GraceOnDisk || t.flush != nil || t.away && (t.behind || l.s.closed):
-		return math.MaxUint64
-	case l.acks-l.acksSaved >= saveEvery && !l.s.closed:
-		return l.journaled
+		return func(*rec) bool { return true }
+	case l.saves() || l.s.closed:
+		return func(r *rec) bool { return r.filed }
 	}
-	return 0
+	return func(*rec) bool { return false }
 }
 
 // setAway notes that the hub is lost, and whether it acknowledges first and writes then. What such a hub
@@ -260,9 +262,9 @@ func (l *Log) setAway(away, behind bool) {
 	}
 }
 
-// tailWaits reports whether a fold would put something of the tail into the engine.
+// tailWaits reports whether a fold would put the tail's oldest into the engine.
 func (l *Log) tailWaits() bool {
-	return l.tail.ram.len() > 0 && (*l.tail.ram.at(0)).seq <= l.tailToDisk()
+	return l.tail.ram.len() > 0 && l.toDisk()(*l.tail.ram.at(0))
 }
 
 // rewind makes everything above to unacknowledged again: the hub does not have it

@@ -230,6 +230,15 @@ func TestTailOfALostHub(t *testing.T) {
 		s.Close()
 		end(t, dir, 0)
 	})
+	t.Run("written, and stopped with the hub there", func(t *testing.T) {
+		dir := t.TempDir()
+		s, l, c := tailLog(t, dir, r)
+		appendN(t, l, 5)
+		waitSafe(t, s)
+		ackAll(t, c, 5)
+		s.Close()
+		end(t, dir, 3)
+	})
 }
 
 // A tail on the disk with what was in RAM alone in the middle: that is missing after a restart.
@@ -270,17 +279,19 @@ func TestTailNeedsAcknowledgements(t *testing.T) {
 }
 
 // What an outage left in the journal is acknowledged, and nothing else is to be written. A crash would bring it
-// back, whenever it comes, and the hub would have to be asked for it among all that it took since. So that is
-// saved, once a hub that goes back is not to have it again.
+// back, and the hub would have to be asked for it among all that it took since, and of what others took from there.
+// So that is saved within a minute, and stays where a hub that goes back finds it until the grace is over. What was
+// never written is not for that, either.
 func TestAcknowledgedBacklogIsSaved(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		dir := t.TempDir()
+		ret := Retention{Keep: UntilAcked, Grace: 5 * time.Minute, GraceBytes: 1 << 20}
 		s, err := Open(dir, Options{Node: "n", CommitInterval: time.Hour})
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer s.Close()
-		l, err := s.Log("OUT/a", Retention{Keep: UntilAcked, Grace: 5 * time.Minute, GraceBytes: 1 << 20})
+		l, err := s.Log("OUT/a", ret)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -288,21 +299,42 @@ func TestAcknowledgedBacklogIsSaved(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		l.setLive(true, time.Hour)
+		appendN(t, l, 5)
+		ackAll(t, c, 5)
+		l.setLive(false, 0)
 		appendN(t, l, 20)
 		waitSafe(t, s)
+		l.setLive(true, time.Hour)
 		ackAll(t, c, 20)
-		for _, want := range []int64{20, 20, 0} {
-			again, held, _ := tailLog(t, killed(t, dir), Retention{})
-			if st := held.Stats(); st.Msgs != want {
-				t.Errorf("a crash brings back %d, want %d", st.Msgs, want)
+		appendN(t, l, 5)
+		ackAll(t, c, 5)
+		for i, want := range []struct {
+			msgs  int64
+			tail  []uint64
+			holes uint64
+		}{{20, nil, 0}, {0, []uint64{6, 25}, 5}, {0, nil, 0}} {
+			again, held, hub := tailLog(t, killed(t, dir), ret)
+			if st := held.Stats(); st.Msgs != want.msgs {
+				t.Errorf("look %d: a crash brings back %d, want %d", i, st.Msgs, want.msgs)
+			}
+			if missing, err := hub.rewind(5); want.tail != nil && (err != nil || missing.n != want.holes) {
+				t.Errorf("look %d: %v, missing %+v", i, err, missing)
+			}
+			if want.tail != nil {
+				wantSeqs(t, take(t, hub, 20), want.tail[0], want.tail[1])
 			}
 			if err := again.Close(); err != nil {
 				t.Error(err)
 			}
-			time.Sleep(4 * time.Minute)
+			time.Sleep([]time.Duration{70 * time.Second, 6 * time.Minute, 0}[i])
 		}
-		if folds := s.Stats().Folds; folds != 1 {
+		if folds := s.Stats().Folds; folds != 2 {
 			t.Errorf("%d folds", folds)
+		}
+		time.Sleep(time.Hour)
+		if folds := s.Stats().Folds; folds != 2 {
+			t.Errorf("%d folds in the end", folds)
 		}
 	})
 }
