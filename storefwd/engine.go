@@ -56,6 +56,8 @@ type foldBatch struct {
 	folded uint64 // journal generations up to this one hold nothing new
 	wear   []byte // the meter as it stands, nil to leave it
 
+	tails    int  // records of put that are acknowledged
+	more     bool // there is no room in it for all that should be put
 	salvaged bool // put is out of a damaged file, and may be more than fits
 }
 

@@ -159,15 +159,22 @@ func (s *Store) fold() error {
 	}
 	s.mu.Unlock()
 	n, err := s.applyFold(b, reset)
+	if errors.Is(err, errNoSpace) && s.leaveTails(b) {
+		if !errors.Is(err, errMaxSize) {
+			s.engineOK = false
+			s.unsure(to)
+		}
+		return s.fold()
+	}
 	if errors.Is(err, errNoSpace) && !errors.Is(err, errMaxSize) && s.letReserveGo() {
 		n, err = s.applyFold(b, reset)
 	}
-	if errors.Is(err, errMaxSize) && !s.removeFirst && (s.removeAlone(b) || s.dropForRoom()) {
+	if errors.Is(err, errMaxSize) && !s.removeFirst && (s.removeAlone(b) || s.yieldTails() || s.dropForRoom()) {
 		return nil // the next one removes what was acknowledged or dropped
 	}
 	if err != nil {
-		if errors.Is(err, errNoSpace) {
-			s.removeAlone(b)
+		if errors.Is(err, errNoSpace) && !s.removeAlone(b) {
+			s.yieldTails()
 		}
 		s.unsure(to)
 		return s.foldFailed(err)
@@ -240,7 +247,11 @@ func (s *Store) tookFold(b *foldBatch, to map[*Log]seqRange, n int64) {
 		s.journalRoom = s.j.left()
 	}
 	s.divide()
-	if s.pendingFold() {
+	switch {
+	case !s.pendingFold():
+	case b.more:
+		s.foldNow()
+	default:
 		s.dirty()
 	}
 }
@@ -284,6 +295,13 @@ func (s *Store) removeAlone(b *foldBatch) bool {
 	}
 	s.removeFirst = true
 	return true
+}
+
+// yieldTails is dropTails for who does not hold mu.
+func (s *Store) yieldTails() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.dropTails()
 }
 
 // dropForRoom makes room in a file that may not grow, as a full log does: the oldest goes, of
@@ -385,7 +403,9 @@ func (s *Store) foldBatch() (b *foldBatch, to map[*Log]seqRange) {
 	}
 	for id, l := range s.logs {
 		l.loseOvertaken()
+		before := len(b.put)
 		puts = b.putRAM(l, &l.tail.ram, l.toDisk(), puts, to)
+		b.tails += len(b.put) - before
 		full := puts <= 0 // some of the tail may be left
 		puts = b.putRAM(l, &l.ram, func(r *rec) bool { return r.seq <= l.sealed }, puts, to)
 		st := l.state(to[l].to)
@@ -439,7 +459,7 @@ func (b *foldBatch) putRAM(l *Log, ram *deque[*rec], goes func(*rec) bool, room 
 			continue
 		}
 		if room <= 0 {
-			b.folded = 0 // the half is not empty yet
+			b.folded, b.more = 0, true // the half is not empty yet
 			break
 		}
 		if to[l].to == 0 {

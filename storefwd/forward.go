@@ -99,6 +99,7 @@ type Forwarder struct {
 
 	// Owned by Run.
 	places     []*place // of this session
+	owed       owed     // see settleHoles
 	ends       []place  // streams at whose end are ours, as they were read last
 	earlier    []string // see earlier.go
 	known      []byte   // the subject that was looked at last, and found among them

@@ -487,7 +487,7 @@ type LogStats struct {
 	OldestAge   time.Duration
 	OlderStill  bool // than OldestAge, which is since the boot: nobody knows how much
 	Live        bool
-	KeptInRAM   int // acknowledged by the hub, kept for one that goes back, and not on the disk
+	KeptInRAM   int // acknowledged by the hub, kept for one that goes back, and not in the engine
 
 	Appended, Acked, Written uint64            // since Open; Written counts records that went to the journal
 	Conflated                uint64            // superseded by newer ones of their subject, since Open

@@ -242,6 +242,9 @@ func (f *Forwarder) survey(ctx context.Context, p *place) (err error) {
 	if err = f.readBack(ctx, p); errors.Is(err, errTooMany) {
 		p.blind, err = err.Error(), nil
 	}
+	if err == nil {
+		f.settleHoles()
+	}
 	return err
 }
 

@@ -26,7 +26,7 @@ func (l *Log) share() int64 {
 func (s *Store) fileMost() int64 { return min(s.o.MaxSize, s.eng.Size()+s.diskRoom) }
 
 // divide counts the logs and what their shares lack, and compares that with the room in the
-// file. It needs mu.
+// file. What is kept for a hub that goes back has no share, and goes first. It needs mu.
 func (s *Store) divide() {
 	s.sharers = 0
 	for _, l := range s.logs {
@@ -34,6 +34,13 @@ func (s *Store) divide() {
 			s.sharers++
 		}
 	}
+	if s.crowded = s.tight(); s.crowded && s.dropTails() {
+		s.crowded = s.tight()
+	}
+}
+
+// tight reports whether the room is only what the shares lack.
+func (s *Store) tight() bool {
 	most := s.fileMost()
 	left := most - s.eng.Size() + s.eng.Free() + s.removable() - min(s.o.JournalBytes, most/8)
 	for _, l := range s.logs {
@@ -41,7 +48,7 @@ func (s *Store) divide() {
 			left -= max(0, l.share()-l.bytes)
 		}
 	}
-	s.crowded = left < 0 && s.sharers > 1
+	return left < 0 && s.sharers > 1
 }
 
 // squeezed reports whether a log that takes size bytes more would take another's room.

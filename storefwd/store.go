@@ -118,6 +118,7 @@ type Store struct {
 	suspicious                 bool      // the last look found some taken away
 	taken                      string    // which were, for people, until they are made anew
 	removeFirst                bool      // the next fold only removes: the file may not grow
+	noTails                    bool      // there is no room for them; until a hub is there again
 	reserveAt                  int64     // when the reserve is looked at next, by mono
 	batch                      []*rec
 	frames                     [][]byte

@@ -242,7 +242,7 @@ func (l *Log) unsaid() bool {
 func (l *Log) toDisk() (goes func(r *rec) bool) {
 	t := &l.tail
 	switch {
-	case l.ret.Memory:
+	case l.ret.Memory || l.s.noTails && t.flush == nil:
 	case l.ret.GraceOnDisk || t.flush != nil || t.away && (t.behind || l.s.closed):
 		return func(*rec) bool { return true }
 	case l.saves() || l.s.closed:
@@ -251,12 +251,39 @@ func (l *Log) toDisk() (goes func(r *rec) bool) {
 	return func(*rec) bool { return false }
 }
 
+// leaveTails has the tails stay in RAM as long as there is no room for them: nothing else is to give way, or
+// fail, for what the hub has. It reports whether b has something of them.
+func (s *Store) leaveTails(b *foldBatch) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if b.tails == 0 || s.noTails {
+		return false
+	}
+	s.noTails = true
+	return true
+}
+
+// dropTails lets go of what the engine has of tails, for others to have its room. It reports whether there
+// was something.
+func (s *Store) dropTails() (dropped bool) {
+	for _, l := range s.logs {
+		for l.tail.engFrom > 0 && l.tail.marks.len() > 0 {
+			l.forget()
+			dropped = true
+		}
+	}
+	s.noTails = s.noTails || dropped
+	s.removeFirst = s.removeFirst || dropped
+	return dropped
+}
+
 // setAway notes that the hub is lost, and whether it acknowledges first and writes then. What such a hub
 // acknowledged last goes to the disk at once: if it was killed, nobody else has it.
 func (l *Log) setAway(away, behind bool) {
 	l.s.mu.Lock()
 	defer l.s.mu.Unlock()
 	l.tail.away, l.tail.behind = away, behind
+	l.s.noTails = l.s.noTails && away
 	if away && behind && l.tailWaits() {
 		l.s.foldNow()
 	}
@@ -298,7 +325,9 @@ func (c *Cursor) rewind(to uint64) (missing spans, err error) {
 		err = l.retake(start)
 	}
 	c.again(to)
-	l.tail.holes.remove(to+1, mostSeq)
+	if err == nil {
+		l.tail.holes.remove(to+1, mostSeq)
+	}
 	if !l.ret.Memory && l.last > 0 { // an acknowledgement that was taken back must not stand on the disk
 		l.ackNews, l.ackNewsFolding = true, false
 		s.foldNow()

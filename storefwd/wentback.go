@@ -32,7 +32,7 @@ func (f *Forwarder) giveBack(ctx context.Context, p *place, m mark) error {
 			to = min(to, bound-1)
 		}
 	}
-	before := f.l.Stats().Msgs
+	before, holes := f.l.Stats().Msgs, f.l.holes()
 	missing, err := f.c.rewind(to)
 	if err != nil {
 		return fmt.Errorf("take back what stream %q has lost: %w", p.name, err)
@@ -45,7 +45,10 @@ func (f *Forwarder) giveBack(ctx context.Context, p *place, m mark) error {
 	missing.remove(m.Seq+1, mostSeq)
 	now := mark{Stream: m.Stream, Domain: m.Domain}
 	if mixed {
-		lost, now.Read = f.countLess(p, m, uint64(max(again, 0)))
+		lost, now.Read = f.countLess(p, m, uint64(max(again, 0))+holes.n)
+		if holes.n > 0 && p.own && m.At > 0 {
+			f.owed = owed{holes: holes, places: m.At - min(m.At, p.info.State.LastSeq), again: uint64(max(again, 0)), found: f.Stats().Resumed}
+		}
 		missing = spans{}
 		missing.add(1, f.l.Stats().Last)
 	} else if missing.n > 0 {
@@ -62,6 +65,31 @@ func (f *Forwarder) giveBack(ctx context.Context, p *place, m mark) error {
 	f.o.Logger.Warn("forwarder: the hub has less than it acknowledged, it was set back; what is still here is sent again",
 		"log", f.l.name, "stream", p.name, "last_there", to, "sent_again", again, "gone", lost)
 	return nil
+}
+
+// owed is, where messages go in any order, what an earlier run had in RAM alone, while it is not known what of it
+// the hub has lost: so many places, and in them also some of what was taken back, but for what is found there.
+type owed struct {
+	holes                spans
+	places, again, found uint64
+}
+
+// settleHoles declares it, once the stream was read.
+func (f *Forwarder) settleHoles() {
+	o := f.owed
+	f.owed = owed{}
+	gone := o.again - min(o.again, f.Stats().Resumed-o.found)
+	if n := min(o.holes.n, o.places-min(o.places, gone)); n > 0 {
+		f.l.lostByHub(o.holes.s[0].From, o.holes.top(), n, false)
+		f.o.Logger.Warn("forwarder: what the hub has lost an earlier run had in RAM alone, it is gone", "log", f.l.name, "gone", n)
+	}
+}
+
+// holes is what of the acknowledged an earlier run had in RAM alone.
+func (l *Log) holes() spans {
+	l.s.mu.Lock()
+	defer l.s.mu.Unlock()
+	return spans{s: l.tail.holes.list(), n: l.tail.holes.n}
 }
 
 // mostLost takes out of missing, which is not here any more, what the hub has not lost, and says how many it
@@ -83,7 +111,13 @@ func (f *Forwarder) mostLost(ctx context.Context, p *place, m mark, missing *spa
 	if whole {
 		places = f.placesLost(p, m, left)
 	}
-	return min(missing.n, places-min(places, again))
+	lost := min(missing.n, places-min(places, again))
+	if len(left) > 0 || p.own && f.exclusive(p) { // it is known what is left: what is behind that is lost, and may be behind what was taken back
+		behind := spans{s: missing.list(), n: missing.n}
+		behind.remove(0, m.Seq-min(m.Seq, places))
+		lost = max(lost, behind.n)
+	}
+	return lost
 }
 
 // leftAtEnd is the last of ours that is left in a stream and, where others write, too, those that

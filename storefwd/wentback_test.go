@@ -464,3 +464,72 @@ func TestNotSetBackByWhatComesMeanwhile(t *testing.T) {
 		}
 	})
 }
+
+// What an earlier run had in RAM alone lies behind what it had on the disk. A hub that has lost it has what is on the
+// disk: that is not stored again, and the rest is declared, in whatever order messages go.
+func TestLostByHubWithHoles(t *testing.T) {
+	for name, c := range map[string]struct {
+		takes []string
+		o     ForwarderOptions
+	}{
+		"own":        {[]string{"a.>"}, ForwarderOptions{}},
+		"shared":     {[]string{"a.>", "other"}, ForwarderOptions{}},
+		"newest":     {[]string{"a.>"}, ForwarderOptions{Newest: true}},
+		"live share": {[]string{"a.>"}, ForwarderOptions{LiveShare: 20}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			const written, online = 400, 10
+			dir, h := t.TempDir(), &fakeHub{takes: c.takes}
+			run := func(fn func(s *Store, l *Log, f *Forwarder)) {
+				t.Helper()
+				s, err := Open(dir, Options{Node: "n", CommitInterval: time.Hour, SpillAfter: time.Hour})
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer s.Close()
+				l, err := s.Log("OUT/c", Retention{Keep: UntilAcked, Grace: time.Hour, GraceBytes: 1 << 20})
+				if err != nil {
+					t.Fatal(err)
+				}
+				o := c.o
+				o.Log, o.Uplink, o.Filters, o.Class, o.RetryMin, o.RetryMax, o.AckTimeout = l, h, []string{"a.>"}, "c", 1, 1, testkit.Patience
+				f := NewForwarder(o)
+				h.f = f
+				fn(s, l, f)
+			}
+			run(func(s *Store, l *Log, f *Forwarder) {
+				for range written {
+					put(t, l, "a.1")
+				}
+				waitSafe(t, s)
+				drain(t, f, h)
+			})
+			run(func(s *Store, l *Log, f *Forwarder) {
+				stop := start(t, f)
+				testkit.Eventually(t, func() bool { return l.Stats().Live }, "live")
+				for range online {
+					put(t, l, "a.2")
+				}
+				testkit.Eventually(t, func() bool { return l.Stats().Msgs == 0 }, "acknowledged")
+				stop()
+				if st := s.Stats(); st.JournalBytes > 0 {
+					t.Fatalf("%d bytes written online", st.JournalBytes)
+				}
+			})
+			if n := len(h.subjects()); n != written+online {
+				t.Fatalf("the hub has %d", n)
+			}
+			h.setBack(written)
+			run(func(_ *Store, l *Log, f *Forwarder) {
+				put(t, l, "a.3")
+				drain(t, f, h)
+				if st := l.Stats(); st.Lost[LostByHub.String()] != online {
+					t.Errorf("%v, %d are lost by the hub", st.Lost, online)
+				}
+			})
+			if n := len(h.subjects()); n != written+1 {
+				t.Errorf("the hub has %d, sent again were %d", n, n-written-1)
+			}
+		})
+	}
+}

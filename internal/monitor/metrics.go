@@ -184,7 +184,7 @@ var outboxKinds = []kind[Outbox]{
 	{"outbox_in_flight", "Messages sent and not acknowledged.", func(o *Outbox) float64 { return float64(o.InFlight) }},
 	{"outbox_sent_total", "Messages sent, repeated ones included.", func(o *Outbox) float64 { return float64(o.Sent) }},
 	{"outbox_acked_total", "Messages acknowledged by the hub.", func(o *Outbox) float64 { return float64(o.Acked) }},
-	{"outbox_kept_in_ram_messages", "Messages acknowledged by the hub, kept for one that goes back, and not on the disk.", func(o *Outbox) float64 { return float64(o.KeptInRAM) }},
+	{"outbox_kept_in_ram_messages", "Messages acknowledged by the hub, kept for one that goes back, and not in store.db.", func(o *Outbox) float64 { return float64(o.KeptInRAM) }},
 	{"outbox_duplicates_total", "Messages sent twice and recognised by the hub.", func(o *Outbox) float64 { return float64(o.Duplicates) }},
 	{"outbox_resent_total", "Messages sent again.", func(o *Outbox) float64 { return float64(o.Resent) }},
 	{"outbox_rejected_total", "Messages that the hub will not take.", func(o *Outbox) float64 { return float64(o.Rejected) }},

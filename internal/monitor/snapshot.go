@@ -116,7 +116,7 @@ type Outbox struct {
 	Sent       uint64            `json:"sent"`      // resends included
 	Resent     uint64            `json:"resent"`    // of these
 	Acked      uint64            `json:"acked"`
-	KeptInRAM  int               `json:"kept_in_ram"`                // of these, kept for a hub that goes back, and not on the disk
+	KeptInRAM  int               `json:"kept_in_ram"`                // of these, kept for a hub that goes back, and not in store.db
 	RTT        Duration          `json:"ack_rtt"`                    // of acknowledgements, smoothed; 0 if unknown
 	Rejected   uint64            `json:"rejected"`                   // given up: the hub will not take them
 	Junk       uint64            `json:"junk_replies"`               // that were no acknowledgement
