@@ -25,14 +25,7 @@ func (f *Forwarder) giveBack(ctx context.Context, p *place, m mark) error {
 	if err != nil || !less {
 		return err
 	}
-	to, mixed := uint64(0), f.c.mixes()
-	if p.own && p.last.ours && !mixed && f.exclusive(p) {
-		to = p.last.seq // where no chain held back what came since, readBack finds what is there
-		if bound, wrote := f.l.behind(p.last); bound > 0 && !wrote {
-			to = min(to, bound-1)
-		}
-	}
-	before, holes := f.l.Stats().Msgs, f.l.holes()
+	to, before, holes := f.isThere(p), f.l.Stats().Msgs, f.l.holes()
 	missing, err := f.c.rewind(to)
 	if err != nil {
 		return fmt.Errorf("take back what stream %q has lost: %w", p.name, err)
@@ -41,30 +34,47 @@ func (f *Forwarder) giveBack(ctx context.Context, p *place, m mark) error {
 	if again <= 0 && m.At == 0 {
 		return nil // an earlier run's: what was dropped since looks the same
 	}
-	lost := uint64(0)
 	missing.remove(m.Seq+1, mostSeq)
-	now := mark{Stream: m.Stream, Domain: m.Domain}
-	if mixed {
-		lost, now.Read = f.countLess(p, m, uint64(max(again, 0))+holes.n)
-		if holes.n > 0 && p.own && m.At > 0 {
-			f.owed = owed{holes: holes, places: m.At - min(m.At, p.info.State.LastSeq), again: uint64(max(again, 0)), found: f.Stats().Resumed}
-		}
-		missing = spans{}
-		missing.add(1, f.l.Stats().Last)
+	lost, read := uint64(0), uint64(0)
+	if n := uint64(max(again, 0)); f.c.mixes() {
+		lost, read = f.declareLess(p, m, holes, n)
 	} else if missing.n > 0 {
-		lost = f.mostLost(ctx, p, m, &missing, uint64(max(again, 0)))
-	}
-	if lost > 0 {
-		f.l.lostByHub(missing.s[0].From, missing.top(), lost, !mixed)
+		if lost = f.mostLost(ctx, p, m, &missing, n); lost > 0 {
+			f.l.lostByHub(missing.s[0].From, missing.top(), lost, true)
+		}
 	}
 	f.l.settleSetBack()
-	f.l.setMark(now)
+	f.l.setMark(mark{Stream: m.Stream, Domain: m.Domain, Read: read})
 	f.mu.Lock()
 	f.st.WentBack++
 	f.mu.Unlock()
 	f.o.Logger.Warn("forwarder: the hub has less than it acknowledged, it was set back; what is still here is sent again",
 		"log", f.l.name, "stream", p.name, "last_there", to, "sent_again", again, "gone", lost)
 	return nil
+}
+
+// isThere is up to where the stream has ours, as far as its last message tells.
+func (f *Forwarder) isThere(p *place) (to uint64) {
+	if p.own && p.last.ours && !f.c.mixes() && f.exclusive(p) {
+		to = p.last.seq // where no chain held back what came since, readBack finds what is there
+		if bound, wrote := f.l.behind(p.last); bound > 0 && !wrote {
+			to = min(to, bound-1)
+		}
+	}
+	return to
+}
+
+// declareLess declares, where messages go in any order, what the hub lost and is not here any more. Of the holes
+// that is known once the stream was read from read on.
+func (f *Forwarder) declareLess(p *place, m mark, holes spans, again uint64) (lost, read uint64) {
+	lost, read = f.countLess(p, m, again+holes.n)
+	if holes.n > 0 && p.own && m.At > 0 {
+		f.owed = owed{holes: holes, places: m.At - min(m.At, p.info.State.LastSeq), again: again, found: f.Stats().Resumed}
+	}
+	if lost > 0 {
+		f.l.lostByHub(1, f.l.Stats().Last, lost, false)
+	}
+	return lost, read
 }
 
 // owed is, where messages go in any order, what an earlier run had in RAM alone, while it is not known what of it
