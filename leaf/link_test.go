@@ -733,6 +733,7 @@ func TestLinkLeavesOutForbiddenSubjects(t *testing.T) {
 	if st := l.Status(); !strings.Contains(st.LastError, `"secret.out" is left out for 5m0s; correct the permissions`) {
 		t.Errorf("last error %q", st.LastError)
 	}
+	waitUp(t, l)
 	if err := l.Send(text("secret.out")); !errors.Is(err, ErrDenied) {
 		t.Errorf("send: %v", err)
 	}

@@ -18,17 +18,18 @@ var flushConfig = strings.Replace(cableConfig, `["cable.>"]`, `["cable.>"], conf
 
 // outboxState is what /uplinkz says of the only outbox.
 type outboxState struct {
-	State    string            `json:"state"`
-	Reason   string            `json:"reason"`
-	Last     string            `json:"last_error"`
-	Confirm  string            `json:"confirm"`
-	Resume   string            `json:"resume"`
-	Messages int               `json:"messages"`
-	Acked    int               `json:"acked"`
-	InRAM    int               `json:"kept_in_ram"`
-	Resent   int               `json:"resent"`
-	Rejected int               `json:"rejected"`
-	Dropped  map[string]uint64 `json:"dropped"`
+	State     string            `json:"state"`
+	Reason    string            `json:"reason"`
+	Last      string            `json:"last_error"`
+	Confirm   string            `json:"confirm"`
+	Resume    string            `json:"resume"`
+	Messages  int               `json:"messages"`
+	Acked     int               `json:"acked"`
+	InRAM     int               `json:"kept_in_ram"`
+	Resent    int               `json:"resent"`
+	Rejected  int               `json:"rejected"`
+	Reordered int               `json:"reordered"`
+	Dropped   map[string]uint64 `json:"dropped"`
 }
 
 func uplinkBox(l *testkit.Leafd) outboxState {
