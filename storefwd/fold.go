@@ -3,6 +3,7 @@ package storefwd
 import (
 	"errors"
 	"fmt"
+	"math"
 	"time"
 )
 
@@ -404,10 +405,10 @@ func (s *Store) foldBatch() (b *foldBatch, to map[*Log]seqRange) {
 	for id, l := range s.logs {
 		l.loseOvertaken()
 		before := len(b.put)
-		puts = b.putRAM(l, &l.tail.ram, l.toDisk(), puts, to)
+		puts = b.putRAM(l, &l.tail.ram, math.MaxUint64, l.toDisk(), puts, to)
 		b.tails += len(b.put) - before
 		full := puts <= 0 // some of the tail may be left
-		puts = b.putRAM(l, &l.ram, func(r *rec) bool { return r.seq <= l.sealed }, puts, to)
+		puts = b.putRAM(l, &l.ram, l.sealed, every, puts, to)
 		st := l.state(to[l].to)
 		l.folding = st.Folded
 		if l.removable() && removes > 0 {
@@ -449,11 +450,14 @@ func (l *Log) said(st *logState) {
 	l.wakeReaders() // who waits for that
 }
 
-// putRAM adds the records of a log that go to the disk, if they fit room, and notes their range. It
+// putRAM adds the records of a log up to seq that go and fit room, and notes their range. It
 // returns the room that is left.
-func (b *foldBatch) putRAM(l *Log, ram *deque[*rec], goes func(*rec) bool, room int, to map[*Log]seqRange) int {
+func (b *foldBatch) putRAM(l *Log, ram *deque[*rec], upTo uint64, goes func(*rec) bool, room int, to map[*Log]seqRange) int {
 	for i := range ram.len() {
 		r := *ram.at(i)
+		if r.seq > upTo {
+			break
+		}
 		if !goes(r) {
 			r.put = false
 			continue

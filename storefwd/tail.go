@@ -237,19 +237,21 @@ func (l *Log) unsaid() bool {
 }
 
 // toDisk says what of the tail's RAM the next fold puts into the engine: all of it, or what was written before,
-// and would be gone. A hub that was lost may come back with less, and this run
-// end before that.
+// and would be gone. A hub that was lost may come back with less, and this run end before that.
 func (l *Log) toDisk() (goes func(r *rec) bool) {
 	t := &l.tail
 	switch {
 	case l.ret.Memory || l.s.noTails && t.flush == nil:
 	case l.ret.GraceOnDisk || t.flush != nil || t.away && (t.behind || l.s.closed):
-		return func(*rec) bool { return true }
+		return every
 	case l.saves() || l.s.closed:
 		return func(r *rec) bool { return r.filed }
 	}
-	return func(*rec) bool { return false }
+	return none
 }
+
+func every(*rec) bool { return true }
+func none(*rec) bool  { return false }
 
 // leaveTails has the tails stay in RAM as long as there is no room for them: nothing else is to give way, or
 // fail, for what the hub has. It reports whether b has something of them.
@@ -296,8 +298,8 @@ func (l *Log) tailWaits() bool {
 
 // rewind makes everything above to unacknowledged again: the hub does not have it
 // any more. What is still there Next hands out again, under the same epochs and
-// sequences; the result is what is not. Sequences in it may never have been. It may wait for the disk; nobody may be in Next. With an error, which
-// says that the store cannot be read now, it is to be called again.
+// sequences; the result is what is not. Sequences in it may never have been. It may wait for the disk;
+// nobody may be in Next. With an error, which says that the store cannot be read now, it is to be called again.
 func (c *Cursor) rewind(to uint64) (missing spans, err error) {
 	l, s := c.l, c.l.s
 	l.surface(to)

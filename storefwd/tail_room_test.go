@@ -29,18 +29,7 @@ func bigTail(t *testing.T, dir string, n int, look func(b *foldBatch) error) (*S
 	t.Helper()
 	o := Options{Node: "n", CommitInterval: time.Hour, FoldAfter: time.Hour}
 	o.faults.engine = func(e engine) engine { return beforeFold{e, look} }
-	s, err := Open(dir, o)
-	if err != nil {
-		t.Fatal(err)
-	}
-	l, err := s.Log("OUT/a", Retention{Keep: UntilAcked, Grace: time.Hour, GraceBytes: 64 << 20})
-	if err != nil {
-		t.Fatal(err)
-	}
-	c, err := l.Cursor("hub", CursorConfig{Ahead: true, MaxPending: 1000})
-	if err != nil {
-		t.Fatal(err)
-	}
+	s, l, c := tailLogOf(t, dir, o, Retention{Grace: time.Hour, GraceBytes: 64 << 20}, CursorConfig{Ahead: true, MaxPending: 1000})
 	l.setLive(true, time.Hour)
 	for i := range n {
 		if _, err := l.Append(&msg.Msg{Subject: []byte("a"), Data: append(fmt.Append(nil, i, " "), bytes.Repeat([]byte("x"), 64<<10)...)}); err != nil {

@@ -21,7 +21,13 @@ func tailLog(t *testing.T, dir string, r Retention) (*Store, *Log, *Cursor) {
 // tailLogIn has a cursor of its own order.
 func tailLogIn(t *testing.T, dir string, r Retention, order CursorConfig) (*Store, *Log, *Cursor) {
 	t.Helper()
-	s, err := Open(dir, Options{Node: "n", CommitInterval: time.Hour, FoldAfter: time.Hour})
+	return tailLogOf(t, dir, Options{Node: "n", CommitInterval: time.Hour, FoldAfter: time.Hour}, r, order)
+}
+
+// tailLogOf is in a store with these options.
+func tailLogOf(t *testing.T, dir string, o Options, r Retention, order CursorConfig) (*Store, *Log, *Cursor) {
+	t.Helper()
+	s, err := Open(dir, o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -285,20 +291,9 @@ func TestTailNeedsAcknowledgements(t *testing.T) {
 func TestAcknowledgedBacklogIsSaved(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		dir := t.TempDir()
-		ret := Retention{Keep: UntilAcked, Grace: 5 * time.Minute, GraceBytes: 1 << 20}
-		s, err := Open(dir, Options{Node: "n", CommitInterval: time.Hour})
-		if err != nil {
-			t.Fatal(err)
-		}
+		ret := Retention{Grace: 5 * time.Minute, GraceBytes: 1 << 20}
+		s, l, c := tailLogOf(t, dir, Options{Node: "n", CommitInterval: time.Hour}, ret, CursorConfig{Ahead: true, MaxPending: 1000})
 		defer s.Close()
-		l, err := s.Log("OUT/a", ret)
-		if err != nil {
-			t.Fatal(err)
-		}
-		c, err := l.Cursor("hub", CursorConfig{Ahead: true, MaxPending: 1000})
-		if err != nil {
-			t.Fatal(err)
-		}
 		l.setLive(true, time.Hour)
 		appendN(t, l, 5)
 		ackAll(t, c, 5)

@@ -21,16 +21,7 @@ func TestStoreRestoredFromACopy(t *testing.T) {
 	n := 0
 	publish := func(k int) {
 		t.Helper()
-		nc := connect(t, l.NATSURL())
-		defer nc.Close()
-		for range k {
-			if _, err := nc.Request("cable.x", fmt.Append(nil, n), testkit.Patience); err != nil {
-				t.Fatalf("%d: %v", n, err)
-			}
-			n++
-		}
-		var u outboxState
-		testkit.Eventually(t, func() bool { u = uplinkBox(l); return u.Messages == 0 }, "nothing waits: %+v", &u)
+		n = publishOn(t, l, n, k)
 	}
 	publish(100)
 	l.Stop()
@@ -60,6 +51,22 @@ func TestStoreRestoredFromACopy(t *testing.T) {
 			t.Fatalf("message %d of %d: %v %v", i+1, n, m, err)
 		}
 	}
+}
+
+// publishOn publishes k messages that are numbered from n on, and waits until the hub has them. It returns the next number.
+func publishOn(t *testing.T, l *testkit.Leafd, n, k int) int {
+	t.Helper()
+	nc := connect(t, l.NATSURL())
+	defer nc.Close()
+	for range k {
+		if _, err := nc.Request("cable.x", fmt.Append(nil, n), testkit.Patience); err != nil {
+			t.Fatalf("%d: %v", n, err)
+		}
+		n++
+	}
+	var u outboxState
+	testkit.Eventually(t, func() bool { u = uplinkBox(l); return u.Messages == 0 }, "nothing waits: %+v", &u)
+	return n
 }
 
 // TestHubLosesWhileLeafdIsAway sets the hub back by half of what it acknowledged, while leafd is stopped, or
@@ -93,15 +100,7 @@ func TestHubLosesWhileLeafdIsAway(t *testing.T) {
 			n := 0
 			publish := func(k int) {
 				t.Helper()
-				nc := connect(t, l.NATSURL())
-				defer nc.Close()
-				for range k {
-					if _, err := nc.Request("cable.x", fmt.Append(nil, n), testkit.Patience); err != nil {
-						t.Fatalf("%d: %v", n, err)
-					}
-					n++
-				}
-				testkit.Eventually(t, func() bool { return uplinkBox(l).Messages == 0 }, "nothing waits")
+				n = publishOn(t, l, n, k)
 			}
 			publish(50)
 			hub.Stop()
